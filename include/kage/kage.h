@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libkage: the image of a running program, and its life back from it.
+ *
+ *	struct kage_ctx *ctx;
+ *	struct kage_store *store;
+ *	struct kage_snap_result result;
+ *	struct kage_err *e;
+ *
+ *	e = kage_ctx_create(&ctx);
+ *	if (!e)
+ *		e = kage_store_open(ctx, NULL, KAGE_STORE_CREATE, &store);
+ *	if (!e)
+ *		e = kage_snap(ctx, store, pid, &(struct kage_snap_options){ .name = "redis" }, &result);
+ *
+ * Conventions: functions that can fail return an error or NULL (kage/error.h). Results come last,
+ * are named ret_… and are written only on success. A `const` pointer is borrowed. Strings are UTF-8
+ * or the bytes that the kernel gave. Times are nanoseconds, sizes bytes. Options may be NULL or all
+ * zero for the defaults. A context and what was made from it belong to one thread at a time. The
+ * library never prints, never exits and installs no signal handler.
+ */
+#ifndef KAGE_KAGE_H
+#define KAGE_KAGE_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+#include <kage/error.h>
+#include <kage/export.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* --- context --------------------------------------------------------------------------------- */
+
+struct kage_ctx;
+
+/** Makes a context. */
+KAGE_API struct kage_err *kage_ctx_create(struct kage_ctx **ret_ctx);
+KAGE_API void kage_ctx_destroy(struct kage_ctx *ctx);
+
+/** Long operations look at *FLAG between steps and end with KAGE_INTERRUPTED, all undone, once it
+ *  is not zero. Set it from a signal handler. NULL takes it away. */
+KAGE_API void kage_ctx_set_interrupt(struct kage_ctx *ctx, const volatile sig_atomic_t *flag);
+
+/** Called now and then with what is being done, how far it is, and of how much (bytes, or 0 when not
+ *  known). Never called while a target stands still. */
+typedef void kage_progress_fn(void *user, const char *what, uint64_t done, uint64_t total);
+KAGE_API void kage_ctx_set_progress(struct kage_ctx *ctx, kage_progress_fn *fn, void *user);
+
+/** Called with one line for a person about something that is not an error but should be known. */
+typedef void kage_notice_fn(void *user, const char *line);
+KAGE_API void kage_ctx_set_notice(struct kage_ctx *ctx, kage_notice_fn *fn, void *user);
+
+/** "0.1.0" */
+KAGE_API const char *kage_version(void);
+
+/* --- obstacles ------------------------------------------------------------------------------- */
+
+/* Something that stands in the way of capturing or restoring. */
+struct kage_obstacle {
+	const char *object; /* what: "fd 7: TCP connection 127.0.0.1:6379 → 127.0.0.1:41234" */
+	const char *why;    /* "connected TCP sockets cannot be restored yet" */
+	const char *cure;   /* "let the client disconnect before the image is taken" */
+	bool fatal;         /* false: it will work, but not as somebody might expect */
+};
+
+struct kage_report {
+	const struct kage_obstacle *obstacles;
+	size_t n_obstacles;
+	size_t n_fatal;
+};
+
+KAGE_API void kage_report_free(struct kage_report *report);
+
+/* --- stores, histories, images --------------------------------------------------------------- */
+
+struct kage_store;
+struct kage_image;
+
+enum kage_store_flags {
+	KAGE_STORE_CREATE = 1, /* make the directory (mode 0700) if there is none */
+};
+
+/** Opens the store at PATH; NULL means $KAGE_STORE, else /var/lib/kage for root and
+ *  $XDG_DATA_HOME/kage (~/.local/share/kage) for others. */
+KAGE_API struct kage_err *kage_store_open(struct kage_ctx *ctx, const char *path, unsigned flags,
+					  struct kage_store **ret_store);
+KAGE_API void kage_store_close(struct kage_store *store);
+KAGE_API const char *kage_store_path(const struct kage_store *store);
+
+/* One line of `kage log`; strings live as long as the list. */
+struct kage_entry {
+	const char *name; /* of the history */
+	uint64_t number;  /* NAME@number */
+	uint64_t realtime_ns;
+	uint64_t pause_ns;
+	uint64_t memory_bytes; /* contents in the image before compression */
+	uint64_t stored_bytes; /* size of the pack */
+	int32_t pid;
+	uint32_t n_threads;
+	const char *comm;
+	const char *command; /* command line */
+	const char *message; /* of -m, or "" */
+	const char *reason;
+	const char *damage; /* NULL, or why the pack cannot be read */
+};
+
+struct kage_list {
+	const struct kage_entry *entries;
+	size_t n;
+};
+
+/** All images of the history NAME, or the newest of each history when NAME is NULL; ascending. */
+KAGE_API struct kage_err *kage_store_list(struct kage_store *store, const char *name,
+					  struct kage_list *ret_list);
+KAGE_API void kage_list_free(struct kage_list *list);
+
+/** Finds what SPEC means: NAME@N, NAME@latest, NAME@first, NAME@-1 (one before the latest),
+ *  NAME@5min (the newest that is at least as old), NAME alone (the latest). */
+KAGE_API struct kage_err *kage_store_resolve(struct kage_store *store, const char *spec,
+					     char **ret_name, uint64_t *ret_number);
+
+/** Opens the image that SPEC means. */
+KAGE_API struct kage_err *kage_image_open(struct kage_store *store, const char *spec,
+					  struct kage_image **ret_image);
+KAGE_API void kage_image_close(struct kage_image *image);
+
+/** NAME@N of an image that came from a store. */
+KAGE_API const char *kage_image_label(const struct kage_image *image);
+
+/** Writes it for a person to OUT; with FULL every field of every mapping and descriptor. COLOUR
+ *  allows terminal colours. */
+KAGE_API struct kage_err *kage_image_print(const struct kage_image *image, FILE *out, bool full,
+					   bool colour);
+
+/** All of the image but the contents of memory, as one JSON object; the caller frees the string. */
+KAGE_API struct kage_err *kage_image_json(const struct kage_image *image, char **ret_json);
+
+/** Reads SIZE bytes of memory at ADDRESS as of the image. *ret_n is short when a hole follows. Bytes
+ *  that come from a mapped file are read from that file. */
+KAGE_API struct kage_err *kage_image_read(const struct kage_image *image, uint64_t address,
+					  void *buffer, size_t size, size_t *ret_n);
+
+/** Removes the images from FIRST to LAST of history NAME, or the whole history when LAST is 0. */
+KAGE_API struct kage_err *kage_store_remove(struct kage_store *store, const char *name,
+					    uint64_t first, uint64_t last, size_t *ret_removed);
+
+/* One finding of fsck. */
+struct kage_finding {
+	const char *pack;    /* path */
+	const char *problem; /* what and at which offset */
+};
+struct kage_fsck_result {
+	size_t n_packs, n_bad;
+	uint64_t bytes;
+	const struct kage_finding *findings;
+	size_t n_findings;
+};
+
+/** Reads every byte of the history NAME, or of all when NULL, and checks it. */
+KAGE_API struct kage_err *kage_store_fsck(struct kage_store *store, const char *name,
+					  struct kage_fsck_result *ret_result);
+KAGE_API void kage_fsck_result_free(struct kage_fsck_result *result);
+
+/* --- taking ---------------------------------------------------------------------------------- */
+
+struct kage_snap_options {
+	const char *name;    /* of the history; NULL: the target's comm */
+	const char *message; /* kept with the image */
+	const char *reason;  /* NULL: "snap" */
+	bool kill;           /* end the target with SIGKILL once the image is safe on disk; it stays
+	                      * stopped until then */
+	bool carry;          /* put executables and libraries into the image */
+	int compression;     /* zstd level; 0: the default */
+};
+
+struct kage_snap_result {
+	char name[64];
+	uint64_t number;
+	uint64_t pause_ns;     /* the target stood still */
+	uint64_t total_ns;     /* of the whole operation */
+	uint64_t memory_bytes; /* contents in the image */
+	uint64_t stored_bytes; /* size of the pack */
+	unsigned rung;         /* see Source in image.proto */
+	uint32_t n_threads;
+};
+
+/** Takes one image of the process PID and stores it durably. The process goes on. */
+KAGE_API struct kage_err *kage_snap(struct kage_ctx *ctx, struct kage_store *store, pid_t pid,
+				    const struct kage_snap_options *options,
+				    struct kage_snap_result *ret_result);
+
+/** Everything that stands in the way of taking an image of PID that can be restored. */
+KAGE_API struct kage_err *kage_check_process(struct kage_ctx *ctx, pid_t pid,
+					     struct kage_report *ret_report);
+
+/* --- restoring ------------------------------------------------------------------------------- */
+
+enum kage_pid_mode {
+	KAGE_PID_SAME, /* the PID of the image; an obstacle when it is taken */
+	KAGE_PID_NEW,  /* a new PID outside, the old ones inside a PID namespace of its own */
+};
+
+enum kage_files_mode {
+	KAGE_FILES_KEEP,    /* leave written files as they are; refuse when one changed otherwise than
+	                     * by appending */
+	KAGE_FILES_RESTORE, /* put files that were open for writing back as of the image */
+};
+
+struct kage_restore_options {
+	enum kage_pid_mode pid;
+	enum kage_files_mode files;
+	bool stopped;      /* leave it stopped (SIGSTOP) for a debugger */
+	bool trust;        /* restore even what another user could have written */
+	bool detached;     /* in a session of its own, without the caller's terminal */
+	const char *tty;   /* path of the terminal to take; NULL: the one the caller has */
+};
+
+struct kage_life {
+	pid_t pid;         /* as the caller sees it */
+	int pidfd;         /* the caller's to close */
+	uint64_t total_ns; /* from the call to the first step */
+};
+
+/** Everything that stands in the way of restoring IMAGE here. */
+KAGE_API struct kage_err *kage_check_image(struct kage_ctx *ctx, struct kage_image *image,
+					   const struct kage_restore_options *options,
+					   struct kage_report *ret_report);
+
+/** Gives IMAGE one more life, as a child of the caller. Whole or not at all. */
+KAGE_API struct kage_err *kage_restore(struct kage_ctx *ctx, struct kage_image *image,
+				       const struct kage_restore_options *options,
+				       struct kage_life *ret_life);
+
+/* --- for debuggers --------------------------------------------------------------------------- */
+
+/** Writes an ELF core file of IMAGE to FD, sparse. */
+KAGE_API struct kage_err *kage_core_write(struct kage_ctx *ctx, struct kage_image *image, int fd);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The contents of an image's spaces: which pages there are, and their bytes.
+ *
+ * A page is KAGE_PAGE_BYTES; a space is a number of image.proto's Space. Runs are ascending by
+ * (space, first), never empty and never overlap. A page in no run is zero, or comes from the mapped
+ * file. Two implementations: pages in our memory, as a capture collects them (below), and pages in
+ * a pack (src/store).
+ */
+#ifndef IMAGE_PAGES_H
+#define IMAGE_PAGES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct page_run {
+	uint32_t space;
+	uint64_t first; /* page number: address or offset / KAGE_PAGE_BYTES */
+	uint64_t count; /* pages */
+};
+
+struct kage_pages;
+
+struct kage_pages_ops {
+	/** Reads COUNT pages from FIRST of SPACE into BUFFER. All lie within one run. Cheapest in
+	 *  ascending order. */
+	struct kage_err *(*read)(struct kage_pages *p, uint32_t space, uint64_t first,
+				 uint64_t count, void *buffer);
+	/** The same pages without copying, valid until the next call, or NULL when this implementation
+	 *  has none in memory. May be NULL itself. */
+	const void *(*borrow)(struct kage_pages *p, uint32_t space, uint64_t first, uint64_t count);
+	void (*destroy)(struct kage_pages *p);
+};
+
+/* Embedded at the beginning of each implementation. */
+struct kage_pages {
+	const struct kage_pages_ops *ops;
+	const struct page_run *runs;
+	size_t n_runs;
+};
+
+static inline void kage_pages_destroy(struct kage_pages *p)
+{
+	if (p)
+		p->ops->destroy(p);
+}
+
+/** The index of the first run of P that ends behind page FIRST of SPACE, n_runs if none. */
+size_t kage_pages_find(const struct kage_pages *p, uint32_t space, uint64_t first);
+
+/** Reads COUNT pages from FIRST of SPACE into BUFFER, pages in no run as zeros. */
+struct kage_err *kage_pages_read(struct kage_pages *p, uint32_t space, uint64_t first,
+				 uint64_t count, void *buffer) _must_check_;
+
+/** The number of pages in all runs. */
+uint64_t kage_pages_total(const struct kage_pages *p);
+
+/* --- pages in our memory ---------------------------------------------------------------------- */
+
+struct mem_pages;
+
+/** An empty set. */
+struct kage_err *kage_mem_pages_create(struct mem_pages **ret_pages) _must_check_;
+
+/** Room for BYTES more is mapped and faulted in beforehand, so that later adding does not fault. */
+struct kage_err *kage_mem_pages_reserve(struct mem_pages *m, uint64_t bytes) _must_check_;
+
+/** Adds a run of COUNT pages from FIRST of SPACE and gives the place for its bytes, contiguous. Runs
+ *  may come in any order but not overlap. */
+struct kage_err *kage_mem_pages_add(struct mem_pages *m, uint32_t space, uint64_t first,
+				    uint64_t count, void **ret_bytes) _must_check_;
+
+/** Takes back the last added run's pages beyond its first COUNT (0 takes it back whole). */
+void kage_mem_pages_trim(struct mem_pages *m, uint64_t count);
+
+/** Sorts the runs and gives the general view, which stays owned by M; M must not grow afterwards. */
+struct kage_pages *kage_mem_pages_finish(struct mem_pages *m);
+
+#endif

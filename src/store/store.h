@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A store: a directory of histories, each a directory of packs, one pack an image.
+ *
+ *	STORE/                  0700
+ *	STORE/NAME/             one history
+ *	STORE/NAME/0000000042.kage   NAME@42, immutable
+ *	STORE/NAME/.lock        held (flock) by whoever adds or removes
+ *
+ * Invariants: a pack that has its name is whole and durable; a number is used once and never again
+ * while a later image exists; who is killed at any instant leaves nothing but complete packs
+ * (packs are made without a name, O_TMPFILE, where the file system can).
+ * Reading, listing and removing images is public (kage/kage.h).
+ */
+#ifndef STORE_STORE_H
+#define STORE_STORE_H
+
+#include <kage/kage.h>
+
+#include "base/ctx.h"
+#include "image/image.h"
+
+struct kage_put_options {
+	int compression; /* zstd level, 0 for the default */
+};
+
+struct kage_put_result {
+	uint64_t number;
+	uint64_t stored_bytes;
+};
+
+/** Adds IMAGE to history NAME, durably, under the next number. Whole or not at all. */
+struct kage_err *kage_store_put(struct kage_store *store, const char *name,
+				const struct kage_image *image,
+				const struct kage_put_options *options,
+				struct kage_put_result *ret_result) _must_check_;
+
+/** Whether NAME can be a history's: 1 to 63 characters of A-Z a-z 0-9 . _ + -, beginning with a letter
+ *  or digit. KAGE_INVALID says what is wrong with it. */
+struct kage_err *kage_store_check_name(const char *name) _must_check_;
+
+/** Fails with KAGE_PERM when somebody other than root and the caller could have written the pack at
+ *  PATH: through the file, its directory, or a directory above it. */
+struct kage_err *kage_store_check_trust(const char *path) _must_check_;
+
+#endif
