@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What differs between processors. One folder each below this one implements these functions; the
+ * rest of the tree knows no register by name.
+ *
+ * Porting guide: a new architecture brings its runner (the code that performs a batch), the
+ * conversion of registers to and from image.proto, the rules by which an interrupted system call is
+ * made again, and what its vDSO looks like.
+ */
+#ifndef ARCH_ARCH_H
+#define ARCH_ARCH_H
+
+#include <stddef.h>
+#include <sys/types.h>
+#include <sys/user.h>
+
+#include "base/arena.h"
+#include "base/types.h"
+#include "image.pb-c.h"
+
+/** "x86_64": Source.arch of images made here. */
+extern const char *const kage_arch_name;
+
+enum { KAGE_ARCH_XSTATE_MAX = 16384 }; /* bytes; AMX tiles take 8,192 of 11,008 */
+
+/* Everything that ptrace gives and takes of one thread's processor state. */
+struct kage_regs {
+	struct user_regs_struct gp; /* general registers */
+	size_t xstate_size;         /* 0: not read */
+	_Alignas(64) uint8_t xstate[KAGE_ARCH_XSTATE_MAX];
+};
+
+/** Reads or writes the registers of the stopped thread TID; the extended state only if WITH_XSTATE. */
+struct kage_err *kage_arch_get_regs(pid_t tid, bool with_xstate, struct kage_regs *ret_regs)
+	_must_check_;
+struct kage_err *kage_arch_set_regs(pid_t tid, bool with_xstate, const struct kage_regs *regs)
+	_must_check_;
+
+/** Whether the thread is inside a system call, and which. */
+bool kage_arch_in_syscall(const struct kage_regs *regs, uint64_t *ret_number);
+
+/** The stack pointer and the instruction pointer. */
+uint64_t kage_arch_sp(const struct kage_regs *regs);
+uint64_t kage_arch_ip(const struct kage_regs *regs);
+void kage_arch_set_ip(struct kage_regs *regs, uint64_t ip);
+
+/** Changes REGS of a thread stopped on its way out of a system call into what the kernel would make
+ *  of them before the program goes on, and says in STATE how the call continues. */
+void kage_arch_settle_syscall(struct kage_regs *regs, Kage__SyscallState *state);
+
+/** Registers to a message in arena A, and back. */
+struct kage_err *kage_arch_encode_regs(struct arena *a, const struct kage_regs *regs,
+				       Kage__Registers *msg) _must_check_;
+struct kage_err *kage_arch_decode_regs(const Kage__Registers *msg, struct kage_regs *ret_regs)
+	_must_check_;
+
+/* --- the runner: performs a batch ------------------------------------------------------------ */
+
+/* One call of a batch as the runner reads it. Lives in the target. */
+struct kage_call {
+	uint64_t number;
+	uint64_t args[6];
+	uint32_t from_memory; /* bit i: args[i] is the address of the value, not the value */
+	uint32_t go_on;       /* 1: a failure does not end the batch */
+	int64_t result;       /* written by the runner: as the kernel returned it */
+};
+
+/* The head of the area in the target that the runner works in. The runner performs calls from
+ * `next` until `left` is 0, counting it down. */
+struct kage_run {
+	uint64_t next; /* address of the next struct kage_call */
+	uint64_t left;
+};
+
+/* What is laid down for a thread of a live target, so that it comes back by itself. */
+struct kage_return {
+	struct kage_regs *regs; /* as they were when the thread was stopped */
+	uint64_t sigmask;       /* to be set before it goes back */
+	uint64_t area;          /* to be unmapped before it goes back, with its size */
+	uint64_t area_bytes;
+};
+
+/** The code of the runner; position independent, uses no stack. */
+const void *kage_arch_runner(size_t *ret_size);
+
+/** Fills CODE (a copy of the runner of SIZE bytes, for the address AT) with what it needs to leave:
+ *  the registers of RET. */
+void kage_arch_runner_prepare(void *code, const struct kage_return *ret);
+
+/** Registers that enter the runner at address AT for the run at RUN_ADDR, from REGS. */
+void kage_arch_enter_runner(const struct kage_regs *regs, uint64_t at, uint64_t run_addr,
+			    struct kage_regs *ret_regs);
+
+/** The same for the runner's first part, which maps the area (AREA_BYTES at AREA) before it goes on:
+ *  for live targets in which there is no area yet. */
+void kage_arch_enter_mapper(const struct kage_regs *regs, uint64_t at, uint64_t area,
+			    uint64_t area_bytes, struct kage_regs *ret_regs);
+
+/** Registers that perform one system call with the `syscall` instruction at address AT. */
+void kage_arch_enter_syscall(const struct kage_regs *regs, uint64_t at, uint64_t number,
+			     const uint64_t args[6], struct kage_regs *ret_regs);
+
+/** The offset of a system call instruction in CODE, -1 when there is none. */
+long kage_arch_find_syscall(const void *code, size_t size);
+
+/** The value that a system call left in REGS. */
+int64_t kage_arch_result(const struct kage_regs *regs);
+
+#endif

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sys/maps.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "sys/text.h"
+
+enum { MAPS_MAX = 256 << 20 }; /* bytes of text; a million mappings with flags */
+
+void kage_maps_deinit(struct kage_maps *maps)
+{
+	arena_deinit(&maps->arena);
+	memset(maps, 0, sizeof(*maps));
+}
+
+/* Undoes the octal escapes (\012) with which the kernel writes paths. */
+static char *unescape(struct arena *a, const char *s, size_t n)
+{
+	char *out = arena_alloc(a, n + 1), *p = out;
+
+	for (size_t i = 0; out && i < n; i++) {
+		bool octal = s[i] == '\\' && n - i > 3 && s[i + 1] >= '0' && s[i + 1] <= '3' &&
+			     s[i + 2] >= '0' && s[i + 2] <= '7' && s[i + 3] >= '0' &&
+			     s[i + 3] <= '7';
+		if (octal) {
+			*p++ = (char)((s[i + 1] - '0') << 6 | (s[i + 2] - '0') << 3 |
+				      (s[i + 3] - '0'));
+			i += 3;
+		} else {
+			*p++ = s[i];
+		}
+	}
+	return out;
+}
+
+static bool parse_perms(const char **at, struct kage_vma *v)
+{
+	const char *p = *at;
+
+	if (strnlen(p, 4) < 4)
+		return false;
+	v->prot = (p[0] == 'r' ? PROT_READ : 0) | (p[1] == 'w' ? PROT_WRITE : 0) |
+		  (p[2] == 'x' ? PROT_EXEC : 0);
+	v->shared = p[3] == 's';
+	*at = p + 4;
+	return true;
+}
+
+/* 55d0c8a00000-55d0c8a28000 r--p 00000000 fe:00 1234      /usr/bin/x */
+static struct kage_err *parse_head(struct arena *a, const char *line, struct kage_vma *v)
+{
+	const char *p = line;
+	uint64_t major, minor;
+	size_t n;
+	bool ok = kage_text_number(&p, 16, &v->start) && kage_text_char(&p, '-') &&
+		  kage_text_number(&p, 16, &v->end) && kage_text_char(&p, ' ') &&
+		  parse_perms(&p, v) && kage_text_char(&p, ' ') &&
+		  kage_text_number(&p, 16, &v->offset) && kage_text_char(&p, ' ') &&
+		  kage_text_number(&p, 16, &major) && kage_text_char(&p, ':') &&
+		  kage_text_number(&p, 16, &minor) && kage_text_char(&p, ' ') &&
+		  kage_text_number(&p, 10, &v->ino) && v->start < v->end;
+
+	if (!ok)
+		return kage_err_new(KAGE_CORRUPT, "a line of maps is not understood: %.80s", line);
+	v->dev_major = (uint32_t)major;
+	v->dev_minor = (uint32_t)minor;
+	p += strspn(p, " ");
+	n = strcspn(p, "\n");
+	v->path = unescape(a, p, n);
+	return v->path ? NULL : kage_err_nomem();
+}
+
+static struct kage_err *parse_flags(struct arena *a, const char *p, struct kage_vma *v)
+{
+	uint16_t *flags = NULL;
+
+	for (;;) {
+		uint16_t *f;
+
+		p += strspn(p, " ");
+		if (*p == '\n' || !p[0] || !p[1])
+			break;
+		f = arena_push(a, &flags, &v->n_flags, sizeof(*f));
+		if (!f)
+			return kage_err_nomem();
+		*f = VMFLAG(p[0], p[1]);
+		p += 2;
+	}
+	v->flags = flags;
+	return NULL;
+}
+
+/* One of the lines that smaps has below a mapping's. */
+static struct kage_err *parse_detail(struct arena *a, const char *line, struct kage_vma *v)
+{
+	uint64_t n;
+
+	if (strncmp(line, "VmFlags:", 8) == 0)
+		return parse_flags(a, line + 8, v);
+	if (strncmp(line, "KernelPageSize:", 15) == 0 &&
+	    kage_text_u64(line, "KernelPageSize", 10, &n) && n * 1024 > KAGE_PAGE_BYTES)
+		v->huge_bytes = n * 1024;
+	else if (strncmp(line, "ProtectionKey:", 14) == 0 &&
+		 kage_text_u64(line, "ProtectionKey", 10, &n))
+		v->pkey = (uint32_t)n;
+	else if (strncmp(line, "Swap:", 5) == 0 && kage_text_u64(line, "Swap", 10, &n))
+		v->swapped = n > 0;
+	return NULL;
+}
+
+struct kage_err *kage_maps_parse(const char *text, struct kage_maps *ret_maps)
+{
+	_cleanup_(kage_maps_deinit) struct kage_maps m = { 0 };
+	uint64_t end = 0;
+
+	for (const char *line = *text ? text : NULL; line; line = kage_text_next_line(line)) {
+		bool head = (*line >= '0' && *line <= '9') || (*line >= 'a' && *line <= 'f');
+		struct kage_vma *v;
+
+		if (!head) {
+			if (!m.n)
+				return kage_err_new(KAGE_CORRUPT, "maps begin with: %.80s", line);
+			TRY(parse_detail(&m.arena, line, &m.vmas[m.n - 1]));
+			m.has_flags = true;
+			continue;
+		}
+		v = arena_push(&m.arena, &m.vmas, &m.n, sizeof(*v));
+		if (!v)
+			return kage_err_nomem();
+		TRY(parse_head(&m.arena, line, v));
+		if (v->start < end)
+			return kage_err_new(KAGE_CORRUPT, "maps do not ascend: %.80s", line);
+		end = v->end;
+	}
+	*ret_maps = m;
+	m = (struct kage_maps){ 0 };
+	return NULL;
+}
+
+struct kage_err *kage_maps_read(int proc_fd, bool with_flags, struct kage_maps *ret_maps)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t size;
+
+	TRY(kage_file_slurp(proc_fd, with_flags ? "smaps" : "maps", MAPS_MAX, &text, &size));
+	return kage_maps_parse(text, ret_maps);
+}
+
+bool kage_maps_equal(const struct kage_maps *a, const struct kage_maps *b)
+{
+	if (a->n != b->n)
+		return false;
+	for (size_t i = 0; i < a->n; i++) {
+		const struct kage_vma *x = &a->vmas[i], *y = &b->vmas[i];
+
+		if (x->start != y->start || x->end != y->end || x->prot != y->prot ||
+		    x->shared != y->shared || x->offset != y->offset || x->ino != y->ino ||
+		    x->dev_major != y->dev_major || x->dev_minor != y->dev_minor ||
+		    strcmp(x->path, y->path) != 0)
+			return false;
+	}
+	return true;
+}
+
+bool kage_vma_has(const struct kage_vma *vma, uint16_t flag)
+{
+	for (size_t i = 0; i < vma->n_flags; i++)
+		if (vma->flags[i] == flag)
+			return true;
+	return false;
+}
+
+const struct kage_vma *kage_maps_find(const struct kage_maps *maps, uint64_t address)
+{
+	size_t low = 0, high = maps->n;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (maps->vmas[mid].end <= address)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < maps->n && maps->vmas[low].start <= address ? &maps->vmas[low] : NULL;
+}
+
+uint64_t kage_maps_hole(const struct kage_maps *maps, uint64_t bytes, uint64_t margin,
+			uint64_t floor, uint64_t ceiling)
+{
+	uint64_t need = bytes + 2 * margin, above = ceiling;
+
+	for (size_t i = maps->n; i-- > 0;) {
+		const struct kage_vma *v = &maps->vmas[i];
+
+		if (v->end <= above && above - v->end >= need && v->end >= floor)
+			return above - margin - bytes;
+		if (v->start < above)
+			above = v->start;
+	}
+	return above > floor && above - floor >= need ? above - margin - bytes : 0;
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Picking fields out of the text that /proc gives: "Name:<white space>value" lines. Pure functions;
+ * the text may be anything.
+ */
+#ifndef SYS_TEXT_H
+#define SYS_TEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/** The value behind "NAME:" at the beginning of a line, up to the line's end, blanks before it
+ *  skipped; NULL when there is no such line. Not terminated: *ret_size bytes. */
+const char *kage_text_field(const char *text, const char *name, size_t *ret_size);
+
+/** The same as a number in BASE (8, 10, 16). False when absent or no number. */
+bool kage_text_u64(const char *text, const char *name, int base, uint64_t *ret_value);
+
+/** Parses an unsigned number at *AT in BASE and moves *AT behind it. False when there is none or it
+ *  does not fit. */
+bool kage_text_number(const char **at, int base, uint64_t *ret_value);
+
+/** Moves *AT behind the character C; false when it is not there. */
+bool kage_text_char(const char **at, char c);
+
+/** The beginning of the next line after AT, or NULL at the end. */
+const char *kage_text_next_line(const char *at);
+
+#endif
