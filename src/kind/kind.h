@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Kinds: the kinds of kernel object that a process can hold. One file each in this folder, in which
+ * capture, restore, checks, validation and printing of that kind stand side by side. Nothing else in
+ * the tree switches on kinds; capture/ and restore/ go through the two tables below.
+ *
+ * A `struct kage_kind` is something that a process has once (its memory map, its signal actions,
+ * its credentials …). A `struct kage_fd_kind` is something behind a descriptor. Every callback may
+ * be NULL.
+ *
+ * How to add one: doc/HOWTO-add-a-kind.md.
+ */
+#ifndef KIND_KIND_H
+#define KIND_KIND_H
+
+#include <sys/stat.h>
+
+#include "base/ctx.h"
+#include "image/image.h"
+#include "sys/maps.h"
+#include "target/batch.h"
+#include "target/target.h"
+
+/* --- what all callbacks work on -------------------------------------------------------------- */
+
+struct kage_obstacles;
+
+/* A descriptor of the target as capture sees it. */
+struct kage_fd_seen {
+	int fd;              /* its number in the target */
+	int ours;            /* a duplicate of it in this process, close-on-exec; -1 when not to be had */
+	char *link;          /* what /proc/PID/fd/N points to */
+	char *info;          /* text of /proc/PID/fdinfo/N */
+	struct stat st;      /* of `ours` */
+	bool close_on_exec;
+	Kage__Description *description; /* set once it is known; shared by dup'ed descriptors */
+};
+
+/* The state of one capture. The target is frozen while the capture callbacks run. */
+struct kage_capture {
+	struct kage_ctx *ctx;
+	struct kage_target *target;
+	struct kage_image *image;     /* being built; all messages are made in its arena */
+	Kage__Process *process;       /* the one process of this version */
+	struct mem_pages *pages;      /* contents of spaces */
+	struct kage_maps maps;        /* the memory map, with flags */
+	char *status;                 /* text of /proc/PID/status */
+	struct kage_fd_seen *fds;     /* ascending */
+	size_t n_fds;
+	bool carry;                   /* executables and libraries go into the image */
+	bool checking;                /* only a check: obstacles are collected, no contents are copied */
+	struct kage_obstacles *obstacles;
+};
+
+/* The state of one restore. */
+struct kage_restore {
+	struct kage_ctx *ctx;
+	struct kage_image *image;
+	Kage__Process *process;
+	const struct kage_restore_options *options;
+	struct kage_obstacles *obstacles;
+	struct kage_target *stub;     /* NULL until it is made */
+	int *fds;                     /* by description (index in msg->descriptions): a descriptor of
+	                               * ours to it, inherited by the stub; -1 before it is made */
+	int *files;                   /* by file (index in msg->files): an open descriptor of ours for
+	                               * contents and mappings, -1 before it is opened */
+	int root_fd;                  /* the directory that paths are resolved below */
+};
+
+/* --- obstacles ------------------------------------------------------------------------------- */
+
+/** Notes something that stands in the way. Never fails: what cannot be noted makes the check itself
+ *  fail in the end. FATAL false: it works, but not as somebody might expect. */
+void kage_obstacle(struct kage_obstacles *o, bool fatal, const char *cure, const char *object,
+		   const char *why_fmt, ...) _printf_(5, 6);
+
+/* --- kinds that a process has once ----------------------------------------------------------- */
+
+struct kage_kind {
+	const char *name;
+
+	/* Capture. The target is frozen, its threads' registers are read. */
+	struct kage_err *(*capture)(struct kage_capture *c);
+	/* What only the target itself can say: calls to be made in the leader, and what they gave. */
+	struct kage_err *(*ask)(struct kage_capture *c, struct kage_batch *b);
+	struct kage_err *(*answer)(struct kage_capture *c, struct kage_batch *b);
+	/* The same for one thread; MSG is its message, THREAD ran the batch. */
+	struct kage_err *(*ask_thread)(struct kage_capture *c, struct kage_thread *thread,
+				       Kage__Thread *msg, struct kage_batch *b);
+	struct kage_err *(*answer_thread)(struct kage_capture *c, struct kage_thread *thread,
+					  Kage__Thread *msg, struct kage_batch *b);
+
+	/* Restore, in this order. check: names every obstacle, touches nothing. */
+	struct kage_err *(*check)(struct kage_restore *r);
+	/* prepare: in our own process, before there is a stub. */
+	struct kage_err *(*prepare)(struct kage_restore *r);
+	/* build: calls for the stub's only thread, all descriptors in place. */
+	struct kage_err *(*build)(struct kage_restore *r, struct kage_batch *b);
+	/* build_thread: calls for each thread, all threads made. */
+	struct kage_err *(*build_thread)(struct kage_restore *r, const Kage__Thread *msg,
+					 struct kage_batch *b);
+	/* finish: calls for the leader at the very end: rights go away here, timers start. */
+	struct kage_err *(*finish)(struct kage_restore *r, struct kage_batch *b);
+
+	/** Prints it for a person. */
+	void (*print)(const struct kage_image *image, const Kage__Process *p, FILE *out, bool full);
+};
+
+/** All of them, in the order in which they are captured and restored; NULL ends the table. */
+extern const struct kage_kind *const kage_kinds[];
+
+/* --- kinds of descriptors -------------------------------------------------------------------- */
+
+struct kage_fd_kind {
+	const char *name;                    /* "pipe", for lists and messages */
+	Kage__Description__KindCase which;   /* the field of Description that it fills */
+
+	/** Whether FD is of this kind. The first kind in the table that says yes gets it. */
+	bool (*match)(const struct kage_fd_seen *fd);
+	/** Fills D (id, flags and offset stand in it already). Notes obstacles. */
+	struct kage_err *(*capture)(struct kage_capture *c, const struct kage_fd_seen *fd,
+				    Kage__Description *d);
+	/** Once all descriptors are captured: what refers to others. */
+	struct kage_err *(*capture_links)(struct kage_capture *c, const struct kage_fd_seen *fd,
+					  Kage__Description *d);
+
+	/** Restore: names obstacles, touches nothing. */
+	struct kage_err *(*check)(struct kage_restore *r, const Kage__Description *d);
+	/** Makes it in our own process, before there is a stub, in the state of the image. */
+	struct kage_err *(*make)(struct kage_restore *r, const Kage__Description *d, int *ret_fd);
+	/** Calls for the stub, all descriptors at their numbers; FD is one of D's. */
+	struct kage_err *(*place)(struct kage_restore *r, const Kage__Description *d, int fd,
+				  struct kage_batch *b);
+	/** The very last, in our process, through our own descriptor: what runs with time. */
+	struct kage_err *(*start)(struct kage_restore *r, const Kage__Description *d, int ours);
+
+	/** One line for a person, without a newline. */
+	void (*print)(const struct kage_image *image, const Kage__Description *d, FILE *out);
+};
+
+extern const struct kage_fd_kind *const kage_fd_kinds[];
+
+/** The kind of D, NULL when this version knows none. */
+const struct kage_fd_kind *kage_fd_kind_of(const Kage__Description *d);
+
+/* --- files of file systems: shared by descriptors, mappings, cwd, executable (kind/file.c) ---- */
+
+/** Notes the file behind our descriptor OURS (with its stat ST) and the path LINK that /proc shows,
+ *  and gives the number of its FileObject; the same file gets the same number. WRITTEN: a
+ *  description has it open for writing, so its contents go into the image. */
+struct kage_err *kage_file_note(struct kage_capture *c, int ours, const struct stat *st,
+				const char *link, bool written, uint32_t *ret_id) _must_check_;
+
+/** Gives an open descriptor of ours (borrowed) for the contents of file ID with at least the rights
+ *  of FLAGS (O_RDONLY or O_RDWR): the file itself, or one made of the contents in the image. Checks
+ *  that it is still what it was (KAGE_CHANGED). */
+struct kage_err *kage_file_open(struct kage_restore *r, uint32_t id, int flags, int *ret_fd)
+	_must_check_;
+
+/* --- shared memory objects: memfds and shared anonymous memory (kind/memfd.c) ------------------ */
+
+/** Notes the object behind OURS (a descriptor of ours to a memfd or to a map_files entry) and copies
+ *  its contents; the same object gets the same Space. */
+struct kage_err *kage_shm_note(struct kage_capture *c, int ours, const struct stat *st,
+			       uint32_t *ret_space) _must_check_;
+
+/** Gives a descriptor of ours (borrowed) to the object of SPACE, made and filled on first use. */
+struct kage_err *kage_shm_open(struct kage_restore *r, uint32_t space, int *ret_fd) _must_check_;
+
+#endif

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "target/batch.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+
+#include "base/cleanup.h"
+
+/* Generous: a batch may wait for locks of the kernel, but makes no call that sleeps for long. */
+static const uint64_t run_timeout_ns = 60ull * 1000 * 1000 * 1000;
+
+enum { DATA_ALIGN = 16 };
+
+void kage_batch_init(struct kage_batch *b)
+{
+	*b = (struct kage_batch){ 0 };
+}
+
+void kage_batch_deinit(struct kage_batch *b)
+{
+	arena_deinit(&b->arena);
+	free(b->data);
+	kage_batch_init(b);
+}
+
+void kage_batch_reset(struct kage_batch *b)
+{
+	kage_batch_deinit(b);
+}
+
+size_t kage_batch_add(struct kage_batch *b, const char *label, long number,
+		      const struct kage_arg args[6], bool go_on)
+{
+	size_t n_labels = b->n, n_kinds = b->n;
+	struct kage_call *call = arena_push(&b->arena, &b->calls, &b->n, sizeof(*call));
+	const char **l = arena_push(&b->arena, &b->labels, &n_labels, sizeof(*l));
+	uint8_t(*kinds)[6] = arena_push(&b->arena, &b->kinds, &n_kinds, sizeof(*kinds));
+
+	if (!call || !l || !kinds) {
+		b->nomem = true;
+		return 0;
+	}
+	*l = label;
+	call->number = (uint64_t)number;
+	call->go_on = go_on;
+	for (int i = 0; i < 6; i++) {
+		(*kinds)[i] = (uint8_t)args[i].kind;
+		call->args[i] = args[i].value;
+	}
+	return b->n - 1;
+}
+
+size_t kage_batch_data(struct kage_batch *b, const void *bytes, size_t size)
+{
+	size_t at = (b->data_size + DATA_ALIGN - 1) & ~(size_t)(DATA_ALIGN - 1);
+	uint8_t *grown = realloc(b->data, at + size + 1);
+
+	if (!grown) {
+		b->nomem = true;
+		return 0;
+	}
+	b->data = grown;
+	memset(grown + b->data_size, 0, at - b->data_size);
+	if (bytes)
+		memcpy(grown + at, bytes, size);
+	else
+		memset(grown + at, 0, size);
+	b->data_size = at + size;
+	return at;
+}
+
+size_t kage_batch_string(struct kage_batch *b, const char *s)
+{
+	return kage_batch_data(b, s, strlen(s) + 1);
+}
+
+int64_t kage_batch_result(const struct kage_batch *b, size_t i)
+{
+	return b->calls[i].result;
+}
+
+const void *kage_batch_bytes(const struct kage_batch *b, size_t offset)
+{
+	return b->data + offset;
+}
+
+/* How the area is laid out: the run, the calls with the event call last, the data. */
+struct layout {
+	size_t calls, data, total;
+};
+
+static struct layout lay_out(const struct kage_batch *b)
+{
+	struct layout l;
+
+	l.calls = sizeof(struct kage_run);
+	l.data = l.calls + (b->n + 1) * sizeof(struct kage_call);
+	l.data = (l.data + DATA_ALIGN - 1) & ~(size_t)(DATA_ALIGN - 1);
+	l.total = l.data + b->data_size;
+	return l;
+}
+
+/* Arguments become what the runner reads: values, or addresses of values. */
+static void resolve(const struct kage_batch *b, const struct layout *l, uint64_t area,
+		    struct kage_call *out)
+{
+	for (size_t i = 0; i < b->n; i++) {
+		out[i] = b->calls[i];
+		for (int k = 0; k < 6; k++) {
+			if (b->kinds[i][k] == ARG_DATA) {
+				out[i].args[k] += area + l->data;
+			} else if (b->kinds[i][k] == ARG_RESULT) {
+				out[i].from_memory |= 1u << k;
+				out[i].args[k] = area + l->calls +
+						 out[i].args[k] * sizeof(struct kage_call) +
+						 offsetof(struct kage_call, result);
+			}
+		}
+	}
+}
+
+/* The last call: a signal to the thread itself. We see it before the thread would and keep it;
+ * without us the kernel drops it, because it is ignored. */
+static struct kage_call event_call(const struct kage_target *t, const struct kage_thread *thread)
+{
+	return (struct kage_call){ .number = SYS_tgkill,
+				   .args = { (uint64_t)t->pid, (uint64_t)thread->tid,
+					     (uint64_t)t->site->event_signal },
+				   .go_on = 1 };
+}
+
+static struct kage_err *send_in(struct kage_target *t, struct kage_thread *thread,
+				const struct kage_batch *b, const struct layout *l)
+{
+	struct kage_site *s = t->site;
+	_cleanup_free_ uint8_t *bytes = calloc(1, l->total);
+	struct kage_run *run = (struct kage_run *)bytes;
+
+	if (!bytes)
+		return kage_err_nomem();
+	run->next = s->area + l->calls;
+	run->left = b->n + 1;
+	resolve(b, l, s->area, (struct kage_call *)(bytes + l->calls));
+	((struct kage_call *)(bytes + l->calls))[b->n] = event_call(t, thread);
+	if (b->data_size)
+		memcpy(bytes + l->data, b->data, b->data_size);
+	if (s->area_here) {
+		memcpy(s->area_here, bytes, l->total);
+		return NULL;
+	}
+	return kage_target_write(t, addr(s->area), bytes, l->total);
+}
+
+static struct kage_err *bring_back(struct kage_target *t, struct kage_batch *b,
+				   const struct layout *l)
+{
+	struct kage_site *s = t->site;
+	_cleanup_free_ uint8_t *bytes = malloc(l->total);
+	const struct kage_call *calls;
+
+	if (!bytes)
+		return kage_err_nomem();
+	if (s->area_here)
+		memcpy(bytes, s->area_here, l->total);
+	else
+		TRY(kage_target_read(t, addr(s->area), bytes, l->total));
+	calls = (const struct kage_call *)(bytes + l->calls);
+	for (size_t i = 0; i < b->n; i++)
+		b->calls[i].result = calls[i].result;
+	if (b->data_size)
+		memcpy(b->data, bytes + l->data, b->data_size);
+	return NULL;
+}
+
+static struct kage_err *first_failure(const struct kage_target *t, struct kage_batch *b)
+{
+	for (size_t i = 0; i < b->n; i++) {
+		int64_t r = b->calls[i].result;
+
+		b->n_done = i + 1;
+		if (r < 0 && r >= -4095 && !b->calls[i].go_on)
+			return kage_err_sys((int)-r, "%s, in process %d", b->labels[i], t->pid);
+	}
+	return NULL;
+}
+
+/* Lets THREAD run until it tells that the batch is done. */
+static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *thread)
+{
+	struct kage_stop stop;
+	siginfo_t info;
+
+	for (;;) {
+		thread->stopped = false;
+		if (ptrace(PTRACE_CONT, thread->tid, NULL, NULL) < 0)
+			return kage_err_sys(errno, "run a batch in thread %d", thread->tid);
+		TRY(kage_target_wait(t, thread->tid, run_timeout_ns, &stop));
+		if (stop.what == STOP_ENDED) {
+			thread->attached = false;
+			return kage_err_new(KAGE_GONE, "process %d ended in the middle of a batch",
+					    t->pid);
+		}
+		thread->stopped = true;
+		if (stop.what != STOP_SIGNAL)
+			continue;
+		if (stop.signal != t->site->event_signal)
+			return kage_err_new(KAGE_SYS,
+					    "thread %d got signal %d (%s) in the middle of a batch",
+					    thread->tid, stop.signal, strsignal(stop.signal));
+		if (ptrace(PTRACE_GETSIGINFO, thread->tid, NULL, &info) == 0 &&
+		    info.si_code == SI_TKILL && info.si_pid == t->pid)
+			return NULL;
+	}
+}
+
+static struct kage_err *set_mask(struct kage_thread *thread, uint64_t mask)
+{
+	if (ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(mask), &mask) < 0)
+		return kage_err_sys(errno, "set signal mask of thread %d", thread->tid);
+	return NULL;
+}
+
+/*
+ * The order matters should we be killed between two steps: from the first on the thread is in the
+ * runner, which ends by itself and sets the mask; the mask is put back before the registers are.
+ */
+static struct kage_err *run(struct kage_target *t, struct kage_thread *thread)
+{
+	struct kage_regs *regs = calloc(1, sizeof(*regs));
+	uint64_t event_bit = 1ull << (t->site->event_signal - 1);
+	struct kage_err *e, *e2;
+
+	if (!regs)
+		return kage_err_nomem();
+	kage_arch_enter_runner(&thread->regs, t->site->runner, t->site->area, regs);
+	e = kage_arch_set_regs(thread->tid, false, regs);
+	free(regs);
+	if (!e)
+		e = set_mask(thread, ~event_bit);
+	if (!e)
+		e = run_to_event(t, thread);
+	if (!thread->attached)
+		return e;
+	e2 = set_mask(thread, thread->sigmask);
+	if (!e2)
+		e2 = kage_arch_set_regs(thread->tid, false, &thread->regs);
+	if (!e)
+		return e2;
+	err_drop(e2);
+	return e;
+}
+
+struct kage_err *kage_batch_run(struct kage_target *t, struct kage_thread *thread,
+				struct kage_batch *b)
+{
+	struct layout l = lay_out(b);
+
+	b->n_done = 0;
+	if (b->nomem)
+		return kage_err_nomem();
+	if (!b->n)
+		return NULL;
+	TRY(kage_site_enter(t, thread, l.total));
+	TRY(send_in(t, thread, b, &l));
+	TRY(run(t, thread));
+	TRY(bring_back(t, b, &l));
+	return first_failure(t, b);
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The batch: a list of system calls that a target is made to run. The one way into a target.
+ *
+ *	struct kage_batch b;
+ *	kage_batch_init(&b);
+ *	size_t path = kage_batch_data(&b, "/tmp/x", 7);
+ *	size_t fd = BATCH(&b, "open /tmp/x", SYS_openat, V(AT_FDCWD), DATA(path), V(O_RDONLY));
+ *	BATCH(&b, "close it", SYS_close, RESULT(fd));
+ *	e = kage_batch_run(target, thread, &b);
+ *
+ * Adding never fails by itself: what goes wrong is remembered and told by the run. The calls run at
+ * native speed in one go; the first that fails ends the batch, unless it was added with go_on. One
+ * stop, any number of calls.
+ *
+ * In a live target the runner lies in the unused tail of the vDSO's last page and works in an area
+ * mapped for it; the thread goes back by itself should we die at any instant (arch/…/runner.S).
+ * In a stub of ours (restore) both lie in memory that it shares with us.
+ */
+#ifndef TARGET_BATCH_H
+#define TARGET_BATCH_H
+
+#include "target/target.h"
+
+struct kage_arg {
+	enum { ARG_VALUE, ARG_DATA, ARG_RESULT } kind;
+	uint64_t value;
+};
+
+#define V(x)      ((struct kage_arg){ ARG_VALUE, (uint64_t)(x) })
+#define P(addr)   ((struct kage_arg){ ARG_VALUE, (addr).v })
+#define DATA(off) ((struct kage_arg){ ARG_DATA, (off) })
+#define RESULT(i) ((struct kage_arg){ ARG_RESULT, (i) })
+
+struct kage_batch {
+	struct arena arena;
+	struct kage_call *calls;
+	const char **labels;
+	uint8_t (*kinds)[6]; /* of each argument */
+	size_t n;
+	uint8_t *data; /* goes in with the batch and comes back with it */
+	size_t data_size;
+	bool nomem;
+	size_t n_done; /* after a run: calls that were made */
+};
+
+void kage_batch_init(struct kage_batch *b);
+void kage_batch_deinit(struct kage_batch *b);
+
+/** Empties B for other calls. */
+void kage_batch_reset(struct kage_batch *b);
+
+/** Appends a call; LABEL (borrowed until the run) says in an error what it was for. Returns its index,
+ *  for RESULT() and kage_batch_result(). */
+size_t kage_batch_add(struct kage_batch *b, const char *label, long number,
+		      const struct kage_arg args[6], bool go_on);
+
+#define BATCH(b, label, number, ...)                                                               \
+	kage_batch_add((b), (label), (number), (const struct kage_arg[6]){ __VA_ARGS__ }, false)
+#define BATCH_TRY(b, label, number, ...)                                                           \
+	kage_batch_add((b), (label), (number), (const struct kage_arg[6]){ __VA_ARGS__ }, true)
+
+/** Puts SIZE bytes into the batch's data and returns their offset, for DATA(); BYTES NULL gives room
+ *  for results. Aligned to 16 bytes. */
+size_t kage_batch_data(struct kage_batch *b, const void *bytes, size_t size);
+size_t kage_batch_string(struct kage_batch *b, const char *s);
+
+/** Runs B in THREAD of the frozen target T. Fails with the label and errno of the first call that
+ *  failed and was not to go on. */
+struct kage_err *kage_batch_run(struct kage_target *t, struct kage_thread *thread,
+				struct kage_batch *b) _must_check_;
+
+/** What call I returned: a value, or -errno. */
+int64_t kage_batch_result(const struct kage_batch *b, size_t i);
+
+/** The data at OFFSET as the calls left it. */
+const void *kage_batch_bytes(const struct kage_batch *b, size_t offset);
+
+/* --- where batches run ----------------------------------------------------------------------- */
+
+struct kage_site {
+	uint64_t runner;     /* address of the code in the target */
+	uint64_t area;       /* address of the area that the runner works in */
+	size_t area_bytes;
+	void *area_here;     /* the same area, when it is shared with us; else NULL */
+	int event_signal;    /* tells us that a batch has ended; suppressed, and ignored by default */
+	bool live;           /* in the vDSO of a target that is not ours */
+	uint8_t *code;       /* live: the runner as it was laid down */
+	size_t code_size;
+	struct kage_thread *thread; /* live: whose registers the laid-down runner restores */
+};
+
+/** Takes the area away and puts the vDSO's bytes back. Called by thaw. */
+void kage_site_leave(struct kage_target *t);
+void kage_site_destroy(struct kage_site *site);
+
+/** Makes sure that T has a site with room for BYTES, for THREAD. */
+struct kage_err *kage_site_enter(struct kage_target *t, struct kage_thread *thread, size_t bytes)
+	_must_check_;
+
+#endif

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Stopping all threads of a target, and letting them go.
+ *
+ * PTRACE_SEIZE attaches without a stop, PTRACE_INTERRUPT stops without a signal (ptrace(2)). A
+ * signal that is on its way to a thread at that moment is delivered first: the thread then stands at
+ * the first instruction of the handler. Threads born meanwhile are found by listing again until a
+ * pass finds none: a thread can only be born of one that still runs.
+ */
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "target/batch.h"
+#include "target/target.h"
+
+enum { WAIT_SPIN_NS = 200 * 1000, WAIT_SLICE_NS = 10 * 1000 * 1000 };
+
+void kage_target_block_signals(struct kage_target *t)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &t->caller_mask);
+}
+
+void kage_target_unblock_signals(struct kage_target *t)
+{
+	/* A SIGCHLD that was consumed while waiting for stops may have been for the caller. */
+	if (t->chld_eaten && !sigismember(&t->caller_mask, SIGCHLD))
+		raise(SIGCHLD);
+	t->chld_eaten = false;
+	pthread_sigmask(SIG_SETMASK, &t->caller_mask, NULL);
+}
+
+static struct kage_stop describe(int status)
+{
+	struct kage_stop s = { .what = STOP_ENDED, .status = status };
+	int event = status >> 16;
+
+	if (!WIFSTOPPED(status))
+		return s;
+	s.signal = WSTOPSIG(status);
+	if (event == PTRACE_EVENT_STOP)
+		s.what = STOP_EVENT;
+	else if (event)
+		s.what = STOP_CLONE;
+	else if (s.signal == (SIGTRAP | 0x80))
+		s.what = STOP_SYSCALL;
+	else
+		s.what = STOP_SIGNAL;
+	return s;
+}
+
+/* Sleeps until a child of ours changed, or a slice of time is over. All signals are blocked here, so
+ * the one that tells of it is taken from the queue. */
+static void sleep_until_change(struct kage_target *t)
+{
+	const struct timespec slice = { 0, WAIT_SLICE_NS };
+	sigset_t chld;
+
+	sigemptyset(&chld);
+	sigaddset(&chld, SIGCHLD);
+	if (sigtimedwait(&chld, NULL, &slice) == SIGCHLD)
+		t->chld_eaten = true;
+}
+
+struct kage_err *kage_target_wait(struct kage_target *t, pid_t tid, uint64_t timeout_ns,
+				  struct kage_stop *ret_stop)
+{
+	uint64_t begin = kage_clock_mono_ns(), waited;
+	int status;
+
+	for (;;) {
+		pid_t r = waitpid(tid, &status, __WALL | WNOHANG);
+
+		if (r == tid) {
+			*ret_stop = describe(status);
+			return NULL;
+		}
+		if (r < 0 && errno == ECHILD) {
+			*ret_stop = (struct kage_stop){ .what = STOP_ENDED };
+			return NULL;
+		}
+		if (r < 0 && errno != EINTR)
+			return kage_err_sys(errno, "wait for thread %d", tid);
+		waited = kage_clock_mono_ns() - begin;
+		if (waited > timeout_ns)
+			return kage_err_new(KAGE_LIMIT, "thread %d did not stop within %d ms", tid,
+					    (int)(timeout_ns / 1000000));
+		/* A stop usually takes a few microseconds: look often at first. */
+		if (waited > WAIT_SPIN_NS)
+			sleep_until_change(t);
+	}
+}
+
+/* Forgets a thread that is no more. */
+static void drop_thread(struct kage_target *t, pid_t tid)
+{
+	for (size_t i = 0; i < t->n_threads; i++) {
+		if (t->threads[i]->tid != tid)
+			continue;
+		free(t->threads[i]);
+		memmove(&t->threads[i], &t->threads[i + 1],
+			(t->n_threads - i - 1) * sizeof(*t->threads));
+		t->n_threads--;
+		return;
+	}
+}
+
+/* Attaches to thread TID unless it is known, and asks it to stop. A thread that ended is no error. */
+static struct kage_err *seize(struct kage_target *t, pid_t tid, bool *ret_new)
+{
+	struct kage_thread *thread;
+
+	*ret_new = false;
+	if (kage_target_thread(t, tid))
+		return NULL;
+	if (ptrace(PTRACE_SEIZE, tid, NULL, (void *)(uintptr_t)PTRACE_O_TRACESYSGOOD) < 0) {
+		if (errno == ESRCH)
+			return NULL;
+		/* A thread on its way out cannot be attached either. */
+		if (errno == EPERM && tid != t->pid)
+			return NULL;
+		return kage_err_sys(errno, "attach to thread %d of process %d", tid, t->pid);
+	}
+	thread = kage_target_add_thread(t, tid);
+	if (!thread) {
+		ptrace(PTRACE_DETACH, tid, NULL, NULL);
+		return kage_err_nomem();
+	}
+	thread->attached = true;
+	*ret_new = true;
+	if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 && errno != ESRCH)
+		return kage_err_sys(errno, "interrupt thread %d", tid);
+	return NULL;
+}
+
+static struct kage_err *seize_all(struct kage_target *t, bool *ret_any_new)
+{
+	_cleanup_dir_ DIR *dir = NULL;
+	int fd = openat(t->proc_fd, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct dirent *d;
+
+	*ret_any_new = false;
+	if (fd < 0)
+		return kage_err_sys(errno == ENOENT ? ESRCH : errno, "list threads of process %d",
+				    t->pid);
+	dir = fdopendir(fd);
+	if (!dir) {
+		close_fd(fd);
+		return kage_err_nomem();
+	}
+	while ((d = readdir(dir))) {
+		bool new;
+
+		if (!isdigit((unsigned char)d->d_name[0]))
+			continue;
+		TRY(seize(t, (pid_t)atoi(d->d_name), &new));
+		*ret_any_new |= new;
+	}
+	return NULL;
+}
+
+static struct kage_err *why_it_does_not_stop(struct kage_target *t, pid_t tid, struct kage_err *e)
+{
+	_cleanup_free_ char *text = NULL, *path = NULL;
+	const char *state = "?";
+	size_t size;
+
+	if (asprintf(&path, "task/%d/wchan", tid) < 0)
+		path = NULL;
+	if (path)
+		err_drop(kage_file_slurp(t->proc_fd, path, 4096, &text, &size));
+	if (text)
+		state = text;
+	return kage_err_wrap(e,
+			     "process %d cannot be stopped now (thread %d is in the kernel, in %s); "
+			     "it goes on, try again later",
+			     t->pid, tid, state);
+}
+
+/* Waits until THREAD stands. Sets *ret_ended when it ended instead. */
+static struct kage_err *wait_standing(struct kage_target *t, struct kage_thread *thread,
+				      bool *ret_ended)
+{
+	struct kage_stop stop;
+	struct kage_err *e;
+
+	*ret_ended = false;
+	for (;;) {
+		e = kage_target_wait(t, thread->tid, KAGE_STOP_TIMEOUT_MS * 1000000ull, &stop);
+		if (e)
+			return why_it_does_not_stop(t, thread->tid, e);
+		if (stop.what == STOP_ENDED) {
+			*ret_ended = true;
+			return NULL;
+		}
+		if (stop.what == STOP_EVENT) {
+			thread->stopped = true;
+			thread->job_stopped = stop.signal != SIGTRAP;
+			return NULL;
+		}
+		/* A signal was on its way: deliver it. The interrupt is still pending and stops the
+		 * thread at the handler's first instruction. */
+		ptrace(PTRACE_CONT, thread->tid, NULL,
+		       stop.what == STOP_SIGNAL ? (void *)(uintptr_t)stop.signal : NULL);
+	}
+}
+
+static struct kage_err *wait_all(struct kage_target *t)
+{
+	for (size_t i = 0; i < t->n_threads;) {
+		struct kage_thread *thread = t->threads[i];
+		bool ended = false;
+
+		if (!thread->stopped)
+			TRY(wait_standing(t, thread, &ended));
+		if (ended)
+			drop_thread(t, thread->tid);
+		else
+			i++;
+	}
+	return NULL;
+}
+
+static struct kage_err *freeze(struct kage_target *t)
+{
+	bool any_new;
+
+	do {
+		TRY(seize_all(t, &any_new));
+		TRY(wait_all(t));
+	} while (any_new);
+	if (!t->n_threads)
+		return kage_err_new(KAGE_GONE, "process %d has ended", t->pid);
+	return NULL;
+}
+
+struct kage_err *kage_target_freeze(struct kage_target *t)
+{
+	struct kage_err *e;
+
+	kage_target_block_signals(t);
+	t->frozen = true;
+	t->frozen_since_ns = kage_clock_mono_ns();
+	e = freeze(t);
+	if (!e)
+		e = kage_target_alive(t);
+	if (e)
+		kage_target_thaw(t, false);
+	return e;
+}
+
+struct kage_err *kage_target_read_threads(struct kage_target *t)
+{
+	for (size_t i = 0; i < t->n_threads; i++) {
+		struct kage_thread *thread = t->threads[i];
+
+		TRY(kage_arch_get_regs(thread->tid, true, &thread->regs));
+		if (ptrace(PTRACE_GETSIGMASK, thread->tid, (void *)sizeof(thread->sigmask),
+			   &thread->sigmask) < 0)
+			return kage_err_sys(errno, "read signal mask of thread %d", thread->tid);
+	}
+	return NULL;
+}
+
+/* One thread goes on. One that has not stopped yet is made to, because only a stopped one can be
+ * detached from; if it will not, the end of this process detaches it, which is as harmless. */
+static void release(struct kage_target *t, struct kage_thread *thread)
+{
+	struct kage_stop stop;
+	struct kage_err *e;
+	void *sig = NULL;
+
+	if (!thread->stopped) {
+		e = kage_target_wait(t, thread->tid, KAGE_STOP_TIMEOUT_MS * 1000000ull, &stop);
+		if (e || stop.what == STOP_ENDED) {
+			err_drop(e);
+			return;
+		}
+		if (stop.what == STOP_SIGNAL)
+			sig = (void *)(uintptr_t)stop.signal;
+	}
+	ptrace(PTRACE_DETACH, thread->tid, NULL, sig);
+}
+
+/* Every thread that we trace reports its end to us, the leader last, before the parent can know. */
+static void reap(struct kage_target *t)
+{
+	pidfd_send_signal(t->pidfd, SIGKILL, NULL, 0);
+	for (size_t i = t->n_threads; i-- > 0;) {
+		int status = 0;
+
+		while (waitpid(t->threads[i]->tid, &status, __WALL) >= 0 || errno == EINTR)
+			if (WIFEXITED(status) || WIFSIGNALED(status))
+				break;
+	}
+	t->gone = true;
+}
+
+void kage_target_thaw(struct kage_target *t, bool kill)
+{
+	if (!t->frozen)
+		return;
+	if (kill)
+		reap(t);
+	else
+		kage_site_leave(t);
+	for (size_t i = 0; i < t->n_threads; i++) {
+		if (t->threads[i]->attached && !kill)
+			release(t, t->threads[i]);
+		free(t->threads[i]);
+	}
+	t->n_threads = 0;
+	t->frozen = false;
+	kage_target_unblock_signals(t);
+}

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where batches run in a live target: the runner in the unused tail of the vDSO's last page, and an
+ * area of memory mapped for the time of the freeze.
+ *
+ * Should we be killed at any instant here, the thread that was sent into the runner unmaps the
+ * area, loads its registers and goes on. What is laid down tells it which area: none until the area
+ * is mapped, none again before it is unmapped, so that it never unmaps what somebody else got there
+ * since.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "sys/maps.h"
+#include "sys/text.h"
+#include "target/batch.h"
+
+static const uint64_t step_timeout_ns = 10ull * 1000 * 1000 * 1000;
+
+enum { AREA_MIN_BYTES = 64 * 1024, AREA_MARGIN_BYTES = 1 << 20 };
+
+void kage_site_destroy(struct kage_site *site)
+{
+	if (!site)
+		return;
+	free(site->code);
+	free(site);
+}
+
+/* Signals that the kernel drops when nobody handles them. The first that the target has no handler
+ * for serves. */
+static struct kage_err *choose_signal(struct kage_target *t, int *ret_signal)
+{
+	static const int candidates[] = { SIGURG, SIGWINCH, SIGCHLD };
+	_cleanup_free_ char *text = NULL;
+	uint64_t caught;
+	size_t size;
+
+	TRY(kage_file_slurp(t->proc_fd, "status", 1 << 20, &text, &size));
+	if (!kage_text_u64(text, "SigCgt", 16, &caught))
+		return kage_err_new(KAGE_CORRUPT, "/proc/%d/status has no SigCgt", t->pid);
+	for (size_t i = 0; i < ARRAY_SIZE(candidates); i++) {
+		if (caught & 1ull << (candidates[i] - 1))
+			continue;
+		*ret_signal = candidates[i];
+		return NULL;
+	}
+	return kage_err_new(KAGE_UNSUPPORTED,
+			    "process %d handles SIGURG, SIGWINCH and SIGCHLD, so that none is left to "
+			    "tell the end of a batch",
+			    t->pid);
+}
+
+/* Finds room for SIZE bytes behind the end of the vDSO's contents in its last page. */
+static struct kage_err *find_tail(struct kage_target *t, const struct kage_maps *maps, size_t size,
+				  uint64_t *ret_address)
+{
+	for (size_t i = 0; i < maps->n; i++) {
+		const struct kage_vma *v = &maps->vmas[i];
+		uint8_t page[KAGE_PAGE_BYTES];
+		size_t used = sizeof(page);
+
+		if (strcmp(v->path, "[vdso]") != 0)
+			continue;
+		TRY(kage_target_read(t, addr(v->end - sizeof(page)), page, sizeof(page)));
+		while (used > 0 && page[used - 1] == 0)
+			used--;
+		/* Zeros may belong to the contents: keep well away from what is not zero. */
+		used = (used + 64 + 15) & ~15ul;
+		if (used + size > sizeof(page))
+			break;
+		*ret_address = v->end - sizeof(page) + used;
+		return NULL;
+	}
+	return kage_err_new(KAGE_UNSUPPORTED,
+			    "process %d has no vDSO with room for %zu bytes, where system calls could "
+			    "be made from",
+			    t->pid, size);
+}
+
+/* Lays the runner down so that it would restore THREAD and unmap AREA_BYTES at AREA. */
+static struct kage_err *lay_down(struct kage_target *t, struct kage_thread *thread, uint64_t area,
+				 size_t area_bytes)
+{
+	struct kage_site *s = t->site;
+
+	kage_arch_runner_prepare(s->code, &(struct kage_return){ .regs = &thread->regs,
+								 .sigmask = thread->sigmask,
+								 .area = area,
+								 .area_bytes = area_bytes });
+	s->thread = thread;
+	return kage_target_write_forced(t, addr(s->runner), s->code, s->code_size);
+}
+
+/* Lets THREAD go to the beginning or the end of its system call. */
+static struct kage_err *step_syscall(struct kage_target *t, struct kage_thread *thread)
+{
+	struct kage_stop stop;
+
+	do {
+		thread->stopped = false;
+		if (ptrace(PTRACE_SYSCALL, thread->tid, NULL, NULL) < 0)
+			return kage_err_sys(errno, "step thread %d", thread->tid);
+		TRY(kage_target_wait(t, thread->tid, step_timeout_ns, &stop));
+		if (stop.what == STOP_ENDED) {
+			thread->attached = false;
+			return kage_err_new(KAGE_GONE, "process %d ended", t->pid);
+		}
+		thread->stopped = true;
+	} while (stop.what != STOP_SYSCALL);
+	return NULL;
+}
+
+/* One call at the runner's own system call instruction, behind which it leaves by itself. */
+static struct kage_err *one_call(struct kage_target *t, struct kage_thread *thread,
+				 struct kage_regs *enter, int64_t *ret_result)
+{
+	const uint64_t blocked = ~0ull;
+
+	TRY(kage_arch_set_regs(thread->tid, false, enter));
+	if (ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(blocked), &blocked) < 0)
+		return kage_err_sys(errno, "set signal mask of thread %d", thread->tid);
+	TRY(step_syscall(t, thread));
+	TRY(step_syscall(t, thread));
+	TRY(kage_arch_get_regs(thread->tid, false, enter));
+	*ret_result = kage_arch_result(enter);
+	return NULL;
+}
+
+static struct kage_err *map_area(struct kage_target *t, struct kage_thread *thread, uint64_t at,
+				 size_t bytes)
+{
+	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
+	int64_t result;
+
+	if (!regs)
+		return kage_err_nomem();
+	kage_arch_enter_mapper(&thread->regs, t->site->runner, at, bytes, regs);
+	TRY(one_call(t, thread, regs, &result));
+	if (result < 0)
+		return kage_err_sys((int)-result, "map %zu bytes in process %d", bytes, t->pid);
+	t->site->area = at;
+	t->site->area_bytes = bytes;
+	return lay_down(t, thread, at, bytes);
+}
+
+/* Brings THREAD back to where it was stopped, in a stop from which the kernel restarts system calls
+ * as it would have: one inside signal handling, not one at a system call's end. */
+static struct kage_err *put_back(struct kage_target *t, struct kage_thread *thread)
+{
+	struct kage_stop stop = { .what = STOP_SYSCALL };
+
+	if (ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL) < 0)
+		return kage_err_sys(errno, "interrupt thread %d", thread->tid);
+	while (stop.what != STOP_EVENT && stop.what != STOP_ENDED) {
+		thread->stopped = false;
+		ptrace(PTRACE_CONT, thread->tid, NULL, NULL);
+		TRY(kage_target_wait(t, thread->tid, step_timeout_ns, &stop));
+		thread->stopped = stop.what != STOP_ENDED;
+	}
+	if (ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(thread->sigmask),
+		   &thread->sigmask) < 0)
+		return kage_err_sys(errno, "set signal mask of thread %d", thread->tid);
+	return kage_arch_set_regs(thread->tid, false, &thread->regs);
+}
+
+static struct kage_err *make_site(struct kage_target *t)
+{
+	_cleanup_free_ struct kage_site *s = calloc(1, sizeof(*s));
+	const void *code;
+
+	if (!s)
+		return kage_err_nomem();
+	code = kage_arch_runner(&s->code_size);
+	s->live = true;
+	TRY(choose_signal(t, &s->event_signal));
+	s->code = malloc(s->code_size);
+	if (!s->code)
+		return kage_err_nomem();
+	memcpy(s->code, code, s->code_size);
+	t->site = take_ptr(s);
+	return NULL;
+}
+
+static struct kage_err *enter_live(struct kage_target *t, struct kage_thread *thread, size_t bytes)
+{
+	_cleanup_(kage_maps_deinit) struct kage_maps maps = { 0 };
+	uint64_t hole;
+
+	bytes = page_ceil(bytes > AREA_MIN_BYTES ? bytes : AREA_MIN_BYTES);
+	if (!t->site)
+		TRY(make_site(t));
+	TRY(kage_maps_read(t->proc_fd, false, &maps));
+	TRY(find_tail(t, &maps, t->site->code_size, &t->site->runner));
+	hole = kage_maps_hole(&maps, bytes, AREA_MARGIN_BYTES, 1ull << 20, maps.vmas[maps.n - 1].start);
+	if (!hole)
+		return kage_err_new(KAGE_LIMIT, "process %d has no room for %zu bytes", t->pid,
+				    bytes);
+	TRY(lay_down(t, thread, 0, 0));
+	return map_area(t, thread, hole, bytes);
+}
+
+struct kage_err *kage_site_enter(struct kage_target *t, struct kage_thread *thread, size_t bytes)
+{
+	struct kage_site *s = t->site;
+
+	if (s && !s->live)
+		return bytes <= s->area_bytes
+			       ? NULL
+			       : kage_err_new(KAGE_LIMIT, "a batch of %zu bytes is too large", bytes);
+	if (s && s->area && s->thread == thread && bytes <= s->area_bytes)
+		return NULL;
+	kage_site_leave(t);
+	return enter_live(t, thread, bytes);
+}
+
+/* Undoes what enter_live() did; goes as far as it can. */
+static struct kage_err *leave_live(struct kage_target *t)
+{
+	struct kage_site *s = t->site;
+	struct kage_thread *thread = s->thread;
+	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
+	_cleanup_free_ uint8_t *zeros = calloc(1, s->code_size);
+	const uint64_t args[6] = { s->area, s->area_bytes };
+	int64_t result;
+
+	if (!regs || !zeros)
+		return kage_err_nomem();
+	if (s->area) {
+		TRY(lay_down(t, thread, 0, 0));
+		kage_arch_enter_mapper(&thread->regs, s->runner, 0, 0, regs);
+		kage_arch_enter_syscall(&thread->regs, kage_arch_ip(regs), SYS_munmap, args, regs);
+		TRY(one_call(t, thread, regs, &result));
+		s->area = 0;
+	}
+	TRY(put_back(t, thread));
+	return kage_target_write_forced(t, addr(s->runner), zeros, s->code_size);
+}
+
+void kage_site_leave(struct kage_target *t)
+{
+	if (!t->site || !t->site->live || !t->site->thread)
+		return;
+	if (t->site->thread->attached)
+		err_drop(leave_live(t));
+	t->site->thread = NULL;
+	t->site->area = 0;
+}

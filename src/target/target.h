@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A target: a live process seen from outside, and the scope in which it stands still.
+ *
+ * A target is opened, frozen, thawed, closed. Frozen means that every thread of it is stopped by
+ * ptrace and none has run since. Thawing and closing always work, on every path, and leave each
+ * thread as it was: its registers, its signal mask, stopped by a signal if it was before.
+ *
+ *	opened  --kage_target_freeze-->  frozen  --kage_target_thaw-->  opened
+ *
+ * While a target is frozen all signals of the calling thread are blocked, so that nothing can stop
+ * kage at that time.
+ */
+#ifndef TARGET_TARGET_H
+#define TARGET_TARGET_H
+
+#include <signal.h>
+#include <sys/types.h>
+
+#include "arch/arch.h"
+#include "base/ctx.h"
+#include "base/types.h"
+
+struct kage_thread {
+	pid_t tid;
+	bool attached;        /* ptrace knows it */
+	bool stopped;         /* and it stands */
+	bool job_stopped;     /* it stood already, by SIGSTOP or the like */
+	uint64_t sigmask;     /* as of the freeze */
+	struct kage_regs regs; /* as of the freeze, general and extended */
+};
+
+struct kage_target {
+	struct kage_ctx *ctx; /* borrowed */
+	pid_t pid;
+	int pidfd;
+	int proc_fd;           /* /proc/PID */
+	int mem_fd;            /* /proc/PID/mem, for reading and, where allowed, writing */
+	uint64_t start_ticks;  /* since boot; with the PID it names a process for ever */
+	struct kage_thread **threads; /* the leader first */
+	size_t n_threads;
+	bool frozen;
+	bool gone;             /* it ended while we held it */
+	bool ours;             /* a stub of ours: dies with us, and need not be put back */
+	uint64_t frozen_since_ns; /* CLOCK_MONOTONIC */
+	sigset_t caller_mask;  /* of our own thread, to be set again by thaw */
+	bool chld_eaten;       /* a SIGCHLD of the caller may have been consumed while waiting */
+	struct kage_site *site; /* where batches run, NULL before the first (target/batch.h) */
+};
+
+/** Opens the process PID, which the caller must be allowed to trace. A process that somebody else
+ *  traces is refused with KAGE_BUSY, naming the tracer. Kernel threads and zombies are refused. */
+struct kage_err *kage_target_open(struct kage_ctx *ctx, pid_t pid, struct kage_target **ret_target)
+	_must_check_;
+
+/** Thaws if need be, and frees; NULL is fine. */
+void kage_target_close(struct kage_target *t);
+
+/** Stops every thread. On failure all go on as before. Fails with KAGE_LIMIT when some thread cannot be
+ *  stopped in time (in uninterruptible sleep, or waiting for a vfork child). */
+struct kage_err *kage_target_freeze(struct kage_target *t) _must_check_;
+
+/** Reads the registers and signal masks of all threads. */
+struct kage_err *kage_target_read_threads(struct kage_target *t) _must_check_;
+
+/** Lets every thread go on. With KILL the process is ended instead. */
+void kage_target_thaw(struct kage_target *t, bool kill);
+
+/** Reads exactly SIZE bytes at address FROM, also where the target itself may not read. */
+struct kage_err *kage_target_read(struct kage_target *t, kage_addr from, void *to, size_t size)
+	_must_check_;
+
+/** Writes exactly SIZE bytes at address TO, also where the target itself may not write (private
+ *  mappings only). The fast path needs the mapping to be writable. */
+struct kage_err *kage_target_write(struct kage_target *t, kage_addr to, const void *from,
+				   size_t size) _must_check_;
+struct kage_err *kage_target_write_forced(struct kage_target *t, kage_addr to, const void *from,
+					  size_t size) _must_check_;
+
+/** Duplicates descriptor FD of the target into this process (pidfd_getfd(2)), close-on-exec. */
+struct kage_err *kage_target_get_fd(struct kage_target *t, int fd, int *ret_fd) _must_check_;
+
+/** KAGE_GONE if the target has ended. */
+struct kage_err *kage_target_alive(const struct kage_target *t) _must_check_;
+
+/** The thread with number TID, or NULL. */
+struct kage_thread *kage_target_thread(struct kage_target *t, pid_t tid);
+
+/* --- for the files of this folder and for restore -------------------------------------------- */
+
+/* What ended a wait. */
+struct kage_stop {
+	enum {
+		STOP_EVENT,   /* PTRACE_EVENT_STOP: interrupted, or job control */
+		STOP_SIGNAL,  /* about to receive `signal` */
+		STOP_SYSCALL, /* at the beginning or end of a system call */
+		STOP_CLONE,   /* about to go on after clone; other events likewise */
+		STOP_ENDED,   /* the thread is no more */
+	} what;
+	int signal;
+	int status; /* as of waitpid */
+};
+
+/** Waits until thread TID stops, at most TIMEOUT_NS; KAGE_LIMIT after that. */
+struct kage_err *kage_target_wait(struct kage_target *t, pid_t tid, uint64_t timeout_ns,
+				  struct kage_stop *ret_stop) _must_check_;
+
+/** Blocks all signals of this thread; kage_target_thaw() undoes it. */
+void kage_target_block_signals(struct kage_target *t);
+void kage_target_unblock_signals(struct kage_target *t);
+
+/** A new entry in the list of threads. */
+struct kage_thread *kage_target_add_thread(struct kage_target *t, pid_t tid);
+
+/** An empty target for a process that is being made; see restore/stub.c. */
+struct kage_err *kage_target_adopt(struct kage_ctx *ctx, pid_t pid, int pidfd,
+				   struct kage_target **ret_target) _must_check_;
+
+enum { KAGE_STOP_TIMEOUT_MS = 2000 };
+
+#endif
