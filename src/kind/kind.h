@@ -64,7 +64,9 @@ struct kage_restore {
 	                               * ours to it, inherited by the stub; -1 before it is made */
 	int *files;                   /* by file (index in msg->files): an open descriptor of ours for
 	                               * contents and mappings, -1 before it is opened */
-	int root_fd;                  /* the directory that paths are resolved below */
+	int *spaces;                  /* by space (index in msg->spaces): a descriptor of ours to the
+	                               * shared object, -1 before it is made */
+	int tty_fd;                   /* the terminal that the restored program takes, -1 for none */
 };
 
 /* --- obstacles ------------------------------------------------------------------------------- */
