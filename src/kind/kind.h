@@ -19,6 +19,7 @@
 #include "image/image.h"
 #include "sys/maps.h"
 #include "target/batch.h"
+#include "target/inside.h"
 #include "target/target.h"
 
 /* --- what all callbacks work on -------------------------------------------------------------- */
@@ -44,6 +45,7 @@ struct kage_capture {
 	Kage__Process *process;       /* the one process of this version */
 	struct mem_pages *pages;      /* contents of spaces */
 	struct kage_maps maps;        /* the memory map, with flags */
+	struct kage_inside inside;    /* what only the target or the kernel knows */
 	char *status;                 /* text of /proc/PID/status */
 	struct kage_fd_seen *fds;     /* ascending */
 	size_t n_fds;
@@ -83,22 +85,13 @@ struct kage_kind {
 
 	/* Capture. The target is frozen, its threads' registers are read. */
 	struct kage_err *(*capture)(struct kage_capture *c);
-	/* What only the target itself can say: calls to be made in the leader, and what they gave. */
-	struct kage_err *(*ask)(struct kage_capture *c, struct kage_batch *b);
-	struct kage_err *(*answer)(struct kage_capture *c, struct kage_batch *b);
-	/* The same for one thread; MSG is its message, THREAD ran the batch. */
-	struct kage_err *(*ask_thread)(struct kage_capture *c, struct kage_thread *thread,
-				       Kage__Thread *msg, struct kage_batch *b);
-	struct kage_err *(*answer_thread)(struct kage_capture *c, struct kage_thread *thread,
-					  Kage__Thread *msg, struct kage_batch *b);
-
 	/* Restore, in this order. check: names every obstacle, touches nothing. */
 	struct kage_err *(*check)(struct kage_restore *r);
 	/* prepare: in our own process, before there is a stub. */
 	struct kage_err *(*prepare)(struct kage_restore *r);
 	/* build: calls for the stub's only thread, all descriptors in place. */
 	struct kage_err *(*build)(struct kage_restore *r, struct kage_batch *b);
-	/* build_thread: calls for each thread, all threads made. */
+	/* build_thread: calls for each thread, all threads made, nothing of finish() done after it. */
 	struct kage_err *(*build_thread)(struct kage_restore *r, const Kage__Thread *msg,
 					 struct kage_batch *b);
 	/* finish: calls for the leader at the very end: rights go away here, timers start. */

@@ -78,6 +78,16 @@ size_t kage_batch_string(struct kage_batch *b, const char *s)
 	return kage_batch_data(b, s, strlen(s) + 1);
 }
 
+void kage_batch_point(struct kage_batch *b, size_t at, size_t to)
+{
+	struct batch_pointer *p = arena_push(&b->arena, &b->pointers, &b->n_pointers, sizeof(*p));
+
+	if (p)
+		*p = (struct batch_pointer){ at, to };
+	else
+		b->nomem = true;
+}
+
 int64_t kage_batch_result(const struct kage_batch *b, size_t i)
 {
 	return b->calls[i].result;
@@ -148,6 +158,11 @@ static struct kage_err *send_in(struct kage_target *t, struct kage_thread *threa
 	((struct kage_call *)(bytes + l->calls))[b->n] = event_call(t, thread);
 	if (b->data_size)
 		memcpy(bytes + l->data, b->data, b->data_size);
+	for (size_t i = 0; i < b->n_pointers; i++) {
+		uint64_t a = s->area + l->data + b->pointers[i].to;
+
+		memcpy(bytes + l->data + b->pointers[i].at, &a, sizeof(a));
+	}
 	if (s->area_here) {
 		memcpy(s->area_here, bytes, l->total);
 		return NULL;

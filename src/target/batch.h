@@ -40,6 +40,10 @@ struct kage_batch {
 	size_t n;
 	uint8_t *data; /* goes in with the batch and comes back with it */
 	size_t data_size;
+	struct batch_pointer {
+		size_t at, to;
+	} *pointers;
+	size_t n_pointers;
 	bool nomem;
 	size_t n_done; /* after a run: calls that were made */
 };
@@ -64,6 +68,10 @@ size_t kage_batch_add(struct kage_batch *b, const char *label, long number,
  *  for results. Aligned to 16 bytes. */
 size_t kage_batch_data(struct kage_batch *b, const void *bytes, size_t size);
 size_t kage_batch_string(struct kage_batch *b, const char *s);
+
+/** Makes the 8 bytes at offset AT of the data hold the address of the data at offset TO, for structures
+ *  that the kernel follows. */
+void kage_batch_point(struct kage_batch *b, size_t at, size_t to);
 
 /** Runs B in THREAD of the frozen target T. Fails with the label and errno of the first call that
  *  failed and was not to go on. */

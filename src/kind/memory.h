@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The steps of the memory kind that capture and restore order among others by themselves.
+ */
+#ifndef KIND_MEMORY_H
+#define KIND_MEMORY_H
+
+#include "kind/kind.h"
+
+/** Copies the contents of all private mappings into C's pages. The target is frozen. */
+struct kage_err *kage_memory_copy(struct kage_capture *c) _must_check_;
+
+/** Bytes that kage_memory_copy() would copy now, about: for preparing room beforehand. */
+struct kage_err *kage_memory_estimate(struct kage_target *t, const struct kage_maps *maps,
+				      uint64_t *ret_bytes) _must_check_;
+
+/** The mappings that a restored process must have, as a kage_maps for finding holes. */
+struct kage_err *kage_memory_layout(const Kage__Memory *m, struct kage_maps *ret_maps) _must_check_;
+
+/** Calls that empty the stub (its map is NOW) but for the batch's site, bring the vDSO to its place
+ *  by way of SPARE (a free address) and map everything. */
+struct kage_err *kage_memory_build(struct kage_restore *r, const struct kage_maps *now,
+				   uint64_t spare, struct kage_batch *b) _must_check_;
+
+/* Callbacks of the kind that stand in memory_restore.c and memory_print.c. */
+struct kage_err *kage_memory_check(struct kage_restore *r) _must_check_;
+struct kage_err *kage_memory_prepare(struct kage_restore *r) _must_check_;
+struct kage_err *kage_memory_finish(struct kage_restore *r, struct kage_batch *b) _must_check_;
+void kage_memory_print(const struct kage_image *image, const Kage__Process *p, FILE *out,
+		       bool full);
+extern const struct kage_kind kage_kind_memory;
+
+/** Writes the contents of all private mappings into the stub. */
+struct kage_err *kage_memory_fill(struct kage_restore *r) _must_check_;
+
+#endif

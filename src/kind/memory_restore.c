@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The memory map of a restored process: emptying the stub, mapping, filling, and what comes last.
+ *
+ * The kernel's own mappings (vDSO and its data) are those that the stub was born with, moved to
+ * where the program knows them; mremap(2) tells the kernel.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/prctl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "base/cleanup.h"
+#include "kind/memory.h"
+#include "sys/kernel.h"
+
+enum { FILL_CHUNK_PAGES = 256 };
+
+static const char *label(struct kage_restore *r, const char *what, const Kage__Mapping *m)
+{
+	const char *s = arena_printf(&r->image->arena, "%s %" PRIx64 "-%" PRIx64, what, m->start,
+				     m->end);
+	return s ? s : what;
+}
+
+static const char *kernel_path(Kage__Mapping__Backing b)
+{
+	switch (b) {
+	case KAGE__MAPPING__BACKING__VDSO:
+		return "[vdso]";
+	case KAGE__MAPPING__BACKING__VVAR:
+		return "[vvar]";
+	case KAGE__MAPPING__BACKING__VVAR_VCLOCK:
+		return "[vvar_vclock]";
+	default:
+		return NULL;
+	}
+}
+
+/* --- check ------------------------------------------------------------------------------------ */
+
+static const struct kage_vma *by_path(const struct kage_maps *maps, const char *path)
+{
+	for (size_t i = 0; i < maps->n; i++)
+		if (strcmp(maps->vmas[i].path, path) == 0)
+			return &maps->vmas[i];
+	return NULL;
+}
+
+static void check_kernel_mapping(struct kage_restore *r, const struct kage_maps *ours,
+				 const Kage__Mapping *m)
+{
+	const char *path = kernel_path(m->backing);
+	const struct kage_vma *v = path ? by_path(ours, path) : NULL;
+
+	if (path && (!v || v->end - v->start != m->end - m->start))
+		kage_obstacle(r->obstacles, true, "restore it on the kernel it was taken on", path,
+			      "this kernel's has %" PRIu64 " bytes, the image's %" PRIu64,
+			      v ? v->end - v->start : 0, m->end - m->start);
+}
+
+static void check_vdso_code(struct kage_restore *r, const struct kage_maps *ours)
+{
+	const struct kage_vma *v = by_path(ours, "[vdso]");
+	const Kage__Memory *m = r->process->memory;
+	XXH128_canonical_t hash;
+
+	if (!v || !m->vdso_hash.len)
+		return;
+	/* Our own, at an address of our own. */
+	XXH128_canonicalFromHash(&hash, XXH3_128bits((void *)(uintptr_t)v->start, v->end - v->start));
+	if (m->vdso_hash.len != sizeof(hash) || memcmp(m->vdso_hash.data, &hash, sizeof(hash)) != 0)
+		kage_obstacle(r->obstacles, true, "restore it on the kernel it was taken on",
+			      "[vdso]", "this kernel's code is another one than the image's (%s)",
+			      r->image->msg->source ? r->image->msg->source->kernel_release : "?");
+}
+
+struct kage_err *kage_memory_check(struct kage_restore *r)
+{
+	_cleanup_(kage_maps_deinit) struct kage_maps ours = { 0 };
+	_cleanup_fd_ int self = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const Kage__Memory *m = r->process->memory;
+
+	if (self < 0)
+		return kage_err_sys(errno, "open /proc/self");
+	TRY(kage_maps_read(self, false, &ours));
+	for (size_t i = 0; i < m->n_mappings; i++)
+		check_kernel_mapping(r, &ours, m->mappings[i]);
+	check_vdso_code(r, &ours);
+	return NULL;
+}
+
+/* --- prepare: what mappings need is opened in our own process ---------------------------------- */
+
+static bool needs_file(const Kage__Mapping *m)
+{
+	return m->backing == KAGE__MAPPING__BACKING__FILE_PRIVATE ||
+	       m->backing == KAGE__MAPPING__BACKING__FILE_SHARED ||
+	       m->backing == KAGE__MAPPING__BACKING__FILE_DEVICE;
+}
+
+static bool needs_object(const Kage__Mapping *m)
+{
+	return m->backing == KAGE__MAPPING__BACKING__SHARED_OBJECT ||
+	       m->backing == KAGE__MAPPING__BACKING__MEMFD_PRIVATE;
+}
+
+static int open_flags(const Kage__Mapping *m)
+{
+	return m->shared && m->max_writable ? O_RDWR : O_RDONLY;
+}
+
+static struct kage_err *mapping_fd(struct kage_restore *r, const Kage__Mapping *m, int *ret_fd)
+{
+	if (needs_object(m))
+		return kage_shm_open(r, m->object_space, ret_fd);
+	if (needs_file(m))
+		return kage_file_open(r, m->file, open_flags(m), ret_fd);
+	*ret_fd = -1;
+	return NULL;
+}
+
+struct kage_err *kage_memory_prepare(struct kage_restore *r)
+{
+	const Kage__Memory *m = r->process->memory;
+	int fd;
+
+	for (size_t i = 0; i < m->n_mappings; i++)
+		TRY_WRAP(mapping_fd(r, m->mappings[i], &fd), "map %" PRIx64,
+			 m->mappings[i]->start);
+	return kage_file_open(r, m->exe_file, O_RDONLY, &fd);
+}
+
+struct kage_err *kage_memory_layout(const Kage__Memory *m, struct kage_maps *ret_maps)
+{
+	_cleanup_(kage_maps_deinit) struct kage_maps maps = { 0 };
+
+	for (size_t i = 0; i < m->n_mappings; i++) {
+		struct kage_vma *v =
+			arena_push(&maps.arena, &maps.vmas, &maps.n, sizeof(*maps.vmas));
+
+		if (!v)
+			return kage_err_nomem();
+		v->start = m->mappings[i]->start;
+		v->end = m->mappings[i]->end;
+		v->path = "";
+	}
+	*ret_maps = maps;
+	maps = (struct kage_maps){ 0 };
+	return NULL;
+}
+
+/* --- build -------------------------------------------------------------------------------------- */
+
+static bool is_kernels(const char *path)
+{
+	return strcmp(path, "[vdso]") == 0 || strncmp(path, "[vvar", 5) == 0 ||
+	       strcmp(path, "[vsyscall]") == 0;
+}
+
+/* Everything goes but the vDSO, its data, and what the batch runs in. */
+static void unmap_all(struct kage_restore *r, const struct kage_maps *now, struct kage_batch *b)
+{
+	const struct kage_site *s = r->stub->site;
+
+	for (size_t i = 0; i < now->n; i++) {
+		const struct kage_vma *v = &now->vmas[i];
+		bool site = v->start < s->area + s->area_bytes && v->end > s->runner;
+
+		if (site || is_kernels(v->path))
+			continue;
+		BATCH(b, "empty the new process", SYS_munmap, V(v->start), V(v->end - v->start));
+	}
+}
+
+static void move(const char *what, uint64_t from, uint64_t bytes, uint64_t to, struct kage_batch *b)
+{
+	if (from != to)
+		BATCH(b, what, SYS_mremap, V(from), V(bytes), V(bytes),
+		      V(MREMAP_MAYMOVE | MREMAP_FIXED), V(to));
+}
+
+/* By way of SPARE, so that no old place is in the way of a new one. */
+static void move_kernel_mappings(struct kage_restore *r, const struct kage_maps *now,
+				 uint64_t spare, struct kage_batch *b)
+{
+	const Kage__Memory *m = r->process->memory;
+	uint64_t at = spare;
+
+	for (int out = 1; out >= 0; out--) {
+		at = spare;
+		for (size_t i = 0; i < m->n_mappings; i++) {
+			const Kage__Mapping *map = m->mappings[i];
+			const char *path = kernel_path(map->backing);
+			const struct kage_vma *v = path ? by_path(now, path) : NULL;
+
+			if (!v)
+				continue;
+			if (out)
+				move("take the vDSO aside", v->start, v->end - v->start, at, b);
+			else
+				move("bring the vDSO to its place", at, v->end - v->start,
+				     map->start, b);
+			at += v->end - v->start;
+		}
+	}
+}
+
+static int map_flags(const Kage__Mapping *m)
+{
+	int flags = MAP_FIXED_NOREPLACE | (m->shared ? MAP_SHARED : MAP_PRIVATE);
+
+	if (m->backing == KAGE__MAPPING__BACKING__ANONYMOUS)
+		flags |= MAP_ANONYMOUS;
+	if (m->grows_down)
+		flags |= MAP_GROWSDOWN;
+	if (m->no_reserve)
+		flags |= MAP_NORESERVE;
+	if (m->hugetlb_bytes && m->backing == KAGE__MAPPING__BACKING__ANONYMOUS)
+		flags |= MAP_HUGETLB | __builtin_ctzll(m->hugetlb_bytes) << MAP_HUGE_SHIFT;
+	return flags;
+}
+
+static void advise(struct kage_restore *r, const Kage__Mapping *m, bool wanted, int advice,
+		   struct kage_batch *b)
+{
+	if (wanted)
+		BATCH(b, label(r, "advise about", m), SYS_madvise, V(m->start),
+		      V(m->end - m->start), V(advice));
+}
+
+static struct kage_err *build_mapping(struct kage_restore *r, const Kage__Mapping *m,
+				      struct kage_batch *b)
+{
+	uint64_t bytes = m->end - m->start;
+	int fd;
+
+	TRY(mapping_fd(r, m, &fd));
+	BATCH(b, label(r, "map", m), SYS_mmap, V(m->start), V(bytes), V(m->prot),
+	      V(map_flags(m)), V((int64_t)fd), V(fd < 0 ? 0 : m->offset_bytes));
+	/* These decide how pages come into being, so they stand before the contents. */
+	advise(r, m, m->huge_page, MADV_HUGEPAGE, b);
+	advise(r, m, m->no_huge_page, MADV_NOHUGEPAGE, b);
+	return NULL;
+}
+
+static bool is_mapped_by_us(const Kage__Mapping *m)
+{
+	return !kernel_path(m->backing) && m->backing != KAGE__MAPPING__BACKING__VSYSCALL &&
+	       m->backing != KAGE__MAPPING__BACKING__UPROBES;
+}
+
+static struct kage_err *build_mm(struct kage_restore *r, struct kage_batch *b)
+{
+	const Kage__Memory *m = r->process->memory;
+	size_t auxv = kage_batch_data(b, m->auxv.data, m->auxv.len), map;
+	struct prctl_mm_map mm = {
+		.start_code = m->start_code, .end_code = m->end_code,
+		.start_data = m->start_data, .end_data = m->end_data,
+		.start_brk = m->start_brk,   .brk = m->brk,
+		.start_stack = m->start_stack,
+		.arg_start = m->arg_start,   .arg_end = m->arg_end,
+		.env_start = m->env_start,   .env_end = m->env_end,
+		.auxv_size = (uint32_t)m->auxv.len,
+	};
+	int exe;
+
+	TRY(kage_file_open(r, m->exe_file, O_RDONLY, &exe));
+	mm.exe_fd = (uint32_t)exe;
+	map = kage_batch_data(b, &mm, sizeof(mm));
+	kage_batch_point(b, map + offsetof(struct prctl_mm_map, auxv), auxv);
+	BATCH(b, "describe its memory to the kernel (PR_SET_MM_MAP)", SYS_prctl, V(PR_SET_MM),
+	      V(PR_SET_MM_MAP), DATA(map), V(sizeof(mm)));
+	if (m->thp_disabled)
+		BATCH(b, "disable transparent huge pages", SYS_prctl, V(PR_SET_THP_DISABLE), V(1));
+	return NULL;
+}
+
+struct kage_err *kage_memory_build(struct kage_restore *r, const struct kage_maps *now,
+				   uint64_t spare, struct kage_batch *b)
+{
+	const Kage__Memory *m = r->process->memory;
+
+	unmap_all(r, now, b);
+	move_kernel_mappings(r, now, spare, b);
+	for (size_t i = 0; i < m->n_mappings; i++)
+		if (is_mapped_by_us(m->mappings[i]))
+			TRY(build_mapping(r, m->mappings[i], b));
+	return build_mm(r, b);
+}
+
+/* --- contents ----------------------------------------------------------------------------------- */
+
+struct kage_err *kage_memory_fill(struct kage_restore *r)
+{
+	_cleanup_free_ void *buffer = malloc(FILL_CHUNK_PAGES * KAGE_PAGE_BYTES);
+	struct kage_pages *pages = r->image->pages;
+	uint32_t space = r->process->memory->space;
+
+	if (!buffer)
+		return kage_err_nomem();
+	for (size_t i = kage_pages_find(pages, space, 0);
+	     i < pages->n_runs && pages->runs[i].space == space; i++) {
+		const struct page_run *run = &pages->runs[i];
+
+		for (uint64_t done = 0, n; done < run->count; done += n) {
+			n = run->count - done;
+			if (n > FILL_CHUNK_PAGES)
+				n = FILL_CHUNK_PAGES;
+			TRY(kage_pages_read(pages, space, run->first + done, n, buffer));
+			TRY(kage_target_write(r->stub,
+					      addr((run->first + done) << KAGE_PAGE_SHIFT), buffer,
+					      n << KAGE_PAGE_SHIFT));
+		}
+	}
+	return NULL;
+}
+
+/* --- the end: what would have been in the way before --------------------------------------------- */
+
+static void finish_mapping(struct kage_restore *r, const Kage__Mapping *m, struct kage_batch *b)
+{
+	uint64_t bytes = m->end - m->start;
+
+	advise(r, m, m->dont_fork, MADV_DONTFORK, b);
+	advise(r, m, m->dont_dump, MADV_DONTDUMP, b);
+	advise(r, m, m->wipe_on_fork, MADV_WIPEONFORK, b);
+	advise(r, m, m->mergeable, MADV_MERGEABLE, b);
+	advise(r, m, m->sequential, MADV_SEQUENTIAL, b);
+	advise(r, m, m->random, MADV_RANDOM, b);
+	for (size_t i = 0; i < m->n_guards; i++)
+		BATCH(b, label(r, "install guards in", m), SYS_madvise, V(m->guards[i]->start),
+		      V(m->guards[i]->end - m->guards[i]->start), V(KMADV_GUARD_INSTALL));
+	if (m->locked)
+		BATCH(b, label(r, "lock", m), SYS_mlock2, V(m->start), V(bytes),
+		      V(m->lock_on_fault ? MLOCK_ONFAULT : 0));
+	if (m->name && m->name[0])
+		BATCH_TRY(b, label(r, "name", m), SYS_prctl, V(KPR_SET_VMA),
+			  V(KPR_SET_VMA_ANON_NAME), V(m->start), V(bytes),
+			  DATA(kage_batch_string(b, m->name)));
+}
+
+struct kage_err *kage_memory_finish(struct kage_restore *r, struct kage_batch *b)
+{
+	const Kage__Memory *m = r->process->memory;
+
+	for (size_t i = 0; i < m->n_mappings; i++)
+		if (is_mapped_by_us(m->mappings[i]))
+			finish_mapping(r, m->mappings[i], b);
+	if (m->lock_future)
+		BATCH(b, "lock later mappings", SYS_mlockall, V(m->lock_future));
+	return NULL;
+}

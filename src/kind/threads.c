@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What each thread has for itself: registers, name, signal mask, and the addresses at which the
+ * kernel and the C library meet (robust list, rseq, clear_child_tid, alternate stack).
+ */
+#include "kind/threads.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "sys/kernel.h"
+
+enum { RSEQ_CS_FIELD_BYTES = 8 }; /* offset of rseq_cs in struct rseq (linux/rseq.h) */
+
+/* --- capture ---------------------------------------------------------------------------------- */
+
+static struct kage_err *capture_name(struct kage_capture *c, Kage__Thread *msg)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[64];
+	size_t size;
+
+	snprintf(path, sizeof(path), "task/%d/comm", msg->tid);
+	TRY(kage_file_slurp(c->target->proc_fd, path, 4096, &text, &size));
+	if (size && text[size - 1] == '\n')
+		text[size - 1] = '\0';
+	msg->comm = arena_strdup(&c->image->arena, text);
+	return msg->comm ? NULL : kage_err_nomem();
+}
+
+static struct kage_err *capture_rseq(struct kage_capture *c, Kage__Thread *msg)
+{
+	struct kptrace_rseq_configuration rseq;
+	Kage__Rseq *m;
+
+	if (ptrace(KPTRACE_GET_RSEQ_CONFIGURATION, msg->tid, (void *)sizeof(rseq), &rseq) < 0 ||
+	    !rseq.rseq_abi_pointer)
+		return NULL; /* a kernel without it, or a thread without it */
+	m = msg_new(&c->image->arena, Kage__Rseq, kage__rseq__init);
+	if (!m)
+		return kage_err_nomem();
+	m->address = rseq.rseq_abi_pointer;
+	m->size_bytes = rseq.rseq_abi_size;
+	m->signature = rseq.signature;
+	msg->rseq = m;
+	return kage_target_read(c->target, addr(m->address + RSEQ_CS_FIELD_BYTES),
+				&m->critical_section, sizeof(m->critical_section));
+}
+
+static struct kage_err *capture_robust_list(Kage__Thread *msg)
+{
+	void *head = NULL;
+	size_t size = 0;
+
+	if (syscall(SYS_get_robust_list, msg->tid, &head, &size) < 0)
+		return kage_err_sys(errno, "read robust list of thread %d", msg->tid);
+	msg->robust_list = (uint64_t)(uintptr_t)head;
+	msg->robust_list_bytes = size;
+	return NULL;
+}
+
+static struct kage_err *capture_registers(struct kage_capture *c, struct kage_thread *thread,
+					  Kage__Thread *msg)
+{
+	struct arena *a = &c->image->arena;
+	_cleanup_free_ struct kage_regs *regs = malloc(sizeof(*regs));
+
+	msg->registers = msg_new(a, Kage__Registers, kage__registers__init);
+	msg->syscall = msg_new(a, Kage__SyscallState, kage__syscall_state__init);
+	if (!regs || !msg->registers || !msg->syscall)
+		return kage_err_nomem();
+	msg->syscall->args = arena_alloc(a, 6 * sizeof(uint64_t));
+	if (!msg->syscall->args)
+		return kage_err_nomem();
+	msg->syscall->n_args = 6;
+	*regs = thread->regs;
+	kage_arch_settle_syscall(regs, msg->syscall);
+	return kage_arch_encode_regs(a, regs, msg->registers);
+}
+
+static struct kage_err *capture_inside(struct kage_capture *c, size_t i, Kage__Thread *msg)
+{
+	const struct kage_inside_thread *in = &c->inside.threads[i];
+
+	msg->clear_child_tid = in->tid_address;
+	msg->pdeath_signal = in->pdeath_signal;
+	msg->timer_slack_ns = in->timer_slack_ns;
+	msg->altstack = msg_new(&c->image->arena, Kage__AltStack, kage__alt_stack__init);
+	if (!msg->altstack)
+		return kage_err_nomem();
+	msg->altstack->sp = in->altstack_sp;
+	msg->altstack->size_bytes = in->altstack_bytes;
+	msg->altstack->flags = in->altstack_flags;
+	return NULL;
+}
+
+static struct kage_err *capture_thread(struct kage_capture *c, size_t i)
+{
+	struct kage_thread *thread = c->target->threads[i];
+	Kage__Thread *msg = msg_append(&c->image->arena, c->process, threads, Kage__Thread,
+				       kage__thread__init);
+
+	if (!msg)
+		return kage_err_nomem();
+	msg->tid = thread->tid;
+	msg->blocked = thread->sigmask;
+	TRY(capture_registers(c, thread, msg));
+	TRY(capture_name(c, msg));
+	TRY(capture_rseq(c, msg));
+	TRY(capture_inside(c, i, msg));
+	return capture_robust_list(msg);
+}
+
+static struct kage_err *capture(struct kage_capture *c)
+{
+	for (size_t i = 0; i < c->target->n_threads; i++)
+		TRY_WRAP(capture_thread(c, i), "thread %d",
+			 c->target->threads[i]->tid);
+	return NULL;
+}
+
+/* --- restore ---------------------------------------------------------------------------------- */
+
+struct kernel_stack {
+	uint64_t sp;
+	uint32_t flags, pad;
+	uint64_t size;
+};
+
+static void build_altstack(const Kage__AltStack *m, struct kage_batch *b)
+{
+	/* Whether the thread stands on it follows from its stack pointer; it cannot be set. */
+	struct kernel_stack s = { .sp = m->sp,
+				  .flags = m->flags & ~(uint32_t)SS_ONSTACK,
+				  .size = m->size_bytes };
+
+	if (!(m->flags & SS_DISABLE))
+		BATCH(b, "set the alternate stack", SYS_sigaltstack,
+		      DATA(kage_batch_data(b, &s, sizeof(s))), V(0));
+}
+
+static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread *msg,
+				     struct kage_batch *b)
+{
+	(void)r;
+	if (msg->comm)
+		BATCH(b, "name the thread", SYS_prctl, V(PR_SET_NAME),
+		      DATA(kage_batch_string(b, msg->comm)));
+	BATCH(b, "set the clear_child_tid address", SYS_set_tid_address, V(msg->clear_child_tid));
+	if (msg->robust_list)
+		BATCH(b, "set the robust list", SYS_set_robust_list, V(msg->robust_list),
+		      V(msg->robust_list_bytes));
+	if (msg->altstack)
+		build_altstack(msg->altstack, b);
+	if (msg->rseq && msg->rseq->address)
+		BATCH(b, "register restartable sequences", SYS_rseq, V(msg->rseq->address),
+		      V(msg->rseq->size_bytes), V(0), V(msg->rseq->signature));
+	if (msg->timer_slack_ns)
+		BATCH(b, "set the timer slack", SYS_prctl, V(PR_SET_TIMERSLACK),
+		      V(msg->timer_slack_ns));
+	return NULL;
+}
+
+/* struct rseq_cs (linux/rseq.h) */
+struct critical_section {
+	uint32_t version, flags;
+	uint64_t start, length, abort;
+};
+
+struct kage_err *kage_threads_final_regs(struct kage_restore *r, const Kage__Thread *msg,
+					 struct kage_regs *ret_regs)
+{
+	struct critical_section cs;
+	uint64_t ip;
+
+	TRY(kage_arch_decode_regs(msg->registers, ret_regs));
+	if (!msg->rseq || !msg->rseq->critical_section)
+		return NULL;
+	/* It was taken off its processor in the middle of the sequence, which means: abort it. */
+	TRY(kage_target_read(r->stub, addr(msg->rseq->critical_section), &cs, sizeof(cs)));
+	ip = kage_arch_ip(ret_regs);
+	if (ip >= cs.start && ip - cs.start < cs.length)
+		kage_arch_set_ip(ret_regs, cs.abort);
+	return NULL;
+}
+
+static void print(const struct kage_image *image, const Kage__Process *p, FILE *out, bool full)
+{
+	(void)image;
+	for (size_t i = 0; i < p->n_threads; i++) {
+		const Kage__Thread *t = p->threads[i];
+		const Kage__RegistersX8664 *regs =
+			t->registers && t->registers->arch_case == KAGE__REGISTERS__ARCH_X86_64
+				? t->registers->x86_64
+				: NULL;
+
+		if (!full && i >= 8) {
+			fprintf(out, "  … and %zu more\n", p->n_threads - i);
+			break;
+		}
+		fprintf(out, "  %-7d %-16s", t->tid, t->comm ? t->comm : "");
+		if (regs)
+			fprintf(out, " ip %#" PRIx64 "  sp %#" PRIx64, regs->rip, regs->rsp);
+		if (t->syscall && t->syscall->in_progress)
+			fprintf(out, "  in system call %" PRIu64, t->syscall->number);
+		fputc('\n', out);
+	}
+}
+
+const struct kage_kind kage_kind_threads = {
+	.name = "threads",
+	.capture = capture,
+	.build_thread = build_thread,
+	.print = print,
+};
