@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Interval timers and POSIX timers, with the time that was left.
+ */
+#include "kind/timers.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "sys/kernel.h"
+#include "sys/text.h"
+
+enum {
+	TIMERS_MAX_TEXT = 16 << 20,
+	/* Without PR_TIMER_CREATE_RESTORE_IDS the kernel numbers timers in turn: further than this it
+	 * is not worth counting. */
+	TIMER_ID_COUNTED_MAX = 10000,
+};
+
+/* --- capture ---------------------------------------------------------------------------------- */
+
+static struct kage_err *bad_text(void)
+{
+	return kage_err_new(KAGE_CORRUPT, "/proc/PID/timers is not understood");
+}
+
+/* One timer of /proc/PID/timers (proc(5)):
+ *	ID: 1
+ *	signal: 60/00007fff86e452a8
+ *	notify: signal/pid.2634
+ *	ClockID: 0
+ */
+static struct kage_err *parse_timer(const char *text, Kage__PosixTimer *m)
+{
+	uint64_t id, signal, thread, clock;
+	size_t size;
+	const char *p = kage_text_field(text, "signal", &size);
+
+	if (!kage_text_u64(text, "ID", 10, &id) || !p || !kage_text_number(&p, 10, &signal) ||
+	    !kage_text_char(&p, '/') || !kage_text_number(&p, 16, &m->value))
+		return bad_text();
+	p = kage_text_field(text, "notify", &size);
+	if (!p)
+		return bad_text();
+	m->notify = strncmp(p, "none", 4) == 0     ? SIGEV_NONE
+		    : strncmp(p, "thread", 6) == 0 ? SIGEV_THREAD
+						   : SIGEV_SIGNAL;
+	p = strchr(p, '/');
+	if (!p)
+		return bad_text();
+	if (strncmp(++p, "tid.", 4) == 0)
+		m->notify |= SIGEV_THREAD_ID;
+	p += 4;
+	p = kage_text_field(text, "ClockID", &size);
+	if (!p)
+		return bad_text();
+	/* CPU-time clocks have negative numbers. */
+	clock = (uint64_t)strtol(p, NULL, 10);
+	p = strchr(kage_text_field(text, "notify", &size), '.');
+	if (!p || (p++, !kage_text_number(&p, 10, &thread)))
+		return bad_text();
+	m->id = (int32_t)id;
+	m->signal = (uint32_t)signal;
+	m->clock = (int32_t)clock;
+	m->thread = m->notify & SIGEV_THREAD_ID ? (int32_t)thread : 0;
+	return NULL;
+}
+
+static struct kage_err *parse_timers(struct arena *a, const char *text, Kage__Process *p)
+{
+	for (const char *at = text; at && *at; at = kage_text_next_line(at)) {
+		Kage__PosixTimer *m;
+
+		if (strncmp(at, "ID:", 3) != 0)
+			continue;
+		m = msg_append(a, p, posix_timers, Kage__PosixTimer, kage__posix_timer__init);
+		if (!m)
+			return kage_err_nomem();
+		TRY(parse_timer(at, m));
+	}
+	return NULL;
+}
+
+struct kage_err *kage_timers_list(struct kage_capture *c)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t size;
+	struct kage_err *e =
+		kage_file_slurp(c->target->proc_fd, "timers", TIMERS_MAX_TEXT, &text, &size);
+
+	if (e && kage_err_errno(e) == ENOENT) { /* a kernel without POSIX timers */
+		err_drop(e);
+		return NULL;
+	}
+	TRY(e);
+	return parse_timers(&c->image->arena, text, c->process);
+}
+
+static struct kage_err *capture(struct kage_capture *c)
+{
+	Kage__Process *p = c->process;
+
+	for (unsigned i = 0; i < 3; i++) {
+		const struct kage_inside_interval *in = &c->inside.itimers[i];
+		Kage__IntervalTimer *m;
+
+		if (!in->left_ns)
+			continue;
+		m = msg_append(&c->image->arena, p, interval_timers, Kage__IntervalTimer,
+			       kage__interval_timer__init);
+		if (!m)
+			return kage_err_nomem();
+		m->which = i;
+		m->left_ns = in->left_ns;
+		m->interval_ns = in->interval_ns;
+	}
+	for (size_t i = 0; i < p->n_posix_timers; i++)
+		for (size_t k = 0; k < c->inside.n_timers; k++)
+			if (c->inside.timers[k].id == p->posix_timers[i]->id) {
+				p->posix_timers[i]->left_ns = c->inside.timers[k].left_ns;
+				p->posix_timers[i]->interval_ns = c->inside.timers[k].interval_ns;
+				p->posix_timers[i]->overrun = c->inside.timers[k].overrun;
+			}
+	return NULL;
+}
+
+/* --- restore ---------------------------------------------------------------------------------- */
+
+static bool can_choose_ids(void)
+{
+	/* In a process of ours: turning it off is harmless and tells whether it is known. */
+	return prctl(KPR_TIMER_CREATE_RESTORE_IDS, KPR_TIMER_CREATE_RESTORE_IDS_OFF, 0, 0, 0) == 0;
+}
+
+static struct kage_err *check(struct kage_restore *r)
+{
+	char object[48];
+
+	for (size_t i = 0; i < r->process->n_posix_timers; i++) {
+		int32_t id = r->process->posix_timers[i]->id;
+
+		if (id < TIMER_ID_COUNTED_MAX || can_choose_ids())
+			continue;
+		snprintf(object, sizeof(object), "POSIX timer %d", id);
+		kage_obstacle(r->obstacles, true, "restore it on Linux 6.16 or newer", object,
+			      "this kernel cannot give a timer so high a number");
+	}
+	return NULL;
+}
+
+/* What timer_create(2) takes: struct sigevent of the kernel. */
+struct kernel_sigevent {
+	uint64_t value;
+	int32_t signo, notify, tid, pad[11];
+};
+
+static void create(const Kage__PosixTimer *m, int32_t id, struct kage_batch *b)
+{
+	struct kernel_sigevent ev = { .value = m->value,
+				      .signo = (int32_t)m->signal,
+				      .notify = (int32_t)m->notify,
+				      .tid = m->thread };
+
+	BATCH(b, "make a POSIX timer", SYS_timer_create, V((int64_t)m->clock),
+	      DATA(kage_batch_data(b, &ev, sizeof(ev))),
+	      DATA(kage_batch_data(b, &id, sizeof(id))));
+}
+
+static struct kage_err *build_posix_timers(struct kage_restore *r, struct kage_batch *b)
+{
+	const Kage__Process *p = r->process;
+	bool choose = can_choose_ids();
+	int32_t next = 0;
+
+	if (choose && p->n_posix_timers)
+		BATCH(b, "choose timer numbers", SYS_prctl, V(KPR_TIMER_CREATE_RESTORE_IDS),
+		      V(KPR_TIMER_CREATE_RESTORE_IDS_ON), V(0), V(0), V(0));
+	for (size_t i = 0; i < p->n_posix_timers; i++) {
+		const Kage__PosixTimer *m = p->posix_timers[i];
+		const struct itimerspec left = {
+			{ (time_t)(m->interval_ns / 1000000000), (long)(m->interval_ns % 1000000000) },
+			{ (time_t)(m->left_ns / 1000000000), (long)(m->left_ns % 1000000000) },
+		};
+
+		/* Numbers are given in turn: make and delete until this one's turn comes. */
+		for (; !choose && next < m->id; next++) {
+			create(m, next, b);
+			BATCH(b, "delete a timer", SYS_timer_delete, V((int64_t)next));
+		}
+		create(m, m->id, b);
+		next = m->id + 1;
+		BATCH(b, "start a POSIX timer", SYS_timer_settime, V((int64_t)m->id), V(0),
+		      DATA(kage_batch_data(b, &left, sizeof(left))), V(0));
+	}
+	if (choose && p->n_posix_timers)
+		BATCH(b, "let the kernel number timers", SYS_prctl, V(KPR_TIMER_CREATE_RESTORE_IDS),
+		      V(KPR_TIMER_CREATE_RESTORE_IDS_OFF), V(0), V(0), V(0));
+	return NULL;
+}
+
+static struct kage_err *finish(struct kage_restore *r, struct kage_batch *b)
+{
+	const Kage__Process *p = r->process;
+
+	TRY(build_posix_timers(r, b));
+	for (size_t i = 0; i < p->n_interval_timers; i++) {
+		const Kage__IntervalTimer *m = p->interval_timers[i];
+		/* Zero would mean off: at least one microsecond is left. */
+		uint64_t left_us = (m->left_ns + 999) / 1000, every_us = m->interval_ns / 1000;
+		int64_t spec[4] = { (int64_t)(every_us / 1000000), (int64_t)(every_us % 1000000),
+				    (int64_t)(left_us / 1000000), (int64_t)(left_us % 1000000) };
+
+		BATCH(b, "start an interval timer", SYS_setitimer, V(m->which),
+		      DATA(kage_batch_data(b, spec, sizeof(spec))), V(0));
+	}
+	return NULL;
+}
+
+static void print(const struct kage_image *image, const Kage__Process *p, FILE *out, bool full)
+{
+	static const char *const names[] = { "real", "virtual", "profiling" };
+
+	(void)image, (void)full;
+	for (size_t i = 0; i < p->n_interval_timers; i++)
+		fprintf(out, "  %s timer  %.3f s left, every %.3f s\n",
+			names[p->interval_timers[i]->which % 3],
+			(double)p->interval_timers[i]->left_ns / 1e9,
+			(double)p->interval_timers[i]->interval_ns / 1e9);
+	for (size_t i = 0; i < p->n_posix_timers; i++)
+		fprintf(out, "  POSIX timer %d  clock %d  %.3f s left, every %.3f s\n",
+			p->posix_timers[i]->id, p->posix_timers[i]->clock,
+			(double)p->posix_timers[i]->left_ns / 1e9,
+			(double)p->posix_timers[i]->interval_ns / 1e9);
+}
+
+const struct kage_kind kage_kind_timers = {
+	.name = "timers",
+	.capture = capture,
+	.check = check,
+	.finish = finish,
+	.print = print,
+};
