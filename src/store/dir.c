@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "store/dir.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+#include "store/suggest.h"
+
+static const char lock_name[] = ".lock";
+static const uint64_t max_number = 9999999999; /* ten digits */
+
+/* --- names ------------------------------------------------------------------------------------ */
+
+struct kage_err *kage_store_check_name(const char *name)
+{
+	size_t n = strlen(name);
+
+	if (n == 0)
+		return kage_err_new(KAGE_INVALID, "the name of a history cannot be empty");
+	if (n > 63)
+		return kage_err_new(KAGE_INVALID, "'%.20s...' is too long for a history: %zu characters, "
+						  "63 at most", name, n);
+	if (!isascii(name[0]) || !isalnum((unsigned char)name[0]))
+		return kage_err_new(KAGE_INVALID, "'%s' cannot be a history: names begin with a letter or "
+						  "digit", name);
+	for (size_t i = 0; i < n; i++) {
+		unsigned char c = (unsigned char)name[i];
+
+		if (!isascii(c) || !(isalnum(c) || strchr("._+-", c)))
+			return kage_err_new(KAGE_INVALID, "'%s' cannot be a history: only letters, digits "
+							  "and . _ + - may be in a name", name);
+	}
+	return NULL;
+}
+
+void kage_dir_pack_name(uint64_t number, char name[PACK_NAME_BYTES])
+{
+	snprintf(name, PACK_NAME_BYTES, "%010llu.kage", (unsigned long long)number);
+}
+
+/* The number in a pack's file name, 0 for any other name. */
+static uint64_t number_of(const char *name)
+{
+	uint64_t number = 0;
+
+	for (int i = 0; i < 10; i++) {
+		if (name[i] < '0' || name[i] > '9')
+			return 0;
+		number = number * 10 + (uint64_t)(name[i] - '0');
+	}
+	return strcmp(name + 10, ".kage") == 0 ? number : 0;
+}
+
+char *kage_dir_pack_path(const struct history *h, uint64_t number)
+{
+	char name[PACK_NAME_BYTES], *path;
+
+	kage_dir_pack_name(number, name);
+	return asprintf(&path, "%s/%s/%s", h->store->path, h->name, name) < 0 ? NULL : path;
+}
+
+/* --- directories ------------------------------------------------------------------------------ */
+
+static struct kage_err *open_dir(int dirfd, const char *path, DIR **ret_dir)
+{
+	int fd = openat(dirfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!dir) {
+		close_fd(fd);
+		return kage_err_sys(errno, "read the directory");
+	}
+	*ret_dir = dir;
+	return NULL;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+struct kage_err *kage_dir_numbers(const struct history *h, uint64_t **ret_numbers, size_t *ret_n)
+{
+	_cleanup_free_ uint64_t *numbers = NULL;
+	_cleanup_dir_ DIR *dir = NULL;
+	const struct dirent *d;
+	size_t n = 0;
+
+	TRY_WRAP(open_dir(h->fd, ".", &dir), "history %s/%s", h->store->path, h->name);
+	while ((d = readdir(dir))) {
+		uint64_t number = strlen(d->d_name) == 15 ? number_of(d->d_name) : 0;
+
+		if (!number)
+			continue;
+		if ((n & (n - 1)) == 0) {
+			uint64_t *grown = realloc(numbers, (n ? n * 2 : 1) * sizeof(*numbers));
+
+			if (!grown)
+				return kage_err_nomem();
+			numbers = grown;
+		}
+		numbers[n++] = number;
+	}
+	if (n > 1)
+		qsort(numbers, n, sizeof(*numbers), compare_numbers);
+	*ret_numbers = take_ptr(numbers);
+	*ret_n = n;
+	return NULL;
+}
+
+void kage_dir_free_names(char **names, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(names[i]);
+	free(names);
+}
+
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static bool is_history(int dirfd, const struct dirent *d)
+{
+	struct stat st;
+	struct kage_err *e;
+
+	if (d->d_name[0] == '.')
+		return false;
+	e = kage_store_check_name(d->d_name);
+	if (e) {
+		err_drop(e);
+		return false;
+	}
+	if (d->d_type != DT_UNKNOWN)
+		return d->d_type == DT_DIR;
+	return fstatat(dirfd, d->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode);
+}
+
+struct kage_err *kage_dir_names(const struct kage_store *store, char ***ret_names, size_t *ret_n)
+{
+	_cleanup_dir_ DIR *dir = NULL;
+	const struct dirent *d;
+	char **names = NULL;
+	size_t n = 0;
+
+	TRY_WRAP(open_dir(store->fd, ".", &dir), "store %s", store->path);
+	while ((d = readdir(dir))) {
+		char *copy;
+
+		if (!is_history(store->fd, d))
+			continue;
+		copy = strdup(d->d_name);
+		if (copy && (n & (n - 1)) == 0) {
+			char **grown = realloc(names, (n ? n * 2 : 1) * sizeof(*names));
+
+			if (grown)
+				names = grown;
+			else
+				free(take_ptr(copy));
+		}
+		if (!copy) {
+			kage_dir_free_names(names, n);
+			return kage_err_nomem();
+		}
+		names[n++] = copy;
+	}
+	if (n > 1)
+		qsort(names, n, sizeof(*names), compare_names);
+	*ret_names = names;
+	*ret_n = n;
+	return NULL;
+}
+
+/* --- histories -------------------------------------------------------------------------------- */
+
+void kage_dir_history_close(struct history *h)
+{
+	close_fd(h->lock_fd); /* which gives the lock back */
+	close_fd(h->fd);
+	*h = HISTORY_INIT;
+}
+
+/* "no history 'redsi' in /var/lib/kage; there are: redis, python3" */
+static struct kage_err *no_history(const struct kage_store *store, const char *name)
+{
+	_cleanup_free_ char *known = NULL;
+	char **names = NULL;
+	struct kage_err *e;
+	size_t n = 0;
+
+	err_drop(kage_dir_names(store, &names, &n));
+	if (n)
+		known = kage_suggest(name, (const char *const *)names, n);
+	if (known)
+		e = kage_err_new(KAGE_NOTFOUND, "no history '%s' in %s; there %s: %s", name, store->path,
+				 n == 1 ? "is" : "are", known);
+	else
+		e = kage_err_new(KAGE_NOTFOUND, "no history '%s' in %s, which holds no images yet", name,
+				 store->path);
+	kage_dir_free_names(names, n);
+	return e;
+}
+
+static struct kage_err *open_history(const struct kage_store *store, const char *name,
+				     struct history *h)
+{
+	h->store = store;
+	snprintf(h->name, sizeof(h->name), "%s", name);
+	h->fd = openat(store->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (h->fd >= 0)
+		return NULL;
+	if (errno == ENOENT)
+		return no_history(store, name);
+	return kage_err_sys(errno, "open the history %s/%s", store->path, name);
+}
+
+struct kage_err *kage_dir_history_open(const struct kage_store *store, const char *name,
+				       struct history *ret_history)
+{
+	struct history h = HISTORY_INIT;
+
+	TRY(kage_store_check_name(name));
+	TRY(open_history(store, name, &h));
+	*ret_history = h;
+	return NULL;
+}
+
+static struct kage_err *take_lock(struct history *h)
+{
+	h->lock_fd = openat(h->fd, lock_name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (h->lock_fd < 0)
+		return kage_err_sys(errno, "open the lock of %s/%s", h->store->path, h->name);
+	while (flock(h->lock_fd, LOCK_EX) < 0) {
+		if (errno != EINTR)
+			return kage_err_sys(errno, "lock %s/%s", h->store->path, h->name);
+		TRY(kage_ctx_poll(h->store->ctx));
+	}
+	return NULL;
+}
+
+/* Whether what was locked still has its name: it may have been removed while we waited. */
+static bool still_there(const struct history *h)
+{
+	struct stat here, named;
+
+	return fstat(h->fd, &here) == 0 &&
+	       fstatat(h->store->fd, h->name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       here.st_dev == named.st_dev && here.st_ino == named.st_ino;
+}
+
+struct kage_err *kage_dir_history_lock(const struct kage_store *store, const char *name, bool create,
+				       struct history *ret_history)
+{
+	TRY(kage_store_check_name(name));
+	for (;;) {
+		_cleanup_history_ struct history h = HISTORY_INIT;
+
+		if (create && mkdirat(store->fd, name, 0700) < 0 && errno != EEXIST)
+			return kage_err_sys(errno, "make the history %s/%s", store->path, name);
+		TRY(open_history(store, name, &h));
+		TRY(take_lock(&h));
+		if (still_there(&h)) {
+			*ret_history = h;
+			h = HISTORY_INIT;
+			return NULL;
+		}
+	}
+}
+
+void kage_dir_history_drop_empty(const struct history *h)
+{
+	_cleanup_free_ uint64_t *numbers = NULL;
+	struct kage_err *e;
+	size_t n = 1;
+
+	e = kage_dir_numbers(h, &numbers, &n);
+	if (!e && n == 0 && unlinkat(h->fd, lock_name, 0) == 0)
+		unlinkat(h->store->fd, h->name, AT_REMOVEDIR); /* which fails if not empty */
+	err_drop(e);
+}
+
+/* --- packs ------------------------------------------------------------------------------------ */
+
+static struct kage_err *no_image(const struct history *h, uint64_t number)
+{
+	_cleanup_free_ uint64_t *numbers = NULL;
+	size_t n;
+
+	TRY(kage_dir_numbers(h, &numbers, &n));
+	if (n == 0)
+		return kage_err_new(KAGE_NOTFOUND, "no image %s@%llu: the history is empty", h->name,
+				    (unsigned long long)number);
+	return kage_err_new(KAGE_NOTFOUND, "no image %s@%llu; its %zu images are from %llu to %llu",
+			    h->name, (unsigned long long)number, n, (unsigned long long)numbers[0],
+			    (unsigned long long)numbers[n - 1]);
+}
+
+struct kage_err *kage_dir_pack_open(const struct history *h, uint64_t number, int *ret_fd)
+{
+	char name[PACK_NAME_BYTES];
+	int fd;
+
+	if (number == 0 || number > max_number)
+		return no_image(h, number);
+	kage_dir_pack_name(number, name);
+	/* O_NONBLOCK: should somebody have put a FIFO there. */
+	fd = openat(h->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		return no_image(h, number);
+	if (fd < 0)
+		return kage_err_sys(errno, "open pack %s/%s/%s", h->store->path, h->name, name);
+	*ret_fd = fd;
+	return NULL;
+}

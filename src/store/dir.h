@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The directories of a store: names, numbers and the lock. See store.h for the layout.
+ */
+#ifndef STORE_DIR_H
+#define STORE_DIR_H
+
+#include "store/store.h"
+
+enum { PACK_NAME_BYTES = 32 };
+
+struct kage_store {
+	struct kage_ctx *ctx;
+	char *path;
+	int fd;
+};
+
+struct history {
+	const struct kage_store *store;
+	char name[64];
+	int fd;      /* the directory */
+	int lock_fd; /* -1 while not locked */
+};
+
+void kage_dir_history_close(struct history *h);
+#define _cleanup_history_ _cleanup_(kage_dir_history_close)
+#define HISTORY_INIT	  ((struct history){ .fd = -1, .lock_fd = -1 })
+
+/** Opens the history NAME. KAGE_NOTFOUND tells which histories there are. */
+struct kage_err *kage_dir_history_open(const struct kage_store *store, const char *name,
+				       struct history *ret_history) _must_check_;
+
+/** The same with its lock held; makes the history when CREATE. Waits for the lock, until the
+ *  context's interrupt flag is raised. */
+struct kage_err *kage_dir_history_lock(const struct kage_store *store, const char *name, bool create,
+				       struct history *ret_history) _must_check_;
+
+/** Removes the locked history H if there is no image in it. Those who wait for its lock see that. */
+void kage_dir_history_drop_empty(const struct history *h);
+
+/** The numbers of all images of H, ascending, as a fresh array. */
+struct kage_err *kage_dir_numbers(const struct history *h, uint64_t **ret_numbers, size_t *ret_n)
+	_must_check_;
+
+/** The names of all histories, sorted, as a fresh array of strings; release by free_names. */
+struct kage_err *kage_dir_names(const struct kage_store *store, char ***ret_names, size_t *ret_n)
+	_must_check_;
+void kage_dir_free_names(char **names, size_t n);
+
+/** The file name of image NUMBER within its history. */
+void kage_dir_pack_name(uint64_t number, char name[PACK_NAME_BYTES]);
+
+/** The path of image NUMBER for messages, fresh; NULL without memory. */
+char *kage_dir_pack_path(const struct history *h, uint64_t number);
+
+/** Opens the pack of image NUMBER. KAGE_NOTFOUND names the numbers that there are. */
+struct kage_err *kage_dir_pack_open(const struct history *h, uint64_t number, int *ret_fd)
+	_must_check_;
+
+#endif

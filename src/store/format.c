@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "store/format.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <xxhash.h>
+
+#include "base/cleanup.h"
+
+static const uint8_t header_magic[8] = { 0x89, 'K', 'A', 'G', 'E', 0x0d, 0x0a, 0x1a };
+const uint8_t kage_format_footer_magic[8] = { 'K', 'A', 'G', 'E', 'E', 'N', 'D', '\n' };
+
+/* Features that this reader honours. */
+static const uint64_t known_incompatible = 0;
+
+static const uint64_t max_page = (uint64_t)1 << 52; /* pages of a 64-bit address space */
+static const uint64_t max_slots = (uint64_t)1 << 40;
+
+struct kage_err *kage_format_damage(uint64_t offset, const char *fmt, ...)
+{
+	_cleanup_free_ char *what = NULL;
+	va_list ap;
+	int r;
+
+	va_start(ap, fmt);
+	r = vasprintf(&what, fmt, ap);
+	va_end(ap);
+	if (r < 0) {
+		what = NULL;
+		return kage_err_nomem();
+	}
+	return kage_err_new(KAGE_CORRUPT, "damaged at offset %llu: %s", (unsigned long long)offset,
+			    what);
+}
+
+uint64_t kage_format_raw_limit(uint32_t type)
+{
+	switch (type) {
+	case RECORD_SUMMARY:
+		return 128 * 1024;
+	case RECORD_IMAGE:
+		return 256u << 20;
+	case RECORD_PAGES:
+		return GROUP_BYTES;
+	case RECORD_INDEX:
+		return 1u << 30;
+	case RECORD_FOOTER:
+		return FOOTER_BYTES;
+	default:
+		return 0;
+	}
+}
+
+/* --- header ----------------------------------------------------------------------------------- */
+
+static uint64_t header_checksum(const uint8_t *bytes, size_t size)
+{
+	uint8_t copy[PACK_HEADER_MAX];
+
+	memcpy(copy, bytes, size);
+	memset(copy + offsetof(struct pack_header, checksum), 0, sizeof(le64));
+	return XXH3_64bits(copy, size);
+}
+
+struct kage_err *kage_format_header(const uint8_t *bytes, size_t size, uint32_t *ret_header_bytes)
+{
+	struct pack_header h;
+	uint64_t unknown;
+	uint32_t n;
+
+	if (size < sizeof(h))
+		return kage_format_damage(size, "it ends within its header");
+	memcpy(&h, bytes, sizeof(h));
+	if (memcmp(h.magic, header_magic, sizeof(h.magic)) != 0)
+		return kage_format_damage(0, "it does not begin as a pack does");
+	n = le32_get(h.header_bytes);
+	if (n < PACK_HEADER_BYTES || n > PACK_HEADER_MAX || n > size)
+		return kage_format_damage(offsetof(struct pack_header, header_bytes),
+					  "a header of %u bytes", n);
+	if (header_checksum(bytes, n) != le64_get(h.checksum))
+		return kage_format_damage(0, "the header's checksum is wrong");
+	unknown = le64_get(h.incompatible) & ~known_incompatible;
+	if (unknown)
+		return kage_err_new(KAGE_VERSION,
+				    "made by a newer kage: it needs features %#llx, which this version "
+				    "(%s) does not have",
+				    (unsigned long long)unknown, KAGE_VERSION_STRING);
+	if (le32_get(h.zero1) || le64_get(h.zero2))
+		return kage_format_damage(0, "a reserved field of the header is not zero");
+	*ret_header_bytes = n;
+	return NULL;
+}
+
+struct kage_err *kage_format_new_header(struct pack_header *ret_header)
+{
+	struct pack_header h = {
+		.header_bytes = le32_of(PACK_HEADER_BYTES),
+	};
+
+	memcpy(h.magic, header_magic, sizeof(h.magic));
+	if (getrandom(h.id, sizeof(h.id), 0) != (ssize_t)sizeof(h.id))
+		return kage_err_sys(errno, "get random bytes for a pack's id");
+	h.checksum = le64_of(header_checksum((const uint8_t *)&h, sizeof(h)));
+	*ret_header = h;
+	return NULL;
+}
+
+/* --- records ---------------------------------------------------------------------------------- */
+
+static uint64_t record_checksum(const struct record_header *h, uint64_t offset)
+{
+	return XXH3_64bits_withSeed(h, offsetof(struct record_header, checksum), offset);
+}
+
+void kage_format_put_record(const struct record *r, const uint8_t *payload,
+			    struct record_header *ret_bytes)
+{
+	struct record_header h = {
+		.type = le32_of(r->type),
+		.flags = le32_of(r->compressed ? RECORD_ZSTD : 0),
+		.stored_bytes = le64_of(r->stored_bytes),
+		.raw_bytes = le64_of(r->raw_bytes),
+		.argument = le64_of(r->argument),
+		.payload_checksum = le64_of(XXH3_64bits(payload, r->stored_bytes)),
+	};
+
+	h.checksum = le64_of(record_checksum(&h, r->offset));
+	*ret_bytes = h;
+}
+
+/* Sizes of a record whose checksum is right. Unknown types are only bounded by the file. */
+static struct kage_err *check_record(const struct record *r, uint32_t flags, uint64_t room)
+{
+	uint64_t limit = kage_format_raw_limit(r->type);
+
+	if (r->stored_bytes > room - RECORD_BYTES)
+		return kage_format_damage(r->offset, "a record of %llu bytes does not fit",
+					  (unsigned long long)r->stored_bytes);
+	if (!limit)
+		return NULL;
+	if (flags & ~(uint32_t)RECORD_ZSTD)
+		return kage_format_damage(r->offset, "unknown flags %#x", flags);
+	if (r->raw_bytes > limit)
+		return kage_format_damage(r->offset, "a record with %llu bytes in it",
+					  (unsigned long long)r->raw_bytes);
+	if (r->compressed ? r->stored_bytes >= r->raw_bytes : r->stored_bytes != r->raw_bytes)
+		return kage_format_damage(r->offset, "the sizes of a record contradict each other");
+	if (r->compressed && (r->type == RECORD_SUMMARY || r->type == RECORD_FOOTER))
+		return kage_format_damage(r->offset, "a record that may not be compressed is");
+	if (r->argument && r->type != RECORD_PAGES)
+		return kage_format_damage(r->offset, "a reserved field of a record is not zero");
+	return NULL;
+}
+
+struct kage_err *kage_format_record(const uint8_t *bytes, uint64_t offset, uint64_t room,
+				    struct record *ret_record)
+{
+	struct record_header h;
+	struct record r = { .offset = offset };
+
+	if (room < sizeof(h))
+		return kage_format_damage(offset, "no room for a record");
+	memcpy(&h, bytes, sizeof(h));
+	if (record_checksum(&h, offset) != le64_get(h.checksum))
+		return kage_format_damage(offset, "the checksum of a record's head is wrong");
+	r.type = le32_get(h.type);
+	r.compressed = le32_get(h.flags) & RECORD_ZSTD;
+	r.stored_bytes = le64_get(h.stored_bytes);
+	r.raw_bytes = le64_get(h.raw_bytes);
+	r.argument = le64_get(h.argument);
+	r.payload_checksum = le64_get(h.payload_checksum);
+	TRY(check_record(&r, le32_get(h.flags), room));
+	*ret_record = r;
+	return NULL;
+}
+
+struct kage_err *kage_format_payload(const struct record *r, const uint8_t *payload)
+{
+	if (XXH3_64bits(payload, r->stored_bytes) != r->payload_checksum)
+		return kage_format_damage(r->offset + RECORD_BYTES,
+					  "the checksum of the %llu bytes from here is wrong",
+					  (unsigned long long)r->stored_bytes);
+	return NULL;
+}
+
+/* --- summary ---------------------------------------------------------------------------------- */
+
+struct kage_err *kage_format_summary(const uint8_t *bytes, size_t size, uint64_t offset,
+				     struct summary *ret_summary)
+{
+	struct summary s = { 0 };
+	struct summary_string *strings[] = { &s.name, &s.comm, &s.command, &s.message, &s.reason };
+	struct summary_fixed f;
+	size_t at;
+
+	if (size < sizeof(f))
+		return kage_format_damage(offset, "a summary of %zu bytes", size);
+	memcpy(&f, bytes, sizeof(f));
+	at = le32_get(f.fixed_bytes);
+	if (at < sizeof(f) || at > size)
+		return kage_format_damage(offset, "a summary whose strings begin at %zu", at);
+	for (size_t i = 0; i < ARRAY_SIZE(strings); i++) {
+		size_t n = le32_get(f.string_bytes[i]);
+
+		if (n > SUMMARY_STRING_MAX || n > size - at)
+			return kage_format_damage(offset, "a summary with a string of %zu bytes", n);
+		*strings[i] = (struct summary_string){ (const char *)bytes + at, n };
+		at += n;
+	}
+	if (at != size)
+		return kage_format_damage(offset, "a summary with %zu bytes too many", size - at);
+	s.pid = (int32_t)le32_get(f.pid);
+	s.n_threads = le32_get(f.n_threads);
+	s.realtime_ns = le64_get(f.realtime_ns);
+	s.pause_ns = le64_get(f.pause_ns);
+	s.memory_bytes = le64_get(f.memory_bytes);
+	*ret_summary = s;
+	return NULL;
+}
+
+/* --- index ------------------------------------------------------------------------------------ */
+
+void kage_format_index_deinit(struct pack_index *index)
+{
+	free(index->groups);
+	free(index->runs);
+	free(index->extents);
+	free(index->run_extents);
+	*index = (struct pack_index){ 0 };
+}
+
+static struct kage_err *index_counts(const uint8_t *bytes, size_t size, uint64_t offset,
+				     struct pack_index *x, size_t *ret_tables)
+{
+	struct index_fixed f;
+	uint64_t left, fixed, groups, runs, extents;
+
+	if (size < sizeof(f))
+		return kage_format_damage(offset, "an index of %zu bytes", size);
+	memcpy(&f, bytes, sizeof(f));
+	fixed = le32_get(f.fixed_bytes);
+	groups = le64_get(f.n_groups);
+	runs = le64_get(f.n_runs);
+	extents = le64_get(f.n_extents);
+	x->group_pages = le32_get(f.group_pages);
+	x->n_slots = le64_get(f.n_slots);
+	x->n_pages = le64_get(f.n_pages);
+	if (fixed < sizeof(f) || fixed > size)
+		return kage_format_damage(offset, "an index whose tables begin at %llu",
+					  (unsigned long long)fixed);
+	left = size - fixed;
+	if (groups > left / sizeof(struct index_group) || runs > left / sizeof(struct index_run) ||
+	    extents > left / sizeof(struct index_extent) ||
+	    groups * sizeof(struct index_group) + runs * sizeof(struct index_run) +
+			    extents * sizeof(struct index_extent) != left)
+		return kage_format_damage(offset, "an index whose tables do not fill it");
+	if (x->group_pages < 1 || x->group_pages > GROUP_PAGES || x->n_slots > max_slots ||
+	    groups != (x->n_slots + x->group_pages - 1) / x->group_pages)
+		return kage_format_damage(offset, "an index of %llu pages in %llu groups",
+					  (unsigned long long)x->n_slots,
+					  (unsigned long long)groups);
+	x->n_groups = groups;
+	x->n_runs = runs;
+	x->n_extents = extents;
+	*ret_tables = fixed;
+	return NULL;
+}
+
+/* Groups lie between the header and the index, ascending, without overlap. */
+static struct kage_err *index_groups(const uint8_t *at, uint64_t offset, struct pack_index *x)
+{
+	uint64_t end = PACK_HEADER_BYTES;
+
+	for (size_t i = 0; i < x->n_groups; i++) {
+		struct group *g = &x->groups[i];
+		struct index_group b;
+		uint64_t left = x->n_slots - i * x->group_pages;
+
+		memcpy(&b, at + i * sizeof(b), sizeof(b));
+		g->offset = le64_get(b.offset);
+		g->stored_bytes = le64_get(b.stored_bytes);
+		g->n_pages = left < x->group_pages ? (uint32_t)left : x->group_pages;
+		if (g->offset < end || g->offset >= offset || g->stored_bytes > GROUP_BYTES ||
+		    g->stored_bytes + RECORD_BYTES > offset - g->offset)
+			return kage_format_damage(offset, "an index whose group %zu is not in the "
+							  "pack", i);
+		end = g->offset + RECORD_BYTES + g->stored_bytes;
+	}
+	return NULL;
+}
+
+static struct kage_err *index_extents(const uint8_t *at, uint64_t offset, struct pack_index *x)
+{
+	for (size_t i = 0; i < x->n_extents; i++) {
+		struct extent *e = &x->extents[i];
+		struct index_extent b;
+		bool good;
+
+		memcpy(&b, at + i * sizeof(b), sizeof(b));
+		*e = (struct extent){
+			.slot = le64_get(b.slot),
+			.count = le32_get(b.count),
+			.kind = le32_get(b.kind),
+		};
+		if (e->kind == EXTENT_STORED)
+			good = e->slot < x->n_slots && e->count <= x->n_slots - e->slot;
+		else
+			good = e->kind == EXTENT_ZERO && e->slot == 0;
+		if (!good || e->count == 0)
+			return kage_format_damage(offset, "an index whose extent %zu leads nowhere",
+						  i);
+	}
+	return NULL;
+}
+
+static struct kage_err *index_runs(const uint8_t *at, uint64_t offset, struct pack_index *x)
+{
+	uint64_t total = 0, before = 0;
+	uint32_t space = 0;
+	size_t next = 0;
+
+	for (size_t i = 0; i < x->n_runs; i++) {
+		struct page_run *r = &x->runs[i];
+		struct index_run b;
+		uint64_t n, pages = 0;
+
+		memcpy(&b, at + i * sizeof(b), sizeof(b));
+		*r = (struct page_run){ le32_get(b.space), le64_get(b.first), le64_get(b.count) };
+		n = le32_get(b.n_extents);
+		x->run_extents[i] = next;
+		if (r->space == 0 || r->count == 0 || r->first > max_page ||
+		    r->count > max_page - r->first || r->space < space ||
+		    (r->space == space && r->first < before) || n > x->n_extents - next)
+			return kage_format_damage(offset, "an index whose run %zu makes no sense", i);
+		for (; n > 0; n--) {
+			x->extents[next].at = pages;
+			pages += x->extents[next++].count;
+		}
+		if (pages != r->count)
+			return kage_format_damage(offset, "an index whose run %zu does not add up",
+						  i);
+		space = r->space;
+		before = r->first + r->count;
+		total += r->count;
+	}
+	x->run_extents[x->n_runs] = next;
+	if (next != x->n_extents || total != x->n_pages)
+		return kage_format_damage(offset, "an index whose runs do not add up");
+	return NULL;
+}
+
+static struct kage_err *index_tables(const uint8_t *at, uint64_t offset, struct pack_index *x)
+{
+	const uint8_t *runs = at + x->n_groups * sizeof(struct index_group);
+	const uint8_t *extents = runs + x->n_runs * sizeof(struct index_run);
+
+	x->groups = calloc(x->n_groups + 1, sizeof(*x->groups));
+	x->runs = calloc(x->n_runs + 1, sizeof(*x->runs));
+	x->extents = calloc(x->n_extents + 1, sizeof(*x->extents));
+	x->run_extents = calloc(x->n_runs + 1, sizeof(*x->run_extents));
+	if (!x->groups || !x->runs || !x->extents || !x->run_extents)
+		return kage_err_nomem();
+	TRY(index_groups(at, offset, x));
+	TRY(index_extents(extents, offset, x));
+	return index_runs(runs, offset, x);
+}
+
+struct kage_err *kage_format_index(const uint8_t *bytes, size_t size, uint64_t offset,
+				   struct pack_index *ret_index)
+{
+	struct pack_index x = { 0 };
+	struct kage_err *e;
+	size_t tables = 0;
+
+	TRY(index_counts(bytes, size, offset, &x, &tables));
+	e = index_tables(bytes + tables, offset, &x);
+	if (e) {
+		kage_format_index_deinit(&x);
+		return e;
+	}
+	*ret_index = x;
+	return NULL;
+}
+
+/* --- footer ----------------------------------------------------------------------------------- */
+
+struct kage_err *kage_format_footer(const uint8_t *bytes, uint64_t offset, uint64_t file_bytes,
+				    struct footer_numbers *ret_footer)
+{
+	struct footer_numbers n;
+	struct footer f;
+
+	memcpy(&f, bytes, sizeof(f));
+	n.image_offset = le64_get(f.image_offset);
+	n.index_offset = le64_get(f.index_offset);
+	n.n_records = le64_get(f.n_records);
+	n.chain[0] = le64_get(f.chain[0]);
+	n.chain[1] = le64_get(f.chain[1]);
+	if (memcmp(f.magic, kage_format_footer_magic, sizeof(f.magic)) != 0)
+		return kage_format_damage(offset, "the footer's magic is wrong");
+	if (le64_get(f.total_bytes) != file_bytes)
+		return kage_format_damage(offset, "the footer speaks of %llu bytes, the file has %llu",
+					  (unsigned long long)le64_get(f.total_bytes),
+					  (unsigned long long)file_bytes);
+	if (n.image_offset < PACK_HEADER_BYTES || n.image_offset >= offset ||
+	    n.index_offset < PACK_HEADER_BYTES || n.index_offset >= offset ||
+	    n.n_records > file_bytes / RECORD_BYTES)
+		return kage_format_damage(offset, "the footer's numbers make no sense");
+	*ret_footer = n;
+	return NULL;
+}

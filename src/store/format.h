@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The bytes of a pack, as kage-pack(5) describes them, and parsers that check all that can be
+ * checked within one piece. The parsers are pure: they look at nothing but the bytes that they are
+ * given. Offsets in messages are those of the file: parsers get the offset at which their bytes
+ * stand there.
+ */
+#ifndef STORE_FORMAT_H
+#define STORE_FORMAT_H
+
+#include <stddef.h>
+
+#include "base/err.h"
+#include "base/types.h"
+#include "image/pages.h"
+
+enum {
+	PACK_HEADER_BYTES = 64,
+	PACK_HEADER_MAX = 4096,
+	RECORD_BYTES = 48,
+	FOOTER_BYTES = 56,
+	FOOTER_RECORD_BYTES = RECORD_BYTES + FOOTER_BYTES,
+	SUMMARY_FIXED_BYTES = 56,
+	SUMMARY_STRING_MAX = 16384,
+	INDEX_FIXED_BYTES = 48,
+	GROUP_PAGES = 256,
+	GROUP_BYTES = GROUP_PAGES * KAGE_PAGE_BYTES,
+};
+
+enum record_type {
+	RECORD_SUMMARY = 1,
+	RECORD_IMAGE = 2,
+	RECORD_PAGES = 3,
+	RECORD_INDEX = 4,
+	RECORD_FOOTER = 5,
+};
+
+enum { RECORD_ZSTD = 1 };
+
+enum extent_kind {
+	EXTENT_STORED = 0,
+	EXTENT_ZERO = 1,
+};
+
+struct pack_header {
+	uint8_t magic[8];
+	le32 header_bytes;
+	le32 zero1;
+	le64 compatible;
+	le64 incompatible;
+	uint8_t id[16];
+	le64 zero2;
+	le64 checksum;
+};
+
+struct record_header {
+	le32 type;
+	le32 flags;
+	le64 stored_bytes;
+	le64 raw_bytes;
+	le64 argument;
+	le64 payload_checksum;
+	le64 checksum;
+};
+
+struct summary_fixed {
+	le32 fixed_bytes;
+	le32 pid;
+	le64 realtime_ns;
+	le64 pause_ns;
+	le64 memory_bytes;
+	le32 n_threads;
+	le32 string_bytes[5];
+};
+
+struct index_fixed {
+	le32 fixed_bytes;
+	le32 group_pages;
+	le64 n_groups;
+	le64 n_runs;
+	le64 n_extents;
+	le64 n_slots;
+	le64 n_pages;
+};
+
+struct index_group {
+	le64 offset;
+	le64 stored_bytes;
+};
+
+struct index_run {
+	le32 space;
+	le32 n_extents;
+	le64 first;
+	le64 count;
+};
+
+struct index_extent {
+	le64 slot;
+	le32 count;
+	le32 kind;
+};
+
+struct footer {
+	le64 total_bytes;
+	le64 image_offset;
+	le64 index_offset;
+	le64 n_records;
+	le64 chain[2];
+	uint8_t magic[8];
+};
+
+_Static_assert(sizeof(struct pack_header) == PACK_HEADER_BYTES, "kage-pack(5)");
+_Static_assert(sizeof(struct record_header) == RECORD_BYTES, "kage-pack(5)");
+_Static_assert(sizeof(struct summary_fixed) == SUMMARY_FIXED_BYTES, "kage-pack(5)");
+_Static_assert(sizeof(struct index_fixed) == INDEX_FIXED_BYTES, "kage-pack(5)");
+_Static_assert(sizeof(struct index_group) == 16, "kage-pack(5)");
+_Static_assert(sizeof(struct index_run) == 24, "kage-pack(5)");
+_Static_assert(sizeof(struct index_extent) == 16, "kage-pack(5)");
+_Static_assert(sizeof(struct footer) == FOOTER_BYTES, "kage-pack(5)");
+
+/* --- as numbers ------------------------------------------------------------------------------- */
+
+/* A record's 48 bytes, checked. */
+struct record {
+	uint64_t offset; /* of the 48 bytes */
+	uint32_t type;
+	bool compressed;
+	uint64_t stored_bytes, raw_bytes, argument, payload_checksum;
+};
+
+static inline uint64_t record_end(const struct record *r)
+{
+	return r->offset + RECORD_BYTES + r->stored_bytes;
+}
+
+/* What SUMMARY says. Strings are borrowed from the payload and have no terminator. */
+struct summary_string {
+	const char *bytes;
+	size_t size;
+};
+struct summary {
+	int32_t pid;
+	uint32_t n_threads;
+	uint64_t realtime_ns, pause_ns, memory_bytes;
+	struct summary_string name, comm, command, message, reason;
+};
+
+struct extent {
+	uint64_t slot;
+	uint32_t count;
+	uint32_t kind; /* enum extent_kind */
+	uint64_t at;   /* pages of its run that come before it */
+};
+
+struct group {
+	uint64_t offset, stored_bytes;
+	uint32_t n_pages;
+};
+
+/* INDEX, decoded. Extent i of run r is extents[run_extents[r] + i]. */
+struct pack_index {
+	uint32_t group_pages;
+	uint64_t n_slots, n_pages;
+	struct group *groups;
+	size_t n_groups;
+	struct page_run *runs;
+	size_t n_runs;
+	struct extent *extents;
+	size_t n_extents;
+	size_t *run_extents; /* n_runs + 1 */
+};
+
+void kage_format_index_deinit(struct pack_index *index);
+
+struct footer_numbers {
+	uint64_t image_offset, index_offset, n_records;
+	uint64_t chain[2];
+};
+
+/* --- parsers ---------------------------------------------------------------------------------- */
+
+/** KAGE_CORRUPT, naming OFFSET in the words of every report: "offset 64: …". */
+struct kage_err *kage_format_damage(uint64_t offset, const char *fmt, ...) _printf_(2, 3)
+	_must_check_;
+
+/** Checks the header at the beginning of SIZE bytes, which are the file's first PACK_HEADER_MAX or
+ *  all of it. KAGE_VERSION when it needs features that this reader does not have. */
+struct kage_err *kage_format_header(const uint8_t *bytes, size_t size, uint32_t *ret_header_bytes)
+	_must_check_;
+
+/** Checks the 48 bytes of a record at OFFSET, of which at most ROOM bytes (they included) can belong
+ *  to the record. The payload is not looked at. */
+struct kage_err *kage_format_record(const uint8_t *bytes, uint64_t offset, uint64_t room,
+				    struct record *ret_record) _must_check_;
+
+/** Compares the payload's checksum, PAYLOAD being stored_bytes of R. */
+struct kage_err *kage_format_payload(const struct record *r, const uint8_t *payload) _must_check_;
+
+/** Parses the payload of SUMMARY, which stands at OFFSET. Strings are borrowed from it. */
+struct kage_err *kage_format_summary(const uint8_t *bytes, size_t size, uint64_t offset,
+				     struct summary *ret_summary) _must_check_;
+
+/** Parses and checks the decompressed INDEX, whose record stands at OFFSET; groups must lie before
+ *  it. */
+struct kage_err *kage_format_index(const uint8_t *bytes, size_t size, uint64_t offset,
+				   struct pack_index *ret_index) _must_check_;
+
+/** Parses the payload of a FOOTER whose record stands at OFFSET in a file of FILE_BYTES. */
+struct kage_err *kage_format_footer(const uint8_t *bytes, uint64_t offset, uint64_t file_bytes,
+				    struct footer_numbers *ret_footer) _must_check_;
+
+/* --- the other direction ---------------------------------------------------------------------- */
+
+/** A header with a fresh random id. */
+struct kage_err *kage_format_new_header(struct pack_header *ret_header) _must_check_;
+
+/** The 48 bytes of R, for a payload whose bytes are PAYLOAD. */
+void kage_format_put_record(const struct record *r, const uint8_t *payload,
+			    struct record_header *ret_bytes);
+
+extern const uint8_t kage_format_footer_magic[8];
+
+/** The largest decompressed payload of a record of TYPE; 0 for types that are not known. */
+uint64_t kage_format_raw_limit(uint32_t type);
+
+#endif

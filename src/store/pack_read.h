@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Reading a pack (kage-pack(5)). Not a byte of it is trusted, and it is never mapped: a file that
+ * somebody cuts short meanwhile would end us.
+ */
+#ifndef STORE_PACK_READ_H
+#define STORE_PACK_READ_H
+
+#include <stdlib.h>
+
+#include "image/image.h"
+#include "store/format.h"
+
+/* The parts that a list needs. */
+struct pack_glance {
+	struct summary summary; /* borrowed from payload */
+	uint8_t *payload;
+	uint64_t file_bytes;
+};
+
+static inline void kage_pack_glance_deinit(struct pack_glance *g)
+{
+	free(g->payload);
+	g->payload = NULL;
+}
+
+/** Reads header, SUMMARY and FOOTER of the pack in FD. PATH is for messages. */
+struct kage_err *kage_pack_glance(int fd, const char *path, struct pack_glance *ret_glance)
+	_must_check_;
+
+/** Reads the pack in FD, which is taken in any case, as an image whose pages are read as they are
+ *  asked for. */
+struct kage_err *kage_pack_open(int fd, const char *path, struct kage_image **ret_image)
+	_must_check_;
+
+/* What the whole reading of one pack found. */
+typedef void kage_pack_finding_fn(void *user, struct kage_err *e);
+
+/** Reads every byte of the pack in FD and checks it. FN takes each problem found; reading goes on
+ *  behind one where that is possible. Fails only when the reading itself does. */
+struct kage_err *kage_pack_check(int fd, const char *path, kage_pack_finding_fn *fn, void *user)
+	_must_check_;
+
+#endif

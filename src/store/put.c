@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Adding an image. The order from which safety follows:
+ *
+ *	1. the pack is written to a file that has no name,
+ *	2. fdatasync of the file: from here on it is whole and durable,
+ *	3. the lock is taken, the file gets its name, the directory is synced, the lock is given back.
+ *
+ * Who is killed before 3 leaves nothing; the kernel frees the file. The lock is held only for 3, so
+ * that nobody waits for somebody else's compression.
+ *
+ * File systems without nameless files get a temporary name, under a lock of its own (flock on the
+ * file); what is found without that lock was left by a dead writer and is removed.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "store/dir.h"
+#include "store/pack_write.h"
+
+static const char temporary_prefix[] = ".tmp-";
+
+struct new_file {
+	const struct kage_store *store;
+	int fd;
+	char name[32]; /* "" when the file has none */
+};
+
+static void cleanup_new_file(struct new_file *f)
+{
+	if (f->name[0])
+		unlinkat(f->store->fd, f->name, 0);
+	close_fd(f->fd);
+}
+
+static void remove_if_dead(const struct kage_store *s, const char *name)
+{
+	_cleanup_fd_ int fd = openat(s->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+		unlinkat(s->fd, name, 0);
+}
+
+static void remove_dead_files(const struct kage_store *s)
+{
+	int fd = openat(s->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_dir_ DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *d;
+
+	if (!dir)
+		close_fd(fd);
+	while (dir && (d = readdir(dir)))
+		if (strncmp(d->d_name, temporary_prefix, strlen(temporary_prefix)) == 0)
+			remove_if_dead(s, d->d_name);
+}
+
+static struct kage_err *make_named(const struct kage_store *s, struct new_file *f)
+{
+	uint64_t random;
+
+	remove_dead_files(s);
+	if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
+		return kage_err_sys(errno, "get random bytes for a name");
+	snprintf(f->name, sizeof(f->name), "%s%016llx", temporary_prefix, (unsigned long long)random);
+	f->fd = openat(s->fd, f->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (f->fd < 0) {
+		f->name[0] = '\0';
+		return kage_err_sys(errno, "make a file in %s", s->path);
+	}
+	if (flock(f->fd, LOCK_EX | LOCK_NB) < 0)
+		return kage_err_sys(errno, "lock a new file in %s", s->path);
+	return NULL;
+}
+
+static struct kage_err *make_file(const struct kage_store *s, struct new_file *f)
+{
+	/* In the store and not in the history: that is made only when there is something to put. */
+	f->fd = openat(s->fd, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600);
+	if (f->fd >= 0)
+		return NULL;
+	if (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL || errno == ENOENT)
+		return make_named(s, f);
+	return kage_err_sys(errno, "make a file in %s", s->path);
+}
+
+/* Gives F the name NAME in H; EEXIST when there is one, which is never replaced. */
+static int give_name(const struct new_file *f, const struct history *h, const char *name)
+{
+	char self[32];
+
+	if (f->name[0])
+		return linkat(f->store->fd, f->name, h->fd, name, 0);
+	if (linkat(f->fd, "", h->fd, name, AT_EMPTY_PATH) == 0)
+		return 0;
+	if (errno == EEXIST || errno == ENOSPC || errno == EDQUOT)
+		return -1;
+	/* Before 6.10 that needs CAP_DAC_READ_SEARCH. */
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", f->fd);
+	return linkat(AT_FDCWD, self, h->fd, name, AT_SYMLINK_FOLLOW);
+}
+
+static struct kage_err *next_number(const struct history *h, uint64_t *ret_number)
+{
+	_cleanup_free_ uint64_t *numbers = NULL;
+	size_t n;
+
+	TRY(kage_dir_numbers(h, &numbers, &n));
+	*ret_number = n ? numbers[n - 1] + 1 : 1;
+	return NULL;
+}
+
+static struct kage_err *publish_in(const struct history *h, const struct new_file *f,
+				   uint64_t *ret_number)
+{
+	const struct kage_store *s = h->store;
+	char name[PACK_NAME_BYTES];
+	uint64_t number;
+
+	TRY(next_number(h, &number));
+	kage_dir_pack_name(number, name);
+	if (give_name(f, h, name) < 0)
+		return kage_err_sys(errno, "name the pack %s/%s/%s", s->path, h->name, name);
+	if (fsync(h->fd) < 0 || (number == 1 && fsync(s->fd) < 0)) {
+		int failed = errno;
+
+		unlinkat(h->fd, name, 0); /* not known to be durable: rather none */
+		return kage_err_sys(failed, "sync the directory %s/%s", s->path, h->name);
+	}
+	*ret_number = number;
+	return NULL;
+}
+
+/* Step 3. */
+static struct kage_err *publish(struct kage_store *s, const char *history, const struct new_file *f,
+				uint64_t *ret_number)
+{
+	_cleanup_history_ struct history h = HISTORY_INIT;
+	struct kage_err *e;
+
+	TRY(kage_dir_history_lock(s, history, true, &h));
+	e = publish_in(&h, f, ret_number);
+	if (e)
+		kage_dir_history_drop_empty(&h);
+	return e;
+}
+
+static struct kage_err *put(struct kage_store *s, const char *name, const struct kage_image *image,
+			    const struct kage_put_options *options, struct kage_put_result *result)
+{
+	_cleanup_(cleanup_new_file) struct new_file f = { .store = s, .fd = -1 };
+	_cleanup_free_ char *what = NULL;
+
+	if (asprintf(&what, "a new pack in %s", s->path) < 0) {
+		what = NULL;
+		return kage_err_nomem();
+	}
+	TRY(make_file(s, &f));
+	TRY(kage_pack_write(s->ctx, f.fd, what, image, name, options ? options->compression : 0,
+			    &result->stored_bytes));
+	if (fdatasync(f.fd) < 0)
+		return kage_err_sys(errno, "sync %s", what);
+	return publish(s, name, &f, &result->number);
+}
+
+struct kage_err *kage_store_put(struct kage_store *store, const char *name,
+				const struct kage_image *image,
+				const struct kage_put_options *options,
+				struct kage_put_result *ret_result)
+{
+	struct kage_put_result result;
+	struct kage_err *e = kage_store_check_name(name);
+
+	if (!e)
+		e = put(store, name, image, options, &result);
+	if (e)
+		return kage_err_wrap(e, "store an image of '%s'", name);
+	*ret_result = result;
+	return NULL;
+}
