@@ -204,3 +204,18 @@ uint64_t kage_maps_hole(const struct kage_maps *maps, uint64_t bytes, uint64_t m
 	}
 	return above > floor && above - floor >= need ? above - margin - bytes : 0;
 }
+
+uint64_t kage_maps_common_hole(const struct kage_maps *a, const struct kage_maps *b, uint64_t bytes,
+			       uint64_t margin, uint64_t floor, uint64_t ceiling)
+{
+	for (;;) {
+		uint64_t in_a = kage_maps_hole(a, bytes, margin, floor, ceiling);
+		uint64_t in_b = in_a ? kage_maps_hole(b, bytes, margin, floor,
+						      in_a + bytes + margin)
+				     : 0;
+
+		if (!in_b || in_a == in_b)
+			return in_b;
+		ceiling = in_b + bytes + margin;
+	}
+}

@@ -57,4 +57,8 @@ const struct kage_vma *kage_maps_find(const struct kage_maps *maps, uint64_t add
 uint64_t kage_maps_hole(const struct kage_maps *maps, uint64_t bytes, uint64_t margin,
 			uint64_t floor, uint64_t ceiling);
 
+/** The same, away from the mappings of both A and B. */
+uint64_t kage_maps_common_hole(const struct kage_maps *a, const struct kage_maps *b, uint64_t bytes,
+			       uint64_t margin, uint64_t floor, uint64_t ceiling);
+
 #endif

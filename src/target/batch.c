@@ -138,7 +138,9 @@ static void resolve(const struct kage_batch *b, const struct layout *l, uint64_t
 static struct kage_call event_call(const struct kage_target *t, const struct kage_thread *thread)
 {
 	return (struct kage_call){ .number = SYS_tgkill,
-				   .args = { (uint64_t)t->pid, (uint64_t)thread->tid,
+				   .args = { (uint64_t)(t->inner_pid ? t->inner_pid : t->pid),
+					     (uint64_t)(thread->inner_tid ? thread->inner_tid
+									  : thread->tid),
 					     (uint64_t)t->site->event_signal },
 				   .go_on = 1 };
 }
@@ -203,6 +205,24 @@ static struct kage_err *first_failure(const struct kage_target *t, struct kage_b
 	return NULL;
 }
 
+/* A thread that a batch made is traced from birth and stands before its first instruction. */
+static struct kage_err *note_born(struct kage_target *t, struct kage_thread *thread)
+{
+	unsigned long tid = 0;
+	struct kage_thread *born;
+	struct kage_stop stop;
+
+	if (ptrace(PTRACE_GETEVENTMSG, thread->tid, NULL, &tid) < 0)
+		return kage_err_sys(errno, "learn which thread was made");
+	born = kage_target_add_thread(t, (pid_t)tid);
+	if (!born)
+		return kage_err_nomem();
+	born->attached = true;
+	TRY(kage_target_wait(t, born->tid, run_timeout_ns, &stop));
+	born->stopped = stop.what != STOP_ENDED;
+	return kage_arch_get_regs(born->tid, false, &born->regs);
+}
+
 /* Lets THREAD run until it tells that the batch is done. */
 static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *thread)
 {
@@ -220,6 +240,8 @@ static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *
 					    t->pid);
 		}
 		thread->stopped = true;
+		if (stop.what == STOP_CLONE)
+			TRY(note_born(t, thread));
 		if (stop.what != STOP_SIGNAL)
 			continue;
 		if (stop.signal != t->site->event_signal)
@@ -227,7 +249,8 @@ static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *
 					    "thread %d got signal %d (%s) in the middle of a batch",
 					    thread->tid, stop.signal, strsignal(stop.signal));
 		if (ptrace(PTRACE_GETSIGINFO, thread->tid, NULL, &info) == 0 &&
-		    info.si_code == SI_TKILL && info.si_pid == t->pid)
+		    info.si_code == SI_TKILL &&
+		    (info.si_pid == t->pid || info.si_pid == t->inner_pid))
 			return NULL;
 	}
 }

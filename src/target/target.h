@@ -23,6 +23,7 @@
 
 struct kage_thread {
 	pid_t tid;
+	pid_t inner_tid;      /* in its own PID namespace, when that is not ours; else 0 */
 	bool attached;        /* ptrace knows it */
 	bool stopped;         /* and it stands */
 	bool job_stopped;     /* it stood already, by SIGSTOP or the like */
@@ -33,6 +34,7 @@ struct kage_thread {
 struct kage_target {
 	struct kage_ctx *ctx; /* borrowed */
 	pid_t pid;
+	pid_t inner_pid;       /* in its own PID namespace, when that is not ours; else 0 */
 	int pidfd;
 	int proc_fd;           /* /proc/PID */
 	int mem_fd;            /* /proc/PID/mem, for reading and, where allowed, writing */

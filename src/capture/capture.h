@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Target to image. See DESIGN.md, "life of a capture".
+ */
+#ifndef CAPTURE_CAPTURE_H
+#define CAPTURE_CAPTURE_H
+
+#include "kind/kind.h"
+
+struct capture_options {
+	bool carry;      /* executables and libraries go into the image */
+	bool keep_still; /* leave the target frozen */
+	bool checking;   /* obstacles only, no contents */
+};
+
+/** Takes the image of T, which is opened and not frozen, and thaws it again unless it is to be kept
+ *  still. OBSTACLES collects what cannot be restored; unless only checking, a fatal one makes it fail.
+ *  The target is thawed on every failure. */
+struct kage_err *kage_capture(struct kage_ctx *ctx, struct kage_target *t,
+			      const struct capture_options *options,
+			      struct kage_obstacles *obstacles, struct kage_image **ret_image)
+	_must_check_;
+
+#endif

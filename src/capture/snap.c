@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kage_snap(): an image of a live process, stored. And the check for what would stand in its way.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "capture/capture.h"
+#include "kind/obstacles.h"
+#include "store/store.h"
+
+/* A history is named after the program unless the user says otherwise; characters that a name may
+ * not have become '-'. */
+static void default_name(const char *comm, char name[64])
+{
+	size_t n = 0;
+
+	for (const char *p = comm; *p && n < 63; p++) {
+		bool fine = strchr("._+-", *p) || (*p >= '0' && *p <= '9') ||
+			    (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z');
+
+		if (n == 0 && (!fine || strchr("._+-", *p)))
+			continue;
+		name[n++] = fine ? *p : '-';
+	}
+	name[n] = '\0';
+	if (!n)
+		strcpy(name, "image");
+}
+
+static struct kage_err *set_words(struct kage_image *image, const struct kage_snap_options *o)
+{
+	Kage__Source *s = image->msg->source;
+
+	s->message = arena_strdup(&image->arena, o->message ? o->message : "");
+	s->reason = arena_strdup(&image->arena, o->reason ? o->reason : "snap");
+	return s->message && s->reason ? NULL : kage_err_nomem();
+}
+
+static struct kage_err *store(struct kage_store *store, struct kage_image *image,
+			      const struct kage_snap_options *o, struct kage_snap_result *result)
+{
+	struct kage_put_options put = { .compression = o->compression };
+	struct kage_put_result stored;
+
+	if (o->name)
+		snprintf(result->name, sizeof(result->name), "%s", o->name);
+	else
+		default_name(image->msg->processes[0]->comm, result->name);
+	TRY(set_words(image, o));
+	TRY(kage_store_put(store, result->name, image, &put, &stored));
+	result->number = stored.number;
+	result->stored_bytes = stored.stored_bytes;
+	return NULL;
+}
+
+static struct kage_err *snap(struct kage_ctx *ctx, struct kage_store *into, struct kage_target *t,
+			     const struct kage_snap_options *o, struct kage_snap_result *result)
+{
+	_cleanup_(kage_obstacles_cleanup) struct kage_obstacles *obstacles =
+		kage_obstacles_create();
+	const struct capture_options co = { .carry = o->carry, .keep_still = o->kill };
+	struct kage_image *image = NULL;
+	struct kage_err *e;
+
+	if (!obstacles)
+		return kage_err_nomem();
+	TRY(kage_capture(ctx, t, &co, obstacles, &image));
+	e = store(into, image, o, result);
+	if (o->kill)
+		kage_target_thaw(t, e == NULL);
+	result->pause_ns = image->msg->source->pause_ns;
+	result->rung = image->msg->source->rung;
+	result->memory_bytes = image->msg->source->copied_bytes;
+	result->n_threads = (uint32_t)image->msg->processes[0]->n_threads;
+	kage_image_close(image);
+	return e;
+}
+
+struct kage_err *kage_snap(struct kage_ctx *ctx, struct kage_store *into, pid_t pid,
+			   const struct kage_snap_options *options,
+			   struct kage_snap_result *ret_result)
+{
+	static const struct kage_snap_options defaults;
+	struct kage_snap_result result = { 0 };
+	uint64_t begin = kage_clock_mono_ns();
+	struct kage_target *t;
+	struct kage_err *e;
+
+	options = options ? options : &defaults;
+	if (options->name)
+		TRY(kage_store_check_name(options->name));
+	TRY_WRAP(kage_target_open(ctx, pid, &t), "take an image of process %d", pid);
+	e = snap(ctx, into, t, options, &result);
+	kage_target_close(t);
+	if (e)
+		return kage_err_wrap(e, "take an image of process %d", pid);
+	result.total_ns = kage_clock_mono_ns() - begin;
+	*ret_result = result;
+	return NULL;
+}
+
+struct kage_err *kage_check_process(struct kage_ctx *ctx, pid_t pid,
+				    struct kage_report *ret_report)
+{
+	_cleanup_(kage_obstacles_cleanup) struct kage_obstacles *obstacles =
+		kage_obstacles_create();
+	const struct capture_options co = { .checking = true };
+	struct kage_image *image = NULL;
+	struct kage_target *t;
+	struct kage_err *e;
+
+	if (!obstacles)
+		return kage_err_nomem();
+	TRY_WRAP(kage_target_open(ctx, pid, &t), "check process %d", pid);
+	e = kage_capture(ctx, t, &co, obstacles, &image);
+	kage_target_close(t);
+	if (e)
+		return kage_err_wrap(e, "check process %d", pid);
+	kage_image_close(image);
+	return kage_obstacles_report(obstacles, ret_report);
+}

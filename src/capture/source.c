@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "capture/source.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "sys/text.h"
+
+enum { CMDLINE_MAX = 4 << 20, COMMAND_SHOWN_MAX = 4096 };
+
+static uint64_t clock_ns(clockid_t id)
+{
+	struct timespec ts;
+
+	clock_gettime(id, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* Fields 4 to 8 of stat(5) follow the state behind the closing parenthesis. */
+static struct kage_err *read_ids(struct kage_capture *c)
+{
+	_cleanup_free_ char *text = NULL;
+	Kage__Process *p = c->process;
+	int tty, n = 0;
+	char state;
+	const char *at;
+	size_t size;
+
+	TRY(kage_file_slurp(c->target->proc_fd, "stat", 1 << 16, &text, &size));
+	at = strrchr(text, ')');
+	if (at)
+		n = sscanf(at, ") %c %d %d %d %d %d", &state, &p->ppid, &p->pgid, &p->sid, &tty,
+			   &p->tty_pgid);
+	return n == 6 ? NULL : kage_err_new(KAGE_CORRUPT, "/proc/PID/stat is not understood");
+}
+
+struct kage_err *source_instant(struct kage_capture *c)
+{
+	Kage__Source *s = msg_new(&c->image->arena, Kage__Source, kage__source__init);
+
+	if (!s)
+		return kage_err_nomem();
+	c->image->msg->source = s;
+	s->realtime_ns = clock_ns(CLOCK_REALTIME);
+	s->monotonic_ns = clock_ns(CLOCK_MONOTONIC);
+	s->boottime_ns = clock_ns(CLOCK_BOOTTIME);
+	c->process->pid = c->target->pid;
+	return read_ids(c);
+}
+
+void source_pause(struct kage_capture *c)
+{
+	c->image->msg->source->pause_ns = kage_clock_mono_ns() - c->target->frozen_since_ns;
+	c->image->msg->source->rung = c->inside.rung;
+}
+
+static struct kage_err *read_string(struct kage_capture *c, int dirfd, const char *path,
+				    char **ret_s)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t size;
+
+	TRY(kage_file_slurp(dirfd, path, 1 << 16, &text, &size));
+	text[strcspn(text, "\n")] = '\0';
+	*ret_s = arena_strdup(&c->image->arena, text);
+	return *ret_s ? NULL : kage_err_nomem();
+}
+
+/* The command line for people: words parted by blanks. */
+static struct kage_err *read_command(struct kage_capture *c)
+{
+	struct arena *a = &c->image->arena;
+	_cleanup_free_ char *text = NULL;
+	size_t size, shown;
+
+	TRY(kage_file_slurp(c->target->proc_fd, "cmdline", CMDLINE_MAX, &text, &size));
+	for (size_t i = 0; i < size; i += strlen(text + i) + 1) {
+		char **slot = arena_push(a, &c->process->argv, &c->process->n_argv, sizeof(*slot));
+
+		if (!slot)
+			return kage_err_nomem();
+		*slot = arena_strdup(a, text + i);
+		if (!*slot)
+			return kage_err_nomem();
+	}
+	while (size && !text[size - 1])
+		size--;
+	shown = size < COMMAND_SHOWN_MAX ? size : COMMAND_SHOWN_MAX;
+	for (size_t i = 0; i < shown; i++)
+		if (!text[i])
+			text[i] = ' ';
+	text[shown] = '\0';
+	c->image->msg->source->command = arena_strdup(a, text);
+	return c->image->msg->source->command ? NULL : kage_err_nomem();
+}
+
+static struct kage_err *read_cpu(struct kage_capture *c)
+{
+	struct arena *a = &c->image->arena;
+	Kage__CpuFeatures *m = msg_new(a, Kage__CpuFeatures, kage__cpu_features__init);
+	_cleanup_free_ char *text = NULL;
+	const char *p;
+	size_t size;
+
+	if (!m)
+		return kage_err_nomem();
+	TRY(kage_file_slurp(AT_FDCWD, "/proc/cpuinfo", 16 << 20, &text, &size));
+	p = kage_text_field(text, "model name\t", &size);
+	if (p)
+		m->model = arena_printf(a, "%.*s", (int)size, p);
+	p = kage_text_field(text, "flags\t\t", &size);
+	for (const char *end = p ? p + size : NULL; p && p < end;) {
+		size_t n = strcspn(p, " \n");
+		char **slot = arena_push(a, &m->flags, &m->n_flags, sizeof(*slot));
+
+		if (!slot || !(*slot = arena_printf(a, "%.*s", (int)n, p)))
+			return kage_err_nomem();
+		p += n + 1;
+	}
+	c->image->msg->source->cpu = m;
+	return NULL;
+}
+
+struct kage_err *source_fill(struct kage_capture *c)
+{
+	struct arena *a = &c->image->arena;
+	Kage__Source *s = c->image->msg->source;
+	struct utsname u;
+
+	uname(&u);
+	s->arch = (char *)kage_arch_name;
+	s->kernel_release = arena_strdup(a, u.release);
+	s->hostname = arena_strdup(a, u.nodename);
+	s->kage_version = arena_strdup(a, kage_version());
+	s->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
+	if (!s->kernel_release || !s->hostname || !s->kage_version)
+		return kage_err_nomem();
+	TRY(read_string(c, AT_FDCWD, "/proc/sys/kernel/random/boot_id", &s->boot_id));
+	TRY(read_string(c, c->target->proc_fd, "comm", &c->process->comm));
+	TRY(read_command(c));
+	return read_cpu(c);
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Everything that stands in the way of a restore, found before anything is touched.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "kind/fds.h"
+#include "kind/obstacles.h"
+#include "restore/restore.h"
+#include "store/store.h"
+
+static void check_arch(struct kage_restore *r)
+{
+	const Kage__Source *s = r->image->msg->source;
+
+	if (s && s->arch && s->arch[0] && strcmp(s->arch, kage_arch_name) != 0)
+		kage_obstacle(r->obstacles, true, "restore it on such a machine", "architecture",
+			      "the image is of %s, this machine is %s", s->arch, kage_arch_name);
+}
+
+static bool taken(pid_t pid)
+{
+	return kill(pid, 0) == 0 || errno != ESRCH;
+}
+
+static void check_pids(struct kage_restore *r)
+{
+	const Kage__Process *p = r->process;
+	char object[48];
+
+	if (r->options->pid == KAGE_PID_NEW)
+		return;
+	for (size_t i = 0; i < p->n_threads; i++) {
+		pid_t tid = p->threads[i]->tid;
+
+		if (!taken(tid))
+			continue;
+		snprintf(object, sizeof(object), "%s %d", i ? "thread number" : "process number",
+			 tid);
+		kage_obstacle(r->obstacles, true,
+			      "end the process that has it, or restore with --pid new", object,
+			      "it is taken by a process that is alive");
+	}
+	if (geteuid() != 0)
+		kage_obstacle(r->obstacles, false, "restore with --pid new, or as root",
+			      "process number", "choosing it may need more rights than you have");
+}
+
+static struct kage_err *check_trust(struct kage_restore *r)
+{
+	struct kage_err *e;
+
+	if (r->options->trust || !r->image->pack_path || geteuid() != 0)
+		return NULL;
+	e = kage_store_check_trust(r->image->pack_path);
+	if (e && kage_err_code(e) == KAGE_PERM) {
+		kage_obstacle(r->obstacles, true,
+			      "make sure of its origin, then restore with --trust", "trust", "%s",
+			      kage_err_message(e));
+		kage_err_free(e);
+		return NULL;
+	}
+	return e;
+}
+
+struct kage_err *restore_look(struct kage_restore *r)
+{
+	check_arch(r);
+	check_pids(r);
+	TRY(check_trust(r));
+	for (const struct kage_kind *const *k = kage_kinds; *k; k++)
+		if ((*k)->check)
+			TRY_WRAP((*k)->check(r), "check %s", (*k)->name);
+	return kage_fds_check(r);
+}
+
+struct kage_err *restore_check(struct kage_restore *r)
+{
+	TRY(restore_look(r));
+	return kage_obstacles_refuse(r->obstacles);
+}

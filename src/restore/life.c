@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Life of a restore (DESIGN.md has the whole story):
+ *
+ *	check	  every obstacle is named; nothing was touched until here
+ *	prepare	  files, shared objects and descriptors are made in our own process
+ *	stub	  a copy of ourselves that inherits them, held by ptrace, dies with us
+ *	memory	  emptied, mapped, filled
+ *	build	  what the process has once; descriptors to their numbers
+ *	threads	  made; what runs with time is started; each gets its own; rights go away
+ *	release	  registers, masks, go
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "kind/fds.h"
+#include "kind/memory.h"
+#include "kind/obstacles.h"
+#include "restore/restore.h"
+
+enum {
+	AREA_BASE_BYTES = 1 << 20,
+	AREA_BYTES_PER_OBJECT = 2048, /* a mapping, descriptor or timer takes a few calls */
+	AREA_MAX_BYTES = 1 << 30,
+};
+
+/* Room for the largest batch. */
+static struct kage_err *area_bytes(const struct kage_restore *r, size_t *ret_bytes)
+{
+	const Kage__Process *p = r->process;
+	size_t objects = p->memory->n_mappings + p->n_descriptors + p->n_threads + p->n_pending +
+			 r->image->msg->n_descriptions + p->n_posix_timers + p->n_locks;
+	size_t bytes;
+
+	for (size_t i = 0; i < p->n_threads; i++)
+		for (size_t k = 0; k < p->threads[i]->n_seccomp_filters; k++)
+			objects += p->threads[i]->seccomp_filters[k]->n_instructions / 64 + 1;
+	for (size_t i = 0; i < p->n_posix_timers; i++)
+		if (p->posix_timers[i]->id > 0)
+			objects += (size_t)p->posix_timers[i]->id % 10000;
+	if (__builtin_mul_overflow(objects, (size_t)AREA_BYTES_PER_OBJECT, &bytes) ||
+	    bytes > AREA_MAX_BYTES)
+		return kage_err_new(KAGE_LIMIT, "the image has too many objects (%zu)", objects);
+	*ret_bytes = bytes + AREA_BASE_BYTES;
+	return NULL;
+}
+
+static int *no_fds(size_t n)
+{
+	int *fds = malloc((n + 1) * sizeof(*fds));
+
+	for (size_t i = 0; fds && i < n; i++)
+		fds[i] = -1;
+	return fds;
+}
+
+static void close_all(int *fds, size_t n)
+{
+	for (size_t i = 0; fds && i < n; i++)
+		close_fd(fds[i]);
+	free(fds);
+}
+
+static void deinit(struct kage_restore *r)
+{
+	const Kage__Image *m = r->image->msg;
+
+	close_all(r->fds, m->n_descriptions);
+	close_all(r->files, m->n_files);
+	close_all(r->spaces, m->n_spaces);
+	close_fd(r->root_fd);
+	close_fd(r->tty_fd);
+	kage_obstacles_destroy(r->obstacles);
+}
+
+static struct kage_err *init(struct kage_restore *r, struct kage_ctx *ctx,
+			     struct kage_image *image, const struct kage_restore_options *options)
+{
+	static const struct kage_restore_options defaults;
+	const Kage__Image *m = image->msg;
+
+	*r = (struct kage_restore){ .ctx = ctx,
+				    .image = image,
+				    .process = m->processes[0],
+				    .options = options ? options : &defaults,
+				    .root_fd = -1,
+				    .tty_fd = -1 };
+	r->fds = no_fds(m->n_descriptions);
+	r->files = no_fds(m->n_files);
+	r->spaces = no_fds(m->n_spaces);
+	r->obstacles = kage_obstacles_create();
+	if (!r->fds || !r->files || !r->spaces || !r->obstacles)
+		return kage_err_nomem();
+	r->root_fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return NULL;
+}
+
+/* --- steps ------------------------------------------------------------------------------------- */
+
+static struct kage_err *prepare(struct kage_restore *r)
+{
+	for (const struct kage_kind *const *k = kage_kinds; *k; k++)
+		if ((*k)->prepare)
+			TRY_WRAP((*k)->prepare(r), "prepare %s", (*k)->name);
+	return kage_fds_make(r);
+}
+
+static struct kage_err *build_memory(struct kage_restore *r, const struct stub_area *area)
+{
+	_cleanup_(kage_batch_deinit) struct kage_batch b;
+	_cleanup_(kage_maps_deinit) struct kage_maps now = { 0 };
+
+	kage_batch_init(&b);
+	TRY(kage_maps_read(r->stub->proc_fd, false, &now));
+	TRY(kage_memory_build(r, &now, area->spare, &b));
+	TRY(kage_batch_run(r->stub, r->stub->threads[0], &b));
+	return kage_memory_fill(r);
+}
+
+typedef struct kage_err *build_fn(struct kage_restore *r, struct kage_batch *b);
+
+/* Collects the calls of one step of all kinds and runs them in the leader. */
+static struct kage_err *run_step(struct kage_restore *r, bool finish, build_fn *more)
+{
+	_cleanup_(kage_batch_deinit) struct kage_batch b;
+
+	kage_batch_init(&b);
+	for (const struct kage_kind *const *k = kage_kinds; *k; k++) {
+		build_fn *fn = finish ? (*k)->finish : (*k)->build;
+
+		if (fn)
+			TRY_WRAP(fn(r, &b), "%s", (*k)->name);
+	}
+	if (more)
+		TRY(more(r, &b));
+	return kage_batch_run(r->stub, r->stub->threads[0], &b);
+}
+
+static struct kage_err *detach_session(struct kage_restore *r, struct kage_batch *b)
+{
+	if (r->options->detached)
+		BATCH_TRY(b, "begin a session", SYS_setsid);
+	return kage_fds_place(r, b);
+}
+
+static struct kage_err *bring_up(struct kage_restore *r, struct stub_area *area)
+{
+	TRY(build_memory(r, area));
+	TRY(kage_ctx_poll(r->ctx));
+	TRY(run_step(r, false, detach_session));
+	TRY(threads_make(r));
+	TRY(run_step(r, true, NULL));
+	TRY(threads_build(r));
+	TRY(kage_fds_start(r));
+	TRY(kage_ctx_poll(r->ctx));
+	return threads_release(r, area, r->options->stopped || r->process->stopped);
+}
+
+static struct kage_err *live(struct kage_restore *r, struct kage_life *ret_life)
+{
+	struct stub_area area = { 0 };
+	struct kage_err *e;
+	size_t bytes;
+
+	TRY(restore_check(r));
+	TRY(prepare(r));
+	TRY(area_bytes(r, &bytes));
+	TRY(stub_area_map(r, bytes, &area));
+	e = stub_make(r, &area, r->process->pid, &r->stub);
+	if (!e)
+		e = bring_up(r, &area);
+	if (e) {
+		stub_destroy(r->stub);
+	} else {
+		ret_life->pid = r->stub->pid;
+		ret_life->pidfd = take_fd(&r->stub->pidfd);
+		kage_target_close(r->stub);
+	}
+	stub_area_unmap(&area);
+	return e;
+}
+
+struct kage_err *kage_restore(struct kage_ctx *ctx, struct kage_image *image,
+			      const struct kage_restore_options *options,
+			      struct kage_life *ret_life)
+{
+	uint64_t begin = kage_clock_mono_ns();
+	struct kage_life life = { .pidfd = -1 };
+	struct kage_restore r;
+	struct kage_err *e = init(&r, ctx, image, options);
+
+	if (!e)
+		e = live(&r, &life);
+	deinit(&r);
+	if (e)
+		return kage_err_wrap(e, "restore %s", image->label ? image->label : "image");
+	life.total_ns = kage_clock_mono_ns() - begin;
+	*ret_life = life;
+	return NULL;
+}
+
+struct kage_err *kage_check_image(struct kage_ctx *ctx, struct kage_image *image,
+				  const struct kage_restore_options *options,
+				  struct kage_report *ret_report)
+{
+	struct kage_restore r;
+	struct kage_err *e = init(&r, ctx, image, options);
+
+	if (!e)
+		e = restore_look(&r);
+	if (!e)
+		e = kage_obstacles_report(r.obstacles, ret_report);
+	deinit(&r);
+	return e;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Giving an image life: what the files of this folder share. See DESIGN.md, "life of a restore".
+ */
+#ifndef RESTORE_RESTORE_H
+#define RESTORE_RESTORE_H
+
+#include "kind/kind.h"
+
+/* The memory through which batches reach the stub: mapped here and there at the same address. */
+struct stub_area {
+	uint8_t *base;       /* code page, then the area */
+	size_t bytes;        /* of both */
+	uint64_t spare;      /* a free address behind it, for moving the vDSO by way of it */
+};
+
+enum { STUB_SPARE_BYTES = 256 * 1024 };
+
+/** Maps the memory for batches of up to AREA_BYTES where neither the image nor we have anything. */
+struct kage_err *stub_area_map(struct kage_restore *r, size_t area_bytes,
+			       struct stub_area *ret_area) _must_check_;
+void stub_area_unmap(struct stub_area *area);
+
+/** Makes the process that becomes the image's: a child of ours, frozen, with one thread, all our
+ *  memory and descriptors, no signal handlers, all signals blocked. It ends when we do. PID 0 takes
+ *  the next free number. */
+struct kage_err *stub_make(struct kage_restore *r, const struct stub_area *area, pid_t pid,
+			   struct kage_target **ret_stub) _must_check_;
+
+/** Ends a stub that did not come to life, and reaps it; NULL is fine. */
+void stub_destroy(struct kage_target *stub);
+
+/** Makes the image's other threads in the stub. */
+struct kage_err *threads_make(struct kage_restore *r) _must_check_;
+
+/** Gives each thread what is its own; takes rights away. */
+struct kage_err *threads_build(struct kage_restore *r) _must_check_;
+
+/** Takes the batch's memory away, loads registers and masks, lets go. From here on the process runs
+ *  (or stands stopped by SIGSTOP, with STOPPED). */
+struct kage_err *threads_release(struct kage_restore *r, const struct stub_area *area, bool stopped)
+	_must_check_;
+
+/** Names every obstacle in R; restore_check() fails if one of them is fatal. */
+struct kage_err *restore_look(struct kage_restore *r) _must_check_;
+struct kage_err *restore_check(struct kage_restore *r) _must_check_;
+
+#endif

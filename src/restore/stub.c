@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The stub: the process that a restored one is made of.
+ *
+ * It is a plain copy of ourselves without our other threads, and waits in read(2) on a pipe of ours
+ * until we hold it by ptrace; should we die before, the pipe ends and so does it. From then on
+ * PTRACE_O_EXITKILL ends it with us, until it is let go whole. It runs nothing of ours but the few
+ * raw system calls below and batches.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/ptrace.h>
+#include <sys/rseq.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "kind/memory.h"
+#include "restore/restore.h"
+
+enum { CODE_BYTES = 4096, STUB_MARGIN_BYTES = 16 << 20 };
+
+static const uint64_t user_floor = 1ull << 24, user_ceiling = 0x7ffffffff000;
+static const uint64_t stop_timeout_ns = 10ull * 1000 * 1000 * 1000;
+
+static struct kage_err *map_shared(uint64_t at, size_t bytes, uint8_t **ret_base)
+{
+	void *p = mmap((void *)(uintptr_t)at, bytes, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return kage_err_sys(errno, "map %zu bytes at %#" PRIx64, bytes, at);
+	*ret_base = p;
+	return NULL;
+}
+
+struct kage_err *stub_area_map(struct kage_restore *r, size_t area_bytes,
+			       struct stub_area *ret_area)
+{
+	_cleanup_(kage_maps_deinit) struct kage_maps ours = { 0 };
+	_cleanup_(kage_maps_deinit) struct kage_maps theirs = { 0 };
+	_cleanup_fd_ int self = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	size_t bytes = CODE_BYTES + page_ceil(area_bytes), code_size;
+	uint64_t at;
+
+	if (self < 0)
+		return kage_err_sys(errno, "open /proc/self");
+	TRY(kage_maps_read(self, false, &ours));
+	TRY(kage_memory_layout(r->process->memory, &theirs));
+	at = kage_maps_common_hole(&ours, &theirs, bytes + STUB_SPARE_BYTES, STUB_MARGIN_BYTES,
+				   user_floor, user_ceiling);
+	if (!at)
+		return kage_err_new(KAGE_LIMIT, "no room for %zu bytes beside the image's memory",
+				    bytes);
+	TRY(map_shared(at, bytes, &ret_area->base));
+	memcpy(ret_area->base, kage_arch_runner(&code_size), code_size);
+	ret_area->bytes = bytes;
+	ret_area->spare = at + bytes;
+	if (mprotect(ret_area->base, CODE_BYTES, PROT_READ | PROT_EXEC) < 0) {
+		stub_area_unmap(ret_area);
+		return kage_err_sys(errno, "make the runner executable");
+	}
+	return NULL;
+}
+
+void stub_area_unmap(struct stub_area *area)
+{
+	if (area->base)
+		munmap(area->base, area->bytes);
+	area->base = NULL;
+}
+
+/* The child. The C library must not be used here: our other threads may have held its locks. */
+static _Noreturn void stub_main(const int wait_fds[2])
+{
+	char c;
+
+	/* The kernel would go on writing to our area for restartable sequences, which is going away. */
+	if (__rseq_size)
+		syscall(SYS_rseq, (char *)__builtin_thread_pointer() + __rseq_offset, 32,
+			1 /* RSEQ_FLAG_UNREGISTER */, RSEQ_SIG);
+	syscall(SYS_close, wait_fds[1]);
+	while (syscall(SYS_read, wait_fds[0], &c, 1) < 0)
+		;
+	syscall(SYS_exit_group, 1);
+	__builtin_unreachable();
+}
+
+static struct kage_err *fork_stub(pid_t pid, const int wait_fds[2], pid_t *ret_pid,
+				  int *ret_pidfd)
+{
+	int pidfd = -1;
+	struct clone_args args = {
+		.flags = CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
+		.pidfd = (uint64_t)(uintptr_t)&pidfd,
+		.exit_signal = SIGCHLD,
+		.set_tid = (uint64_t)(uintptr_t)&pid,
+		.set_tid_size = pid ? 1 : 0,
+	};
+	long r = syscall(SYS_clone3, &args, sizeof(args));
+
+	if (r == 0)
+		stub_main(wait_fds);
+	if (r < 0 && errno == EEXIST)
+		return kage_err_new(KAGE_BUSY, "process number %d is taken; end that process, or "
+				    "restore with --pid new", pid);
+	if (r < 0)
+		return kage_err_sys(errno, "make a process with number %d", pid);
+	*ret_pid = (pid_t)r;
+	*ret_pidfd = pidfd;
+	return NULL;
+}
+
+static struct kage_err *hold(struct kage_target *stub)
+{
+	const uintptr_t options =
+		PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
+	struct kage_thread *leader = kage_target_add_thread(stub, stub->pid);
+	struct kage_stop stop;
+
+	if (!leader)
+		return kage_err_nomem();
+	if (ptrace(PTRACE_SEIZE, stub->pid, NULL, (void *)options) < 0)
+		return kage_err_sys(errno, "attach to the new process %d", stub->pid);
+	leader->attached = true;
+	if (ptrace(PTRACE_INTERRUPT, stub->pid, NULL, NULL) < 0)
+		return kage_err_sys(errno, "stop the new process %d", stub->pid);
+	do {
+		TRY(kage_target_wait(stub, stub->pid, stop_timeout_ns, &stop));
+		if (stop.what == STOP_ENDED)
+			return kage_err_new(KAGE_GONE, "the new process %d ended", stub->pid);
+		if (stop.what != STOP_EVENT)
+			ptrace(PTRACE_CONT, stub->pid, NULL, NULL);
+	} while (stop.what != STOP_EVENT);
+	leader->stopped = true;
+	leader->sigmask = ~0ull;
+	return kage_arch_get_regs(stub->pid, true, &leader->regs);
+}
+
+static struct kage_err *open_proc(struct kage_target *stub)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d", stub->pid);
+	stub->proc_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (stub->proc_fd < 0)
+		return kage_err_sys(errno, "open %s", path);
+	stub->mem_fd = openat(stub->proc_fd, "mem", O_RDWR | O_CLOEXEC);
+	if (stub->mem_fd < 0)
+		return kage_err_sys(errno, "open %s/mem", path);
+	return NULL;
+}
+
+static struct kage_err *give_site(struct kage_target *stub, const struct stub_area *area)
+{
+	struct kage_site *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return kage_err_nomem();
+	s->runner = (uint64_t)(uintptr_t)area->base;
+	s->area = s->runner + CODE_BYTES;
+	s->area_here = area->base + CODE_BYTES;
+	s->area_bytes = area->bytes - CODE_BYTES;
+	s->event_signal = SIGURG;
+	stub->site = s;
+	return NULL;
+}
+
+static struct kage_err *set_up(struct kage_target *stub, const struct stub_area *area)
+{
+	kage_target_block_signals(stub);
+	stub->frozen = true;
+	stub->ours = true;
+	TRY(hold(stub));
+	TRY(open_proc(stub));
+	return give_site(stub, area);
+}
+
+struct kage_err *stub_make(struct kage_restore *r, const struct stub_area *area, pid_t pid,
+			   struct kage_target **ret_stub)
+{
+	_cleanup_fd_ int wait_read = -1, wait_write = -1, pidfd = -1;
+	struct kage_target *stub = NULL;
+	struct kage_err *e;
+	int fds[2];
+	pid_t born;
+
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return kage_err_sys(errno, "make a pipe");
+	wait_read = fds[0];
+	wait_write = fds[1];
+	TRY(fork_stub(pid, fds, &born, &pidfd));
+	e = kage_target_adopt(r->ctx, born, pidfd, &stub);
+	if (e) {
+		/* The end of the pipe ends it. */
+		close_fd(take_fd(&wait_write));
+		waitpid(born, NULL, __WALL);
+		return e;
+	}
+	take_fd(&pidfd);
+	e = set_up(stub, area);
+	if (e) {
+		stub_destroy(stub);
+		return e;
+	}
+	*ret_stub = stub;
+	return NULL;
+}
+
+void stub_destroy(struct kage_target *stub)
+{
+	if (!stub)
+		return;
+	pidfd_send_signal(stub->pidfd, SIGKILL, NULL, 0);
+	kage_target_thaw(stub, true);
+	kage_target_close(stub);
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The threads of a restored process: made, given what is theirs, let go.
+ */
+#include <errno.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/pidfd.h>
+#include <sys/syscall.h>
+
+#include "base/cleanup.h"
+#include "kind/threads.h"
+#include "restore/restore.h"
+#include "sys/maps.h"
+
+static const uint64_t step_timeout_ns = 10ull * 1000 * 1000 * 1000;
+
+struct kage_err *threads_make(struct kage_restore *r)
+{
+	_cleanup_(kage_batch_deinit) struct kage_batch b;
+	struct kage_target *stub = r->stub;
+	const Kage__Process *p = r->process;
+
+	kage_batch_init(&b);
+	for (size_t i = 1; i < p->n_threads; i++) {
+		struct clone_args args = {
+			.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
+				 CLONE_SYSVSEM,
+			.set_tid_size = 1,
+		};
+		size_t tid = kage_batch_data(&b, &p->threads[i]->tid, sizeof(int32_t));
+		size_t at = kage_batch_data(&b, &args, sizeof(args));
+
+		kage_batch_point(&b, at + offsetof(struct clone_args, set_tid), tid);
+		BATCH(&b, "make a thread", SYS_clone3, DATA(at), V(sizeof(args)));
+	}
+	TRY(kage_batch_run(stub, stub->threads[0], &b));
+	if (stub->n_threads != p->n_threads)
+		return kage_err_new(KAGE_SYS, "%zu of %zu threads were made", stub->n_threads,
+				    p->n_threads);
+	for (size_t i = 1; i < p->n_threads; i++)
+		stub->threads[i]->sigmask = ~0ull;
+	for (size_t i = 0; stub->inner_pid && i < p->n_threads; i++)
+		stub->threads[i]->inner_tid = p->threads[i]->tid;
+	return NULL;
+}
+
+static struct kage_err *build_one(struct kage_restore *r, size_t i)
+{
+	_cleanup_(kage_batch_deinit) struct kage_batch b;
+	struct kage_thread *thread = r->stub->threads[i];
+	const Kage__Thread *msg = r->process->threads[i];
+
+	kage_batch_init(&b);
+	/* The thread's own filters must not hit what is left to do; it dies with us if we do. */
+	if (msg->seccomp_mode &&
+	    ptrace(PTRACE_SETOPTIONS, thread->tid, NULL,
+		   (void *)(uintptr_t)(PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD |
+				       PTRACE_O_SUSPEND_SECCOMP)) < 0)
+		return kage_err_sys(errno, "suspend seccomp while thread %d is restored", msg->tid);
+	for (const struct kage_kind *const *k = kage_kinds; *k; k++)
+		if ((*k)->build_thread)
+			TRY_WRAP((*k)->build_thread(r, msg, &b), "%s", (*k)->name);
+	return kage_batch_run(r->stub, thread, &b);
+}
+
+struct kage_err *threads_build(struct kage_restore *r)
+{
+	/* The leader last: what it loses, the others may still need. */
+	for (size_t i = r->stub->n_threads; i-- > 0;)
+		TRY_WRAP(build_one(r, i), "thread %d", r->process->threads[i]->tid);
+	return NULL;
+}
+
+/* --- letting go --------------------------------------------------------------------------------- */
+
+static struct kage_err *step_syscall(struct kage_target *stub, struct kage_thread *thread)
+{
+	struct kage_stop stop;
+
+	do {
+		if (ptrace(PTRACE_SYSCALL, thread->tid, NULL, NULL) < 0)
+			return kage_err_sys(errno, "step thread %d", thread->tid);
+		TRY(kage_target_wait(stub, thread->tid, step_timeout_ns, &stop));
+		if (stop.what == STOP_ENDED)
+			return kage_err_new(KAGE_GONE, "the new process ended");
+	} while (stop.what != STOP_SYSCALL);
+	return NULL;
+}
+
+/* A system call instruction in the vDSO, which stays when everything of ours is gone. */
+static struct kage_err *find_syscall(struct kage_restore *r, uint64_t *ret_address)
+{
+	const Kage__Memory *m = r->process->memory;
+
+	for (size_t i = 0; i < m->n_mappings; i++) {
+		const Kage__Mapping *map = m->mappings[i];
+		size_t size = map->end - map->start;
+		_cleanup_free_ void *code = NULL;
+		long at;
+
+		if (map->backing != KAGE__MAPPING__BACKING__VDSO)
+			continue;
+		code = malloc(size);
+		if (!code)
+			return kage_err_nomem();
+		TRY(kage_target_read(r->stub, addr(map->start), code, size));
+		at = kage_arch_find_syscall(code, size);
+		if (at >= 0) {
+			*ret_address = map->start + (uint64_t)at;
+			return NULL;
+		}
+	}
+	return kage_err_new(KAGE_UNSUPPORTED, "the image has no vDSO with a system call in it");
+}
+
+static struct kage_err *unmap_area(struct kage_restore *r, const struct stub_area *area)
+{
+	struct kage_thread *leader = r->stub->threads[0];
+	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
+	const uint64_t args[6] = { (uint64_t)(uintptr_t)area->base, area->bytes };
+	uint64_t at;
+
+	if (!regs)
+		return kage_err_nomem();
+	TRY(find_syscall(r, &at));
+	kage_arch_enter_syscall(&leader->regs, at, SYS_munmap, args, regs);
+	TRY(kage_arch_set_regs(leader->tid, false, regs));
+	TRY(step_syscall(r->stub, leader));
+	TRY(step_syscall(r->stub, leader));
+	TRY(kage_arch_get_regs(leader->tid, false, regs));
+	if (kage_arch_result(regs) != 0)
+		return kage_err_sys((int)-kage_arch_result(regs), "unmap the batch's memory");
+	return NULL;
+}
+
+static struct kage_err *load(struct kage_restore *r, size_t i)
+{
+	struct kage_thread *thread = r->stub->threads[i];
+	const Kage__Thread *msg = r->process->threads[i];
+	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
+	uint64_t mask = msg->blocked;
+
+	if (!regs)
+		return kage_err_nomem();
+	TRY(kage_threads_final_regs(r, msg, regs));
+	TRY(kage_arch_set_regs(thread->tid, true, regs));
+	if (ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(mask), &mask) < 0)
+		return kage_err_sys(errno, "set the signal mask of thread %d", thread->tid);
+	return NULL;
+}
+
+struct kage_err *threads_release(struct kage_restore *r, const struct stub_area *area, bool stopped)
+{
+	struct kage_target *stub = r->stub;
+
+	TRY(unmap_area(r, area));
+	for (size_t i = 0; i < stub->n_threads; i++)
+		TRY_WRAP(load(r, i), "thread %d", r->process->threads[i]->tid);
+	if (stopped && pidfd_send_signal(stub->pidfd, SIGSTOP, NULL, 0) < 0)
+		return kage_err_sys(errno, "stop the restored process");
+	stub->ours = false;
+	kage_site_destroy(take_ptr(stub->site));
+	kage_target_thaw(stub, false);
+	return NULL;
+}
