@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kage check: names every obstacle to taking an image of a process, or to restoring one. */
+#include "cli/cli.h"
+#include "cli/json.h"
+#include "cli/table.h"
+#include "cli/text.h"
+
+static const struct cli_column columns[] = {
+	{ .title = "" },
+	{ .title = "OBJECT" },
+	{ .title = "WHY" },
+	{ .title = "CURE" },
+};
+
+static void print_json(const struct kage_report *report, const char *what)
+{
+	json_t *obstacles = json_array();
+
+	for (size_t i = 0; i < report->n_obstacles; i++) {
+		const struct kage_obstacle *o = &report->obstacles[i];
+
+		json_array_append_new(obstacles,
+				      json_pack("{s:o, s:o, s:o, s:b}", "object",
+						cli_json_text(o->object), "why",
+						cli_json_text(o->why), "cure",
+						cli_json_text(o->cure), "fatal", (int)o->fatal));
+	}
+	cli_json_print_take(json_pack("{s:o, s:b, s:o, s:o}", "target", cli_json_text(what),
+				      "possible", report->n_fatal == 0, "fatal",
+				      cli_json_number(report->n_fatal), "obstacles", obstacles));
+}
+
+static const char *mark(const struct kage_obstacle *o)
+{
+	return o->fatal ? "✗" : "!";
+}
+
+/* Where three sentences do not fit side by side, they stand one below the other. */
+static void print_stacked(const struct cli *cli, const struct kage_report *report)
+{
+	for (size_t i = 0; i < report->n_obstacles; i++) {
+		const struct kage_obstacle *o = &report->obstacles[i];
+		_cleanup_free_ char *object = cli_text_clean(o->object ? o->object : "");
+		_cleanup_free_ char *why = cli_text_clean(o->why ? o->why : "");
+		_cleanup_free_ char *cure = cli_text_clean(o->cure ? o->cure : "");
+
+		printf("%s%s %s%s\n", cli->colour ? "\033[1m" : "", mark(o), object,
+		       cli->colour ? "\033[0m" : "");
+		if (*why)
+			printf("    %s\n", why);
+		if (*cure)
+			printf("    → %s\n", cure);
+	}
+}
+
+static void print_obstacles(const struct cli *cli, const struct kage_report *report)
+{
+	struct cli_table table = { .columns = columns, .n_columns = ARRAY_SIZE(columns) };
+
+	for (size_t i = 0; i < report->n_obstacles; i++) {
+		const struct kage_obstacle *o = &report->obstacles[i];
+
+		cli_table_add(&table, mark(o));
+		cli_table_add(&table, o->object ? o->object : "");
+		cli_table_add(&table, o->why ? o->why : "");
+		cli_table_add(&table, o->cure ? o->cure : "");
+	}
+	if (cli_table_fits(&table, cli->columns))
+		cli_table_print(&table, stdout, cli->columns, cli->colour);
+	else
+		print_stacked(cli, report);
+	cli_table_deinit(&table);
+}
+
+/* WHAT can or cannot be done. */
+static void print_text(const struct cli *cli, const struct kage_report *report, const char *what)
+{
+	size_t n = report->n_fatal;
+
+	if (report->n_obstacles > 0)
+		print_obstacles(cli, report);
+	if (n > 0)
+		printf("%s cannot be done: %zu %s\n", what, n, n == 1 ? "obstacle" : "obstacles");
+	else
+		printf("%s can be done\n", what);
+}
+
+static struct kage_err *check_image(struct cli *cli, const char *spec,
+				    struct kage_report *ret_report)
+{
+	_cleanup_store_ struct kage_store *store = NULL;
+	_cleanup_image_ struct kage_image *image = NULL;
+	struct kage_err *e = cli_image_open(cli, spec, &store, &image);
+
+	return e ? e : kage_check_image(cli->ctx, image, NULL, ret_report);
+}
+
+static int run(struct cli *cli, const void *data, int argc, char **argv)
+{
+	_cleanup_free_ char *what = NULL;
+	struct kage_report report = { 0 };
+	pid_t pid = cli_pid_parse(argv[0]);
+	struct kage_err *e;
+	size_t n_fatal;
+
+	(void)data, (void)argc;
+	if (pid)
+		e = kage_check_process(cli->ctx, pid, &report);
+	else
+		e = check_image(cli, argv[0], &report);
+	if (e)
+		return cli_fail(cli, e);
+	what = cli_printf(pid ? "an image of %s" : "restoring %s", argv[0]);
+	if (cli->json)
+		print_json(&report, argv[0]);
+	else
+		print_text(cli, &report, what);
+	n_fatal = report.n_fatal;
+	kage_report_free(&report);
+	return n_fatal ? CLI_FAILED : CLI_DONE;
+}
+
+const struct cli_command cli_check = {
+	.name = "check",
+	.arguments = "PID|IMAGE",
+	.summary = "name every obstacle to taking or restoring an image",
+	.details =
+		"  Tells whether an image of process PID can be taken and restored, or IMAGE be restored here:\n"
+		"  every obstacle at once, each with why it is one and what helps. Touches nothing.",
+	.min_args = 1,
+	.max_args = 1,
+	.run = run,
+};

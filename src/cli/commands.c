@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The list of commands, and small steps that several of them take. */
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/parse.h"
+
+const struct cli_command *const cli_commands[] = {
+	&cli_run,  &cli_snap, &cli_log,  &cli_show, &cli_restore, &cli_check,
+	&cli_core, &cli_gdb,  &cli_fsck, &cli_rm,   NULL,
+};
+
+const struct cli_command *cli_command_find(const char *name)
+{
+	for (size_t i = 0; cli_commands[i]; i++)
+		if (strcmp(cli_commands[i]->name, name) == 0)
+			return cli_commands[i];
+	return NULL;
+}
+
+const char *cli_command_nearest(const char *name)
+{
+	for (size_t i = 0; cli_commands[i]; i++)
+		if (cli_parse_near(name, cli_commands[i]->name))
+			return cli_commands[i]->name;
+	return NULL;
+}
+
+struct kage_err *cli_store_open(struct cli *cli, unsigned flags, struct kage_store **ret_store)
+{
+	return kage_store_open(cli->ctx, cli->store_path, flags, ret_store);
+}
+
+struct kage_err *cli_image_open(struct cli *cli, const char *spec, struct kage_store **ret_store,
+				struct kage_image **ret_image)
+{
+	struct kage_err *e = cli_store_open(cli, 0, ret_store);
+
+	return e ? e : kage_image_open(*ret_store, spec, ret_image);
+}
+
+pid_t cli_pid_parse(const char *text)
+{
+	char *end;
+	long pid;
+
+	if (text[strspn(text, "0123456789")] != '\0')
+		return 0;
+	errno = 0;
+	pid = strtol(text, &end, 10);
+	return errno || end == text || pid > INT_MAX ? 0 : (pid_t)pid;
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Standing in for a program: kage stays as the parent of a program that it started or restored, and
+ * whoever deals with kage (a shell, a supervisor) deals with the program in effect. Signals go on
+ *to it, its stops become ours, and its end is ours.
+ *
+ *	starting	from cli_foreground_open() on, signals wait
+ *	running		serve(): signals and terminal bytes are passed on
+ *	stopped		mirror_stop(): the program was stopped, and so do we, until SIGCONT
+ *	ended		cli_foreground_wait() returns its status
+ */
+#ifndef CLI_FOREGROUND_H
+#define CLI_FOREGROUND_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+struct cli_relay;
+
+struct cli_foreground {
+	sigset_t mask_before;
+	struct sigaction child_before; /* of SIGCHLD */
+	int signals;                   /* signalfd */
+	int tty;                       /* our controlling terminal, or -1 */
+	bool gave_tty;                 /* the program's process group is in its foreground */
+	bool left_stopped;             /* a first stop is what the user asked for */
+	bool redraw; /* its terminal does not show what it believes: ask it to draw anew */
+	struct cli_relay *relay; /* borrowed, or NULL */
+	pid_t *pids;             /* borrowed; those that ended are 0 */
+	size_t n_pids;
+	int status;  /* of the first that failed, else 0; as waitid() has it: */
+	bool killed; /* STATUS is a signal, not an exit status */
+};
+
+/** Holds back the signals that concern the program, before it exists. Returns 0 or an errno value.
+ */
+int cli_foreground_open(struct cli_foreground *fg);
+
+/** In a forked child before exec: the signal mask, and what SIGCHLD does, as kage found them. */
+void cli_foreground_release(const struct cli_foreground *fg);
+
+/** Stays with the N children PIDS until all have ended. Returns the exit status to end with: of the
+ *  first that did not end with 0. Ends kage itself by a signal where that ended the program. */
+int cli_foreground_wait(struct cli_foreground *fg, pid_t *pids, size_t n);
+
+/** Lets the signals through again, for when there is no program to wait for. */
+void cli_foreground_close(struct cli_foreground *fg);
+
+#endif

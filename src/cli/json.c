@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/json.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/text.h"
+
+json_t *cli_json_text(const char *s)
+{
+	_cleanup_free_ char *clean = NULL;
+	json_t *text = s ? json_string(s) : json_null();
+
+	if (text)
+		return text;
+	clean = cli_text_clean(s);
+	return json_string(clean);
+}
+
+json_t *cli_json_number(uint64_t v)
+{
+	return json_integer(v > INT64_MAX ? INT64_MAX : (json_int_t)v);
+}
+
+void cli_json_print_take(json_t *object)
+{
+	size_t flags = isatty(STDOUT_FILENO) ? JSON_INDENT(2) : JSON_COMPACT;
+
+	if (!object)
+		cli_out_of_memory();
+	json_dumpf(object, stdout, flags);
+	fputc('\n', stdout);
+	json_decref(object);
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What --json prints: one object per command, on stdout. */
+#ifndef CLI_JSON_H
+#define CLI_JSON_H
+
+#include <stdint.h>
+
+#include <jansson.h>
+
+/** S as a JSON string; bytes that are not UTF-8 stand as "\xff". NULL gives null. */
+json_t *cli_json_text(const char *s);
+
+/** V as a JSON number. */
+json_t *cli_json_number(uint64_t v);
+
+/** Prints OBJECT, which is consumed; on a terminal over several lines. */
+void cli_json_print_take(json_t *object);
+
+#endif

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kage log: lists histories, or the images of one. */
+#include <inttypes.h>
+
+#include "cli/cli.h"
+#include "cli/json.h"
+#include "cli/table.h"
+#include "cli/text.h"
+
+static const struct cli_column columns[] = {
+	{ .title = "IMAGE" },
+	{ .title = "AGE", .right = true },
+	{ .title = "TAKEN", .spare = 5 },
+	{ .title = "PAUSE", .right = true, .spare = 2 },
+	{ .title = "MEMORY", .right = true, .spare = 3 },
+	{ .title = "STORED", .right = true, .spare = 1 },
+	{ .title = "PID", .right = true, .spare = 4 },
+	{ .title = "WHAT", .stretch = true },
+};
+
+/* What tells this image from others: damage first of all, then what the user said. */
+static char *what(const struct kage_entry *entry)
+{
+	if (entry->damage)
+		return cli_printf("DAMAGED: %s", entry->damage);
+	if (entry->message && *entry->message)
+		return cli_printf("%s", entry->message);
+	return cli_printf("%s", entry->command && *entry->command ? entry->command
+				: entry->comm                     ? entry->comm
+								  : "");
+}
+
+static void add_row(struct cli_table *table, const struct kage_entry *entry, uint64_t now_ns)
+{
+	_cleanup_free_ char *label = cli_printf("%s@%" PRIu64, entry->name, entry->number);
+	_cleanup_free_ char *pid = cli_printf("%" PRId32, entry->pid);
+	_cleanup_free_ char *told = what(entry);
+	uint64_t age = now_ns > entry->realtime_ns ? now_ns - entry->realtime_ns : 0;
+	bool known = entry->realtime_ns > 0; /* a damaged pack may tell nothing */
+	char text[CLI_TEXT_BYTES];
+
+	cli_table_add(table, label);
+	cli_table_add(table, known ? cli_text_duration(text, age) : "");
+	cli_table_add(table, known ? cli_text_time(text, entry->realtime_ns) : "");
+	cli_table_add(table, known ? cli_text_duration(text, entry->pause_ns) : "");
+	cli_table_add(table, known ? cli_text_size(text, entry->memory_bytes) : "");
+	cli_table_add(table, cli_text_size(text, entry->stored_bytes));
+	cli_table_add(table, known ? pid : "");
+	cli_table_add(table, told);
+}
+
+static void print_table(const struct cli *cli, const struct kage_list *list)
+{
+	struct cli_table table = { .columns = columns, .n_columns = ARRAY_SIZE(columns) };
+	uint64_t now_ns = cli_clock_real_ns();
+
+	for (size_t i = 0; i < list->n; i++)
+		add_row(&table, &list->entries[i], now_ns);
+	cli_table_print(&table, stdout, cli->columns, cli->colour);
+	cli_table_deinit(&table);
+}
+
+static json_t *entry_json(const struct kage_entry *entry)
+{
+	_cleanup_free_ char *label = cli_printf("%s@%" PRIu64, entry->name, entry->number);
+
+	return json_pack(
+		"{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o}", "image",
+		cli_json_text(label), "name", cli_json_text(entry->name), "number",
+		cli_json_number(entry->number), "realtime_ns", cli_json_number(entry->realtime_ns),
+		"pause_ns", cli_json_number(entry->pause_ns), "memory_bytes",
+		cli_json_number(entry->memory_bytes), "stored_bytes",
+		cli_json_number(entry->stored_bytes), "pid", (int)entry->pid, "threads",
+		(int)entry->n_threads, "comm", cli_json_text(entry->comm), "command",
+		cli_json_text(entry->command), "message", cli_json_text(entry->message), "reason",
+		cli_json_text(entry->reason), "damage", cli_json_text(entry->damage));
+}
+
+static void print_json(const struct kage_store *store, const struct kage_list *list)
+{
+	json_t *images = json_array();
+
+	for (size_t i = 0; i < list->n; i++)
+		json_array_append_new(images, entry_json(&list->entries[i]));
+	cli_json_print_take(json_pack("{s:o, s:o}", "store",
+				      cli_json_text(store ? kage_store_path(store) : NULL),
+				      "images", images));
+}
+
+/* A store that nobody made yet is an empty one, unless it was named. */
+static struct kage_err *open_store(struct cli *cli, struct kage_store **ret_store)
+{
+	struct kage_err *e = cli_store_open(cli, 0, ret_store);
+
+	if (e && kage_err_code(e) == KAGE_NOTFOUND && !cli->store_path) {
+		kage_err_free(e);
+		*ret_store = NULL;
+		return NULL;
+	}
+	return e;
+}
+
+static int run(struct cli *cli, const void *data, int argc, char **argv)
+{
+	_cleanup_store_ struct kage_store *store = NULL;
+	struct kage_list list = { 0 };
+	const char *name = argc > 0 ? argv[0] : NULL;
+	struct kage_err *e;
+
+	(void)data;
+	e = open_store(cli, &store);
+	if (!e && !store && name)
+		return cli_fail_own(cli, KAGE_NOTFOUND, 0,
+				    "no history '%s': no image has been taken yet", name);
+	if (!e && store)
+		e = kage_store_list(store, name, &list);
+	if (e)
+		return cli_fail(cli, e);
+	if (cli->json)
+		print_json(store, &list);
+	else if (list.n > 0)
+		print_table(cli, &list);
+	else
+		cli_note(cli, "no images yet; 'kage snap PID' takes one");
+	kage_list_free(&list);
+	return CLI_DONE;
+}
+
+const struct cli_command cli_log = {
+	.name = "log",
+	.arguments = "[NAME]",
+	.summary = "list histories, or the images of one",
+	.details =
+		"  Lists the images of history NAME, the oldest first; without NAME the newest of each history.",
+	.min_args = 0,
+	.max_args = 1,
+	.run = run,
+};

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kage rm: removes images and histories. */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/json.h"
+
+struct rm_values {
+	bool yes;
+};
+
+static const struct cli_option options[] = {
+	{ "yes", 'y', NULL, "do not ask", CLI_FLAG, .offset = offsetof(struct rm_values, yes) },
+	{ 0 },
+};
+
+/* What one argument means: images FIRST to LAST of history NAME, or all of them when LAST is 0. */
+struct range {
+	char *name;
+	uint64_t first, last;
+};
+
+/* NAME@N to a number; plain numbers are taken as they are, for a bound need not exist any more. */
+static struct kage_err *resolve_bound(struct kage_store *store, const char *name, const char *text,
+				      size_t length, uint64_t *ret_number)
+{
+	_cleanup_free_ char *spec = cli_printf("%s@%.*s", name, (int)length, text);
+	_cleanup_free_ char *found = NULL;
+
+	if (length > 0 && strspn(text, "0123456789") >= length) {
+		*ret_number = strtoull(text, NULL, 10);
+		return NULL;
+	}
+	return kage_store_resolve(store, spec, &found, ret_number);
+}
+
+static struct kage_err *resolve(struct kage_store *store, const char *spec, struct range *ret)
+{
+	const char *at = strrchr(spec, '@');
+	const char *dots = at ? strstr(at, "..") : NULL;
+	struct kage_err *e;
+
+	if (!at) {
+		ret->name = cli_printf("%s", spec);
+		return NULL;
+	}
+	if (!dots) {
+		e = kage_store_resolve(store, spec, &ret->name, &ret->first);
+		ret->last = ret->first;
+		return e;
+	}
+	ret->name = cli_printf("%.*s", (int)(at - spec), spec);
+	e = resolve_bound(store, ret->name, at + 1, (size_t)(dots - at - 1), &ret->first);
+	if (!e)
+		e = resolve_bound(store, ret->name, dots + 2, strlen(dots + 2), &ret->last);
+	return e;
+}
+
+static bool in_range(const struct range *range, uint64_t number)
+{
+	return range->last == 0 || (number >= range->first && number <= range->last);
+}
+
+static struct kage_err *count(struct kage_store *store, const struct range *range, size_t *ret_n)
+{
+	struct kage_list list;
+	struct kage_err *e = kage_store_list(store, range->name, &list);
+
+	if (e)
+		return e;
+	*ret_n = 0;
+	for (size_t i = 0; i < list.n; i++)
+		*ret_n += in_range(range, list.entries[i].number);
+	kage_list_free(&list);
+	return NULL;
+}
+
+/* Asks on the terminal whether N images shall go. */
+static bool confirmed(const char *spec, size_t n)
+{
+	char answer[16];
+
+	fprintf(stderr, "remove %zu %s (%s)? [y/N] ", n, n == 1 ? "image" : "images", spec);
+	fflush(stderr);
+	if (!fgets(answer, sizeof(answer), stdin)) {
+		fputc('\n', stderr);
+		return false;
+	}
+	return answer[0] == 'y' || answer[0] == 'Y';
+}
+
+/* Removes what SPEC means, after asking if ASK, and adds to *REMOVED. */
+static int remove_one(struct cli *cli, struct kage_store *store, const char *spec, bool ask,
+		      size_t *removed)
+{
+	struct range range = { 0 };
+	size_t n = 0;
+	struct kage_err *e = resolve(store, spec, &range);
+	_cleanup_free_ char *name = range.name;
+
+	if (!e)
+		e = count(store, &range, &n);
+	if (e)
+		return cli_fail(cli, e);
+	if (n == 0)
+		return cli_fail_own(cli, KAGE_NOTFOUND, 0,
+				    "no image in %s; 'kage log %s' lists them", spec, range.name);
+	if (ask && !confirmed(spec, n))
+		return cli_fail_own(cli, KAGE_INTERRUPTED, 0, "%s was kept", spec);
+	n = 0;
+	e = kage_store_remove(store, range.name, range.first, range.last, &n);
+	*removed += n;
+	return e ? cli_fail(cli, e) : CLI_DONE;
+}
+
+static int run(struct cli *cli, const void *data, int argc, char **argv)
+{
+	const struct rm_values *values = data;
+	_cleanup_store_ struct kage_store *store = NULL;
+	bool ask = !values->yes && isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
+	struct kage_err *e = cli_store_open(cli, 0, &store);
+	size_t removed = 0;
+	int status = CLI_DONE;
+
+	if (e)
+		return cli_fail(cli, e);
+	for (int i = 0; i < argc && status == CLI_DONE; i++)
+		status = remove_one(cli, store, argv[i], ask, &removed);
+	if (cli->json && status == CLI_DONE)
+		cli_json_print_take(json_pack("{s:o}", "removed", cli_json_number(removed)));
+	else if (!cli->json && removed > 0)
+		printf("%zu %s removed\n", removed, removed == 1 ? "image" : "images");
+	return status;
+}
+
+const struct cli_command cli_rm = {
+	.name = "rm",
+	.arguments = "IMAGE|NAME|NAME@A..B…",
+	.summary = "remove images",
+	.details =
+		"  Removes an image, the images A to B of a history, or with a bare NAME the whole history.\n"
+		"  Asks first where it talks to a terminal.",
+	.options = options,
+	.min_args = 1,
+	.max_args = -1,
+	.run = run,
+};

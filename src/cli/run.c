@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kage run: starts a program as it would be started without kage.
+ *
+ * The program is a child in kage's own process group, as under env(1) or nice(1), so that
+ * pipelines, job control and the keys of the terminal work without our doing. With --tty it leads a
+ * session of its own on a pty of its own.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/foreground.h"
+#include "cli/relay.h"
+
+struct run_values {
+	const char *name;
+	const char *every;
+	bool tty;
+};
+
+/* As env(1), nice(1) and the shell have it. */
+enum { NOT_EXECUTABLE = 126, NOT_FOUND = 127 };
+
+static const struct cli_option options[] = {
+	{ "name", 'n', "NAME", "images of the program go to history NAME", CLI_TEXT,
+	  .offset = offsetof(struct run_values, name) },
+	{ "tty", 't', NULL, "give the program a terminal of its own", CLI_FLAG,
+	  .offset = offsetof(struct run_values, tty) },
+	{ "every", 0, "DURATION", NULL, CLI_TEXT, .offset = offsetof(struct run_values, every) },
+	{ 0 },
+};
+
+/* In the child: makes the slave at PATH its standard descriptors and controlling terminal. */
+static int take_terminal(const char *path)
+{
+	int fd;
+
+	if (setsid() < 0)
+		return errno;
+	fd = open(path, O_RDWR | O_NOCTTY);
+	if (fd < 0 || ioctl(fd, TIOCSCTTY, 0))
+		return errno;
+	for (int to = STDIN_FILENO; to <= STDERR_FILENO; to++)
+		if (dup2(fd, to) < 0)
+			return errno;
+	if (fd > STDERR_FILENO)
+		close(fd);
+	return 0;
+}
+
+/* In the child: never returns. REPORT takes the errno value of what failed. */
+static _Noreturn void become(const struct cli_foreground *fg, const struct run_values *values,
+			     const char *slave, char **argv, int report)
+{
+	int num = slave ? take_terminal(slave) : 0;
+
+	/* The name goes with the program wherever it goes, and into its images. */
+	if (num == 0 && values->name && setenv("KAGE_NAME", values->name, 1))
+		num = errno;
+	if (num == 0) {
+		cli_foreground_release(fg);
+		execvp(argv[0], argv);
+		num = errno;
+	}
+	if (write(report, &num, sizeof(num)) < 0)
+		_exit(CLI_FAILED);
+	_exit(CLI_FAILED);
+}
+
+/* Starts the program. Returns 0 or the errno value of what failed in us or in the child. */
+static int start(const struct cli_foreground *fg, const struct run_values *values,
+		 const char *slave, char **argv, pid_t *ret_pid)
+{
+	int report[2], num = 0;
+	pid_t pid;
+
+	if (pipe2(report, O_CLOEXEC))
+		return errno;
+	pid = fork();
+	if (pid == 0)
+		become(fg, values, slave, argv, report[1]);
+	if (pid < 0)
+		num = errno;
+	close(report[1]);
+	/* The end of file comes from the exec that succeeded. */
+	if (pid > 0 && read(report[0], &num, sizeof(num)) != (ssize_t)sizeof(num))
+		num = 0;
+	close(report[0]);
+	*ret_pid = pid;
+	return num;
+}
+
+static int fail_start(struct cli *cli, const char *program, int num)
+{
+	cli_fail_own(cli, num == ENOENT ? KAGE_NOTFOUND : KAGE_SYS, num, "cannot start %s",
+		     program);
+	return num == ENOENT ? NOT_FOUND : NOT_EXECUTABLE;
+}
+
+/* RELAY is NULL for a program that takes the terminal we have. */
+static int run_with(struct cli *cli, const struct run_values *values, struct cli_relay *relay,
+		    char **argv)
+{
+	struct cli_foreground fg;
+	pid_t pid;
+	int num = cli_foreground_open(&fg);
+
+	if (num)
+		return cli_fail_own(cli, KAGE_SYS, num, "prepare to wait for the program");
+	num = start(&fg, values, relay ? relay->path : NULL, argv, &pid);
+	if (num) {
+		cli_foreground_close(&fg);
+		return fail_start(cli, argv[0], num);
+	}
+	fg.relay = relay;
+	if (relay)
+		cli_relay_begin(relay);
+	return cli_foreground_wait(&fg, &pid, 1);
+}
+
+static int run(struct cli *cli, const void *data, int argc, char **argv)
+{
+	const struct run_values *values = data;
+	struct cli_relay relay;
+	int num, status;
+
+	(void)argc;
+	if (values->every)
+		return cli_fail_own(cli, KAGE_UNSUPPORTED, 0,
+				    "--every comes with recording, which this version does not "
+				    "have; without it, take images with 'kage snap PID'");
+	if (!values->tty)
+		return run_with(cli, values, NULL, argv);
+	num = cli_relay_open(&relay);
+	if (num)
+		return cli_fail_own(cli, KAGE_SYS, num, "make a terminal");
+	status = run_with(cli, values, &relay, argv);
+	cli_relay_close(&relay);
+	return status;
+}
+
+const struct cli_command cli_run = {
+	.name = "run",
+	.arguments = "[--] COMMAND [ARGUMENT…]",
+	.summary = "start a program",
+	.details =
+		"  Starts COMMAND and stays in the foreground until it ends: signals, job control and the\n"
+		"  exit status pass through. Images can be taken of any program, started this way or not.",
+	.options = options,
+	.min_args = 1,
+	.max_args = -1,
+	.first_ends_options = true,
+	.run = run,
+};

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kage snap: takes one image of a running program. */
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/json.h"
+#include "cli/text.h"
+
+struct snap_values {
+	const char *name;
+	const char *message;
+	bool kill;
+	bool carry;
+	bool tree;
+	int level;
+};
+
+static const struct cli_option options[] = {
+	{ "name", 'n', "NAME", "add to history NAME, not the one called like the program", CLI_TEXT,
+	  .offset = offsetof(struct snap_values, name) },
+	{ "message", 'm', "TEXT", "keep TEXT with the image", CLI_TEXT,
+	  .offset = offsetof(struct snap_values, message) },
+	{ "kill", 'k', NULL, "end the program once its image is safe on disk", CLI_FLAG,
+	  .offset = offsetof(struct snap_values, kill) },
+	{ "carry", 0, NULL, "put the executable and its libraries into the image", CLI_FLAG,
+	  .offset = offsetof(struct snap_values, carry) },
+	{ "level", 0, "N", "compress at zstd level N, 1 to 19", CLI_NUMBER,
+	  .offset = offsetof(struct snap_values, level), 1, 19 },
+	{ "tree", 0, NULL, NULL, CLI_FLAG, .offset = offsetof(struct snap_values, tree) },
+	{ 0 },
+};
+
+enum { ENVIRONMENT_BYTES = 128 << 10 };
+
+/* What KAGE_NAME is in the environment with which PID was started, as a fresh string, or NULL. */
+static char *name_from_environment(pid_t pid)
+{
+	_cleanup_free_ char *path = cli_printf("/proc/%d/environ", (int)pid);
+	_cleanup_free_ char *text = cli_grow(NULL, ENVIRONMENT_BYTES + 1, 1);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	size_t size = 0;
+	ssize_t n;
+
+	if (fd < 0)
+		return NULL;
+	while (size < ENVIRONMENT_BYTES &&
+	       (n = read(fd, text + size, ENVIRONMENT_BYTES - size)) > 0)
+		size += (size_t)n;
+	close(fd);
+	text[size] = '\0';
+	for (const char *at = text; at < text + size; at += strlen(at) + 1)
+		if (strncmp(at, "KAGE_NAME=", 10) == 0 && at[10])
+			return cli_printf("%s", at + 10);
+	return NULL;
+}
+
+static void print_json(const struct kage_snap_result *result, pid_t pid, bool killed)
+{
+	_cleanup_free_ char *label =
+		cli_printf("%s@%llu", result->name, (unsigned long long)result->number);
+
+	cli_json_print_take(json_pack(
+		"{s:o, s:o, s:o, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:b}", "image",
+		cli_json_text(label), "name", cli_json_text(result->name), "number",
+		cli_json_number(result->number), "pid", (int)pid, "threads", (int)result->n_threads,
+		"rung", (int)result->rung, "pause_ns", cli_json_number(result->pause_ns),
+		"total_ns", cli_json_number(result->total_ns), "memory_bytes",
+		cli_json_number(result->memory_bytes), "stored_bytes",
+		cli_json_number(result->stored_bytes), "killed", (int)killed));
+}
+
+static void print_line(const struct kage_snap_result *result, bool killed)
+{
+	char memory[CLI_TEXT_BYTES], stored[CLI_TEXT_BYTES];
+	char pause[CLI_TEXT_BYTES], total[CLI_TEXT_BYTES];
+
+	printf("%s@%llu  %s in %s, paused %s, %s in all%s\n", result->name,
+	       (unsigned long long)result->number, cli_text_size(memory, result->memory_bytes),
+	       cli_text_size(stored, result->stored_bytes),
+	       cli_text_duration(pause, result->pause_ns),
+	       cli_text_duration(total, result->total_ns), killed ? ", killed" : "");
+}
+
+static struct kage_err *snap(struct cli *cli, const struct snap_values *values, pid_t pid,
+			     struct kage_snap_result *ret_result)
+{
+	_cleanup_free_ char *own_name = values->name ? NULL : name_from_environment(pid);
+	_cleanup_store_ struct kage_store *store = NULL;
+	struct kage_snap_options how = {
+		.name = values->name ? values->name : own_name,
+		.message = values->message,
+		.kill = values->kill,
+		.carry = values->carry,
+		.compression = values->level,
+	};
+	struct kage_err *e = cli_store_open(cli, KAGE_STORE_CREATE, &store);
+
+	return e ? e : kage_snap(cli->ctx, store, pid, &how, ret_result);
+}
+
+static int run(struct cli *cli, const void *data, int argc, char **argv)
+{
+	const struct snap_values *values = data;
+	struct kage_snap_result result;
+	struct kage_err *e;
+	pid_t pid = cli_pid_parse(argv[0]);
+
+	(void)argc;
+	if (pid == 0)
+		return cli_fail_usage(cli, "'%s' is not a PID; 'pgrep %s' finds those of a name",
+				      argv[0], argv[0]);
+	if (values->tree)
+		return cli_fail_own(cli, KAGE_UNSUPPORTED, 0,
+				    "process trees come with a later version; without --tree, an "
+				    "image holds one process with all of its threads");
+	e = snap(cli, values, pid, &result);
+	if (e)
+		return cli_fail(cli, e);
+	if (cli->json)
+		print_json(&result, pid, values->kill);
+	else
+		print_line(&result, values->kill);
+	return CLI_DONE;
+}
+
+const struct cli_command cli_snap = {
+	.name = "snap",
+	.arguments = "PID",
+	.summary = "take one image of a running program, which goes on",
+	.details =
+		"  Stores the complete image of process PID as the next one of its history, and prints which\n"
+		"  it became, what it takes, and for how long the program stood still.",
+	.options = options,
+	.min_args = 1,
+	.max_args = 1,
+	.run = run,
+};
