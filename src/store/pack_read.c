@@ -1,176 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "store/pack_read.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include <xxhash.h>
-#include <zstd.h>
 
 #include "base/cleanup.h"
-#include "base/file.h"
+#include "store/pack_file.h"
 
 enum {
-	GLANCE_BYTES = 4096,
 	SMALL_BYTES = 256 * 1024, /* a pack up to this size is read in one go */
 	CACHED_GROUPS = 8,
 };
-
-/* --- bytes ------------------------------------------------------------------------------------ */
-
-struct pack_file {
-	int fd; /* borrowed or owned, as the user of this has it */
-	const char *path;
-	uint64_t size;
-	uint8_t *head; /* the first head_bytes of the file */
-	size_t head_bytes;
-	uint32_t header_bytes; /* where records begin */
-	struct footer_numbers footer;
-	uint64_t footer_offset;
-};
-
-static struct kage_err *read_at(const struct pack_file *f, uint64_t offset, size_t size, void *buffer)
-{
-	size_t n;
-
-	if (offset > f->size || size > f->size - offset)
-		return kage_format_damage(f->size, "it ends here, within something");
-	if (offset + size <= f->head_bytes) {
-		memcpy(buffer, f->head + offset, size);
-		return NULL;
-	}
-	TRY(kage_file_read(f->fd, buffer, size, (off_t)offset, f->path, &n));
-	if (n < size)
-		return kage_format_damage(offset + n, "it ends here, though it was longer before");
-	return NULL;
-}
-
-/* Reads and checks the head of the record at OFFSET, which ends at END at the latest. TYPE 0 takes
- * any. */
-static struct kage_err *read_head(const struct pack_file *f, uint64_t offset, uint64_t end,
-				  uint32_t type, struct record *ret_record)
-{
-	uint8_t bytes[RECORD_BYTES];
-
-	if (offset > end || end - offset < RECORD_BYTES)
-		return kage_format_damage(offset, "no room for a record");
-	TRY(read_at(f, offset, sizeof(bytes), bytes));
-	TRY(kage_format_record(bytes, offset, end - offset, ret_record));
-	if (type && ret_record->type != type)
-		return kage_format_damage(offset, "a record of type %u where %u should be",
-					  ret_record->type, type);
-	return NULL;
-}
-
-static struct kage_err *decompress(ZSTD_DCtx *zstd, const struct record *r, const uint8_t *stored,
-				   uint8_t *raw)
-{
-	size_t n = ZSTD_decompressDCtx(zstd, raw, r->raw_bytes, stored, r->stored_bytes);
-
-	if (ZSTD_isError(n) || n != r->raw_bytes)
-		return kage_format_damage(r->offset + RECORD_BYTES, "zstd cannot decompress it (%s)",
-					  ZSTD_isError(n) ? ZSTD_getErrorName(n) : "wrong size");
-	return NULL;
-}
-
-static struct kage_err *decompress_once(const struct record *r, const uint8_t *stored, uint8_t *raw)
-{
-	ZSTD_DCtx *zstd = ZSTD_createDCtx();
-	struct kage_err *e;
-
-	if (!zstd)
-		return kage_err_nomem();
-	e = decompress(zstd, r, stored, raw);
-	ZSTD_freeDCtx(zstd);
-	return e;
-}
-
-/* The payload of R, verified and decompressed, as fresh bytes. */
-static struct kage_err *read_payload(const struct pack_file *f, const struct record *r,
-				     uint8_t **ret_bytes)
-{
-	_cleanup_free_ uint8_t *stored = malloc(r->stored_bytes ? r->stored_bytes : 1);
-	_cleanup_free_ uint8_t *raw = NULL;
-
-	if (!stored)
-		return kage_err_nomem();
-	TRY(read_at(f, r->offset + RECORD_BYTES, r->stored_bytes, stored));
-	TRY(kage_format_payload(r, stored));
-	if (!r->compressed) {
-		*ret_bytes = take_ptr(stored);
-		return NULL;
-	}
-	raw = malloc(r->raw_bytes);
-	if (!raw)
-		return kage_err_nomem();
-	TRY(decompress_once(r, stored, raw));
-	*ret_bytes = take_ptr(raw);
-	return NULL;
-}
-
-/* --- header, SUMMARY, FOOTER ------------------------------------------------------------------ */
-
-static struct kage_err *read_footer(struct pack_file *f)
-{
-	uint64_t offset = f->size - FOOTER_RECORD_BYTES;
-	_cleanup_free_ uint8_t *payload = NULL;
-	struct record r;
-	struct kage_err *e;
-
-	if (f->size < f->header_bytes + FOOTER_RECORD_BYTES)
-		return kage_format_damage(f->size, "it ends here, before its first record");
-	e = read_head(f, offset, f->size, RECORD_FOOTER, &r);
-	if (!e && record_end(&r) != f->size)
-		e = kage_format_damage(offset, "the footer is not the end");
-	if (e)
-		return kage_err_wrap(e, "no whole footer in the last %d of its %llu bytes (cut short?)",
-				     FOOTER_RECORD_BYTES, (unsigned long long)f->size);
-	TRY(read_payload(f, &r, &payload));
-	if (r.stored_bytes != FOOTER_BYTES)
-		return kage_format_damage(offset, "a footer of %llu bytes",
-					  (unsigned long long)r.stored_bytes);
-	f->footer_offset = offset;
-	return kage_format_footer(payload, offset, f->size, &f->footer);
-}
-
-/* Reads the first HEAD bytes and what they begin with; the summary comes back to the caller. */
-static struct kage_err *open_file(struct pack_file *f, size_t small, uint8_t **ret_payload,
-				  struct summary *ret_summary)
-{
-	_cleanup_free_ uint8_t *payload = NULL;
-	struct record r;
-	struct stat st;
-
-	if (fstat(f->fd, &st) < 0)
-		return kage_err_sys(errno, "stat");
-	if (!S_ISREG(st.st_mode))
-		return kage_err_new(KAGE_INVALID, "not a regular file");
-	f->size = (uint64_t)st.st_size;
-	f->head_bytes = f->size <= small ? f->size : GLANCE_BYTES;
-	f->head_bytes = f->head_bytes < f->size ? f->head_bytes : f->size;
-	f->head = malloc(f->head_bytes + 1);
-	if (!f->head)
-		return kage_err_nomem();
-	TRY(kage_file_read(f->fd, f->head, f->head_bytes, 0, f->path, &f->head_bytes));
-	TRY(kage_format_header(f->head, f->head_bytes < PACK_HEADER_MAX ? f->head_bytes
-									: PACK_HEADER_MAX,
-			       &f->header_bytes));
-	TRY(read_footer(f));
-	TRY(read_head(f, f->header_bytes, f->footer_offset, RECORD_SUMMARY, &r));
-	TRY(read_payload(f, &r, &payload));
-	TRY(kage_format_summary(payload, r.stored_bytes, r.offset, ret_summary));
-	*ret_payload = take_ptr(payload);
-	return NULL;
-}
 
 struct kage_err *kage_pack_glance(int fd, const char *path, struct pack_glance *ret_glance)
 {
 	struct pack_file f = { .fd = fd, .path = path };
 	struct kage_err *e;
 
-	e = open_file(&f, GLANCE_BYTES, &ret_glance->payload, &ret_glance->summary);
+	e = kage_pack_open_file(&f, 0, &ret_glance->payload, &ret_glance->summary);
 	ret_glance->file_bytes = f.size;
 	free(f.head);
 	return kage_err_wrap(e, "pack %s", path);
@@ -224,7 +71,7 @@ static struct kage_err *fill(struct pack_pages *p, struct cached_group *c, size_
 	uint8_t *into = compressed ? p->stored : c->record;
 	struct record r;
 
-	TRY(read_at(&p->file, g->offset, RECORD_BYTES + g->stored_bytes, into));
+	TRY(kage_pack_read_at(&p->file, g->offset, RECORD_BYTES + g->stored_bytes, into));
 	TRY(kage_format_record(into, g->offset, RECORD_BYTES + g->stored_bytes, &r));
 	if (r.type != RECORD_PAGES || r.argument != number || r.raw_bytes != raw ||
 	    r.stored_bytes != g->stored_bytes || r.compressed != compressed)
@@ -232,7 +79,7 @@ static struct kage_err *fill(struct pack_pages *p, struct cached_group *c, size_
 	TRY(kage_format_payload(&r, into + RECORD_BYTES));
 	c->bytes = compressed ? c->record : into + RECORD_BYTES;
 	if (compressed)
-		TRY(decompress(p->zstd, &r, into + RECORD_BYTES, c->record));
+		TRY(kage_pack_decompress(p->zstd, &r, into + RECORD_BYTES, c->record));
 	return NULL;
 }
 
@@ -479,8 +326,8 @@ static struct kage_err *read_index(struct pack_pages *p)
 	_cleanup_free_ uint8_t *bytes = NULL;
 	struct record r;
 
-	TRY(read_head(&p->file, p->file.footer.index_offset, p->file.footer_offset, RECORD_INDEX, &r));
-	TRY(read_payload(&p->file, &r, &bytes));
+	TRY(kage_pack_read_head(&p->file, p->file.footer.index_offset, p->file.footer_offset, RECORD_INDEX, &r));
+	TRY(kage_pack_read_payload(&p->file, &r, &bytes));
 	TRY(kage_format_index(bytes, r.raw_bytes, r.offset, &p->index));
 	p->base.runs = p->index.runs;
 	p->base.n_runs = p->index.n_runs;
@@ -493,8 +340,8 @@ static struct kage_err *read_image(struct pack_pages *p, struct kage_image **ret
 	struct record r;
 	struct kage_err *e;
 
-	TRY(read_head(&p->file, p->file.footer.image_offset, p->file.footer_offset, RECORD_IMAGE, &r));
-	TRY(read_payload(&p->file, &r, &bytes));
+	TRY(kage_pack_read_head(&p->file, p->file.footer.image_offset, p->file.footer_offset, RECORD_IMAGE, &r));
+	TRY(kage_pack_read_payload(&p->file, &r, &bytes));
 	e = kage_image_decode(bytes, r.raw_bytes, ret_image);
 	return kage_err_wrap(e, "damaged at offset %llu", (unsigned long long)r.offset);
 }
@@ -506,7 +353,7 @@ static struct kage_err *open_pack(struct pack_pages *p, struct kage_image **ret_
 	struct summary summary;
 	struct kage_err *e;
 
-	TRY(open_file(&p->file, SMALL_BYTES, &payload, &summary));
+	TRY(kage_pack_open_file(&p->file, SMALL_BYTES, &payload, &summary));
 	TRY(read_index(p));
 	TRY(read_image(p, &image));
 	e = check_spaces(image, &p->index, p->file.footer.index_offset);
