@@ -23,6 +23,9 @@ extern const char *const kage_arch_name;
 
 enum { KAGE_ARCH_XSTATE_MAX = 16384 }; /* bytes; AMX tiles take 8,192 of 11,008 */
 
+/* The end of the addresses that every program can have: with 4-level page tables. */
+#define KAGE_ARCH_USER_CEILING 0x7ffffffff000ull
+
 /* Everything that ptrace gives and takes of one thread's processor state. */
 struct kage_regs {
 	struct user_regs_struct gp; /* general registers */

@@ -11,6 +11,7 @@
 #include <linux/prctl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -163,6 +164,19 @@ static bool is_kernels(const char *path)
 	       strcmp(path, "[vsyscall]") == 0;
 }
 
+/* The stub inherited our area for restartable sequences, which the kernel would go on writing to
+ * after it is unmapped. */
+static void unregister_rseq(struct kage_restore *r, struct kage_batch *b)
+{
+	struct kptrace_rseq_configuration rseq;
+
+	if (ptrace(KPTRACE_GET_RSEQ_CONFIGURATION, r->stub->pid, (void *)sizeof(rseq), &rseq) < 0 ||
+	    !rseq.rseq_abi_pointer)
+		return;
+	BATCH(b, "unregister restartable sequences", SYS_rseq, V(rseq.rseq_abi_pointer),
+	      V(rseq.rseq_abi_size), V(1 /* RSEQ_FLAG_UNREGISTER */), V(rseq.signature));
+}
+
 /* Everything goes but the vDSO, its data, and what the batch runs in. */
 static void unmap_all(struct kage_restore *r, const struct kage_maps *now, struct kage_batch *b)
 {
@@ -286,6 +300,7 @@ struct kage_err *kage_memory_build(struct kage_restore *r, const struct kage_map
 {
 	const Kage__Memory *m = r->process->memory;
 
+	unregister_rseq(r, b);
 	unmap_all(r, now, b);
 	move_kernel_mappings(r, now, spare, b);
 	for (size_t i = 0; i < m->n_mappings; i++)

@@ -10,7 +10,6 @@
  *	threads	  made; what runs with time is started; each gets its own; rights go away
  *	release	  registers, masks, go
  */
-#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -72,7 +71,6 @@ static void deinit(struct kage_restore *r)
 	close_all(r->fds, m->n_descriptions);
 	close_all(r->files, m->n_files);
 	close_all(r->spaces, m->n_spaces);
-	close_fd(r->root_fd);
 	close_fd(r->tty_fd);
 	kage_obstacles_destroy(r->obstacles);
 }
@@ -87,7 +85,6 @@ static struct kage_err *init(struct kage_restore *r, struct kage_ctx *ctx,
 				    .image = image,
 				    .process = m->processes[0],
 				    .options = options ? options : &defaults,
-				    .root_fd = -1,
 				    .tty_fd = -1 };
 	r->fds = no_fds(m->n_descriptions);
 	r->files = no_fds(m->n_files);
@@ -95,7 +92,6 @@ static struct kage_err *init(struct kage_restore *r, struct kage_ctx *ctx,
 	r->obstacles = kage_obstacles_create();
 	if (!r->fds || !r->files || !r->spaces || !r->obstacles)
 		return kage_err_nomem();
-	r->root_fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	return NULL;
 }
 

@@ -17,7 +17,6 @@
 #include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/ptrace.h>
-#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,7 +27,7 @@
 
 enum { CODE_BYTES = 4096, STUB_MARGIN_BYTES = 16 << 20 };
 
-static const uint64_t user_floor = 1ull << 24, user_ceiling = 0x7ffffffff000;
+static const uint64_t user_floor = 1ull << 24;
 static const uint64_t stop_timeout_ns = 10ull * 1000 * 1000 * 1000;
 
 static struct kage_err *map_shared(uint64_t at, size_t bytes, uint8_t **ret_base)
@@ -49,6 +48,7 @@ struct kage_err *stub_area_map(struct kage_restore *r, size_t area_bytes,
 	_cleanup_(kage_maps_deinit) struct kage_maps theirs = { 0 };
 	_cleanup_fd_ int self = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	size_t bytes = CODE_BYTES + page_ceil(area_bytes), code_size;
+	const void *code;
 	uint64_t at;
 
 	if (self < 0)
@@ -56,12 +56,13 @@ struct kage_err *stub_area_map(struct kage_restore *r, size_t area_bytes,
 	TRY(kage_maps_read(self, false, &ours));
 	TRY(kage_memory_layout(r->process->memory, &theirs));
 	at = kage_maps_common_hole(&ours, &theirs, bytes + STUB_SPARE_BYTES, STUB_MARGIN_BYTES,
-				   user_floor, user_ceiling);
+				   user_floor, KAGE_ARCH_USER_CEILING);
 	if (!at)
 		return kage_err_new(KAGE_LIMIT, "no room for %zu bytes beside the image's memory",
 				    bytes);
 	TRY(map_shared(at, bytes, &ret_area->base));
-	memcpy(ret_area->base, kage_arch_runner(&code_size), code_size);
+	code = kage_arch_runner(&code_size);
+	memcpy(ret_area->base, code, code_size);
 	ret_area->bytes = bytes;
 	ret_area->spare = at + bytes;
 	if (mprotect(ret_area->base, CODE_BYTES, PROT_READ | PROT_EXEC) < 0) {
@@ -83,10 +84,6 @@ static _Noreturn void stub_main(const int wait_fds[2])
 {
 	char c;
 
-	/* The kernel would go on writing to our area for restartable sequences, which is going away. */
-	if (__rseq_size)
-		syscall(SYS_rseq, (char *)__builtin_thread_pointer() + __rseq_offset, 32,
-			1 /* RSEQ_FLAG_UNREGISTER */, RSEQ_SIG);
 	syscall(SYS_close, wait_fds[1]);
 	while (syscall(SYS_read, wait_fds[0], &c, 1) < 0)
 		;

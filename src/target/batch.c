@@ -223,6 +223,22 @@ static struct kage_err *note_born(struct kage_target *t, struct kage_thread *thr
 	return kage_arch_get_regs(born->tid, false, &born->regs);
 }
 
+static struct kage_err *unexpected_signal(struct kage_target *t, struct kage_thread *thread,
+					  int signal)
+{
+	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
+	siginfo_t info = { 0 };
+
+	ptrace(PTRACE_GETSIGINFO, thread->tid, NULL, &info);
+	if (regs)
+		err_drop(kage_arch_get_regs(thread->tid, false, regs));
+	return kage_err_new(KAGE_SYS,
+			    "a batch in process %d ended with signal %d (%s), code %d, address %p, at "
+			    "%#" PRIx64,
+			    t->pid, signal, strsignal(signal), info.si_code, info.si_addr,
+			    regs ? kage_arch_ip(regs) : 0);
+}
+
 /* Lets THREAD run until it tells that the batch is done. */
 static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *thread)
 {
@@ -245,9 +261,7 @@ static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *
 		if (stop.what != STOP_SIGNAL)
 			continue;
 		if (stop.signal != t->site->event_signal)
-			return kage_err_new(KAGE_SYS,
-					    "thread %d got signal %d (%s) in the middle of a batch",
-					    thread->tid, stop.signal, strsignal(stop.signal));
+			return unexpected_signal(t, thread, stop.signal);
 		if (ptrace(PTRACE_GETSIGINFO, thread->tid, NULL, &info) == 0 &&
 		    info.si_code == SI_TKILL &&
 		    (info.si_pid == t->pid || info.si_pid == t->inner_pid))

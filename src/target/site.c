@@ -198,7 +198,8 @@ static struct kage_err *enter_live(struct kage_target *t, struct kage_thread *th
 		TRY(make_site(t));
 	TRY(kage_maps_read(t->proc_fd, false, &maps));
 	TRY(find_tail(t, &maps, t->site->code_size, &t->site->runner));
-	hole = kage_maps_hole(&maps, bytes, AREA_MARGIN_BYTES, 1ull << 20, maps.vmas[maps.n - 1].start);
+	hole = kage_maps_hole(&maps, bytes, AREA_MARGIN_BYTES, 1ull << 20,
+			      KAGE_ARCH_USER_CEILING);
 	if (!hole)
 		return kage_err_new(KAGE_LIMIT, "process %d has no room for %zu bytes", t->pid,
 				    bytes);

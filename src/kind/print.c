@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An image, for a person: a head, then every kind in turn.
+ */
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+#include "kind/fds.h"
+#include "kind/kind.h"
+
+struct style {
+	const char *bold, *dim, *off;
+};
+
+static void print_time(uint64_t realtime_ns, FILE *out)
+{
+	time_t t = (time_t)(realtime_ns / 1000000000);
+	struct tm tm;
+	char text[64];
+
+	localtime_r(&t, &tm);
+	strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &tm);
+	fprintf(out, "%s.%03u", text, (unsigned)(realtime_ns / 1000000 % 1000));
+}
+
+static void print_head(const struct kage_image *image, FILE *out, const struct style *s)
+{
+	const Kage__Source *src = image->msg->source;
+	const Kage__Process *p = image->msg->processes[0];
+
+	fprintf(out, "%s%s%s  %s\n", s->bold, image->label ? image->label : "image", s->off,
+		src && src->command ? src->command : p->comm);
+	if (src) {
+		fputs("  taken ", out);
+		print_time(src->realtime_ns, out);
+		fprintf(out, " on %s, Linux %s; it stood still for %.3f ms\n", src->hostname,
+			src->kernel_release, (double)src->pause_ns / 1e6);
+		if (src->message && src->message[0])
+			fprintf(out, "  “%s”\n", src->message);
+	}
+	fprintf(out, "  process %d (%s), parent %d, group %d, session %d\n", p->pid, p->comm,
+		p->ppid, p->pgid, p->sid);
+}
+
+struct kage_err *kage_image_print(const struct kage_image *image, FILE *out, bool full, bool colour)
+{
+	const struct style s = colour ? (struct style){ "\033[1m", "\033[2m", "\033[0m" }
+				      : (struct style){ "", "", "" };
+	const Kage__Process *p = image->msg->processes[0];
+
+	print_head(image, out, &s);
+	for (const struct kage_kind *const *k = kage_kinds; *k; k++) {
+		if (!(*k)->print)
+			continue;
+		fprintf(out, "%s%s%s\n", s.bold, (*k)->name, s.off);
+		(*k)->print(image, p, out, full);
+	}
+	fprintf(out, "%sdescriptors%s\n", s.bold, s.off);
+	kage_fds_print(image, p, out, full);
+	return NULL;
+}
