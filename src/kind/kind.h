@@ -49,6 +49,7 @@ struct kage_capture {
 	char *status;                 /* text of /proc/PID/status */
 	struct kage_fd_seen *fds;     /* ascending */
 	size_t n_fds;
+	struct kage_noted *noted;     /* files and shared objects met so far (kind/noted.h) */
 	bool carry;                   /* executables and libraries go into the image */
 	bool checking;                /* only a check: obstacles are collected, no contents are copied */
 	struct kage_obstacles *obstacles;
@@ -69,6 +70,7 @@ struct kage_restore {
 	int *spaces;                  /* by space (index in msg->spaces): a descriptor of ours to the
 	                               * shared object, -1 before it is made */
 	int tty_fd;                   /* the terminal that the restored program takes, -1 for none */
+	bool files_put_back;          /* written files are as of the image (--files=restore) */
 };
 
 /* --- obstacles ------------------------------------------------------------------------------- */
