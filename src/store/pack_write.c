@@ -329,6 +329,25 @@ static struct kage_err *put_run(struct pack_writer *w, const struct page_run *r)
 	return NULL;
 }
 
+/* What a reader will insist on. */
+static struct kage_err *check_runs(const struct kage_image *image)
+{
+	const struct kage_pages *p = image->pages;
+
+	for (size_t i = 0; p && i < p->n_runs; i++) {
+		const struct page_run *r = &p->runs[i], *before = i ? r - 1 : NULL;
+
+		if (r->count == 0 || !kage_image_space(image, r->space))
+			return kage_err_new(KAGE_INVALID, "pages of space %u, which the image does not "
+							  "have", r->space);
+		if (before && (before->space > r->space ||
+			       (before->space == r->space && before->first + before->count > r->first)))
+			return kage_err_new(KAGE_INVALID, "pages %#llx of space %u come twice or too late",
+					    (unsigned long long)r->first, r->space);
+	}
+	return NULL;
+}
+
 static struct kage_err *pages_init(struct pack_writer *w)
 {
 	size_t group = w->n_pages < GROUP_PAGES ? w->n_pages : GROUP_PAGES;
@@ -431,6 +450,8 @@ static struct kage_err *writer_init(struct pack_writer *w, int level)
 static struct kage_err *write_all(struct pack_writer *w, const struct kage_image *image,
 				  const char *history, int level)
 {
+	TRY(kage_image_validate(image));
+	TRY(check_runs(image));
 	TRY(writer_init(w, level));
 	TRY(put_header(w));
 	TRY(put_summary(w, image->msg, history));
