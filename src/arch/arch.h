@@ -99,6 +99,11 @@ void kage_arch_enter_runner(const struct kage_regs *regs, uint64_t at, uint64_t 
 void kage_arch_enter_mapper(const struct kage_regs *regs, uint64_t at, uint64_t area,
 			    uint64_t area_bytes, struct kage_regs *ret_regs);
 
+/** The same for the runner's part that makes a new process sharing all memory (clone(2) with
+ *  CLONE_FLAGS), waits for its end and goes back. */
+void kage_arch_enter_split(const struct kage_regs *regs, uint64_t at, uint64_t clone_flags,
+			   struct kage_regs *ret_regs);
+
 /** Registers that perform one system call with the `syscall` instruction at address AT. */
 void kage_arch_enter_syscall(const struct kage_regs *regs, uint64_t at, uint64_t number,
 			     const uint64_t args[6], struct kage_regs *ret_regs);

@@ -17,8 +17,6 @@
 #include "restore/restore.h"
 #include "sys/maps.h"
 
-static const uint64_t step_timeout_ns = 10ull * 1000 * 1000 * 1000;
-
 struct kage_err *threads_make(struct kage_restore *r)
 {
 	_cleanup_(kage_batch_deinit) struct kage_batch b;
@@ -78,20 +76,6 @@ struct kage_err *threads_build(struct kage_restore *r)
 
 /* --- letting go --------------------------------------------------------------------------------- */
 
-static struct kage_err *step_syscall(struct kage_target *stub, struct kage_thread *thread)
-{
-	struct kage_stop stop;
-
-	do {
-		if (ptrace(PTRACE_SYSCALL, thread->tid, NULL, NULL) < 0)
-			return kage_err_sys(errno, "step thread %d", thread->tid);
-		TRY(kage_target_wait(stub, thread->tid, step_timeout_ns, &stop));
-		if (stop.what == STOP_ENDED)
-			return kage_err_new(KAGE_GONE, "the new process ended");
-	} while (stop.what != STOP_SYSCALL);
-	return NULL;
-}
-
 /* A system call instruction in the vDSO, which stays when everything of ours is gone. */
 static struct kage_err *find_syscall(struct kage_restore *r, uint64_t *ret_address)
 {
@@ -130,8 +114,8 @@ static struct kage_err *unmap_area(struct kage_restore *r, const struct stub_are
 	TRY(find_syscall(r, &at));
 	kage_arch_enter_syscall(&leader->regs, at, SYS_munmap, args, regs);
 	TRY(kage_arch_set_regs(leader->tid, false, regs));
-	TRY(step_syscall(r->stub, leader));
-	TRY(step_syscall(r->stub, leader));
+	TRY(kage_target_step_syscall(r->stub, leader));
+	TRY(kage_target_step_syscall(r->stub, leader));
 	TRY(kage_arch_get_regs(leader->tid, false, regs));
 	if (kage_arch_result(regs) != 0)
 		return kage_err_sys((int)-kage_arch_result(regs), "unmap the batch's memory");

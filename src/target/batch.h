@@ -88,6 +88,7 @@ const void *kage_batch_bytes(const struct kage_batch *b, size_t offset);
 
 struct kage_site {
 	uint64_t runner;     /* address of the code in the target */
+	uint64_t vdso_start; /* live: of the vDSO that it lies in */
 	uint64_t area;       /* address of the area that the runner works in */
 	size_t area_bytes;
 	void *area_here;     /* the same area, when it is shared with us; else NULL */
@@ -95,12 +96,18 @@ struct kage_site {
 	bool live;           /* in the vDSO of a target that is not ours */
 	uint8_t *code;       /* live: the runner as it was laid down */
 	size_t code_size;
+	bool page_dropped;   /* live: the vDSO's page is the kernel's own again */
 	struct kage_thread *thread; /* live: whose registers the laid-down runner restores */
 };
 
 /** Takes the area away and puts the vDSO's bytes back. Called by thaw. */
 void kage_site_leave(struct kage_target *t);
 void kage_site_destroy(struct kage_site *site);
+
+/** Drops our private copy of the vDSO's last page from T, through a short-lived process that shares its
+ *  memory (target/janitor.c). THREAD stands, and is left at the end of a system call. */
+struct kage_err *kage_janitor_drop_page(struct kage_target *t, struct kage_thread *thread)
+	_must_check_;
 
 /** Makes sure that T has a site with room for BYTES, for THREAD. */
 struct kage_err *kage_site_enter(struct kage_target *t, struct kage_thread *thread, size_t bytes)

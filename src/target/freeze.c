@@ -23,7 +23,7 @@
 #include "target/batch.h"
 #include "target/target.h"
 
-enum { WAIT_SPIN_NS = 200 * 1000, WAIT_SLICE_NS = 10 * 1000 * 1000 };
+enum { WAIT_SPIN_NS = 200 * 1000, WAIT_SLICE_NS = 10 * 1000 * 1000, STEP_TIMEOUT_MS = 10000 };
 
 void kage_target_block_signals(struct kage_target *t)
 {
@@ -101,6 +101,24 @@ struct kage_err *kage_target_wait(struct kage_target *t, pid_t tid, uint64_t tim
 		if (waited > WAIT_SPIN_NS)
 			sleep_until_change(t);
 	}
+}
+
+struct kage_err *kage_target_step_syscall(struct kage_target *t, struct kage_thread *thread)
+{
+	struct kage_stop stop;
+
+	do {
+		thread->stopped = false;
+		if (ptrace(PTRACE_SYSCALL, thread->tid, NULL, NULL) < 0)
+			return kage_err_sys(errno, "step thread %d", thread->tid);
+		TRY(kage_target_wait(t, thread->tid, STEP_TIMEOUT_MS * 1000000ull, &stop));
+		if (stop.what == STOP_ENDED) {
+			thread->attached = false;
+			return kage_err_new(KAGE_GONE, "process %d ended", t->pid);
+		}
+		thread->stopped = true;
+	} while (stop.what != STOP_SYSCALL && stop.what != STOP_CLONE);
+	return NULL;
 }
 
 /* Forgets a thread that is no more. */

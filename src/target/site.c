@@ -76,6 +76,7 @@ static struct kage_err *find_tail(struct kage_target *t, const struct kage_maps 
 		if (used + size > sizeof(page))
 			break;
 		*ret_address = v->end - sizeof(page) + used;
+		t->site->vdso_start = v->start;
 		return NULL;
 	}
 	return kage_err_new(KAGE_UNSUPPORTED,
@@ -98,25 +99,6 @@ static struct kage_err *lay_down(struct kage_target *t, struct kage_thread *thre
 	return kage_target_write_forced(t, addr(s->runner), s->code, s->code_size);
 }
 
-/* Lets THREAD go to the beginning or the end of its system call. */
-static struct kage_err *step_syscall(struct kage_target *t, struct kage_thread *thread)
-{
-	struct kage_stop stop;
-
-	do {
-		thread->stopped = false;
-		if (ptrace(PTRACE_SYSCALL, thread->tid, NULL, NULL) < 0)
-			return kage_err_sys(errno, "step thread %d", thread->tid);
-		TRY(kage_target_wait(t, thread->tid, step_timeout_ns, &stop));
-		if (stop.what == STOP_ENDED) {
-			thread->attached = false;
-			return kage_err_new(KAGE_GONE, "process %d ended", t->pid);
-		}
-		thread->stopped = true;
-	} while (stop.what != STOP_SYSCALL);
-	return NULL;
-}
-
 /* One call at the runner's own system call instruction, behind which it leaves by itself. */
 static struct kage_err *one_call(struct kage_target *t, struct kage_thread *thread,
 				 struct kage_regs *enter, int64_t *ret_result)
@@ -126,8 +108,8 @@ static struct kage_err *one_call(struct kage_target *t, struct kage_thread *thre
 	TRY(kage_arch_set_regs(thread->tid, false, enter));
 	if (ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(blocked), &blocked) < 0)
 		return kage_err_sys(errno, "set signal mask of thread %d", thread->tid);
-	TRY(step_syscall(t, thread));
-	TRY(step_syscall(t, thread));
+	TRY(kage_target_step_syscall(t, thread));
+	TRY(kage_target_step_syscall(t, thread));
 	TRY(kage_arch_get_regs(thread->tid, false, enter));
 	*ret_result = kage_arch_result(enter);
 	return NULL;
@@ -215,8 +197,9 @@ struct kage_err *kage_site_enter(struct kage_target *t, struct kage_thread *thre
 		return bytes <= s->area_bytes
 			       ? NULL
 			       : kage_err_new(KAGE_LIMIT, "a batch of %zu bytes is too large", bytes);
-	if (s && s->area && s->thread == thread && bytes <= s->area_bytes)
-		return NULL;
+	if (s && s->area && bytes <= s->area_bytes)
+		return s->thread == thread ? NULL
+					   : lay_down(t, thread, s->area, s->area_bytes);
 	kage_site_leave(t);
 	return enter_live(t, thread, bytes);
 }
@@ -240,8 +223,11 @@ static struct kage_err *leave_live(struct kage_target *t)
 		TRY(one_call(t, thread, regs, &result));
 		s->area = 0;
 	}
+	/* Without it (no right to make a process) the page stays a private copy, zeroed. */
+	err_drop(kage_janitor_drop_page(t, thread));
 	TRY(put_back(t, thread));
-	return kage_target_write_forced(t, addr(s->runner), zeros, s->code_size);
+	return s->page_dropped ? NULL
+			       : kage_target_write_forced(t, addr(s->runner), zeros, s->code_size);
 }
 
 void kage_site_leave(struct kage_target *t)

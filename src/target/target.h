@@ -107,6 +107,10 @@ struct kage_stop {
 struct kage_err *kage_target_wait(struct kage_target *t, pid_t tid, uint64_t timeout_ns,
 				  struct kage_stop *ret_stop) _must_check_;
 
+/** Lets THREAD go to the beginning or the end of a system call, or to the event of a clone. */
+struct kage_err *kage_target_step_syscall(struct kage_target *t, struct kage_thread *thread)
+	_must_check_;
+
 /** Blocks all signals of this thread; kage_target_thaw() undoes it. */
 void kage_target_block_signals(struct kage_target *t);
 void kage_target_unblock_signals(struct kage_target *t);

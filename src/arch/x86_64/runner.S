@@ -21,7 +21,9 @@
 	.section .rodata.kage_runner, "a", @progbits
 	.balign 16
 	.globl kage_runner_start, kage_runner_end, kage_runner_map, kage_runner_saved
+	.globl kage_runner_split
 	.hidden kage_runner_start, kage_runner_end, kage_runner_map, kage_runner_saved
+	.hidden kage_runner_split
 
 	.macro load_arg reg, index
 	mov	\reg, [r14 + 8 + 8 * \index]
@@ -60,6 +62,26 @@ next:
 1:	add	r14, 72
 	mov	[r15], r14
 	jmp	next
+
+	/* Enters with the arguments of clone in their registers. The new process is held by whoever
+	   started this before its first instruction; if nobody does, it ends at once. The old one
+	   waits for it, so that nothing of it is left. */
+kage_runner_split:
+	syscall
+	test	rax, rax
+	jz	2f
+	js	leave
+	mov	rdi, rax
+	mov	esi, 0
+	mov	edx, 0x40000000		/* __WALL */
+	mov	r10d, 0
+	mov	eax, 61			/* wait4 */
+	syscall
+	jmp	leave
+2:	mov	edi, 0
+	mov	eax, 60			/* exit */
+	syscall
+	ud2
 
 	/* Enters with the arguments of mmap in their registers. Whoever started this takes the
 	   thread back at the call's end; if nobody does, it leaves. */

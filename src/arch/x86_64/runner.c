@@ -10,7 +10,7 @@
 #include "arch/x86_64/x86_64.h"
 
 extern const uint8_t kage_runner_start[], kage_runner_end[], kage_runner_map[];
-extern const uint8_t kage_runner_saved[];
+extern const uint8_t kage_runner_saved[], kage_runner_split[];
 
 /* The words behind kage_runner_saved, in order. */
 struct saved {
@@ -75,6 +75,15 @@ void kage_arch_enter_mapper(const struct kage_regs *regs, uint64_t at, uint64_t 
 
 	kage_arch_enter_syscall(regs, at + (uint64_t)(kage_runner_map - kage_runner_start),
 				SYS_mmap, args, ret_regs);
+}
+
+void kage_arch_enter_split(const struct kage_regs *regs, uint64_t at, uint64_t clone_flags,
+			   struct kage_regs *ret_regs)
+{
+	const uint64_t args[6] = { clone_flags };
+
+	kage_arch_enter_syscall(regs, at + (uint64_t)(kage_runner_split - kage_runner_start),
+				SYS_clone, args, ret_regs);
 }
 
 void kage_arch_enter_syscall(const struct kage_regs *regs, uint64_t at, uint64_t number,
