@@ -34,7 +34,7 @@ static json_t *signed_json(int64_t v)
 {
 	char text[24];
 
-	if (v >= 0 || (uint64_t)-(v + 1) < exact_limit)
+	if (v >= 0 || (uint64_t) - (v + 1) < exact_limit)
 		return v >= 0 ? unsigned_json((uint64_t)v) : json_integer(v);
 	snprintf(text, sizeof(text), "%lld", (long long)v);
 	return json_string(text);
@@ -60,7 +60,11 @@ static json_t *hex_json(const uint8_t *bytes, size_t n)
 static size_t character(const unsigned char *s, size_t left)
 {
 	static const uint32_t smallest[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	size_t n = s[0] < 0x80 ? 1 : s[0] >> 5 == 6 ? 2 : s[0] >> 4 == 14 ? 3 : s[0] >> 3 == 30 ? 4 : 0;
+	size_t n = s[0] < 0x80       ? 1
+		   : s[0] >> 5 == 6  ? 2
+		   : s[0] >> 4 == 14 ? 3
+		   : s[0] >> 3 == 30 ? 4
+				     : 0;
 	uint32_t c = s[0] & (0xffu >> (n + 1));
 
 	if (n < 2 || n > left)

@@ -80,7 +80,8 @@ static struct kage_err *each_of_run(struct kage_pages *p, const struct page_run 
 	return NULL;
 }
 
-struct kage_err *kage_pages_each(struct kage_pages *p, uint32_t space, kage_pages_fn *fn, void *user)
+struct kage_err *kage_pages_each(struct kage_pages *p, uint32_t space, kage_pages_fn *fn,
+				 void *user)
 {
 	_cleanup_free_ void *buffer = NULL;
 
@@ -295,9 +296,9 @@ struct kage_err *kage_mem_pages_add(struct mem_pages *m, uint32_t space, uint64_
 
 void kage_mem_pages_trim(struct mem_pages *m, uint64_t count)
 {
-	struct mem_run *last = &m->items[m->n_items - 1];
+	struct mem_run *last = m->n_items ? &m->items[m->n_items - 1] : NULL;
 
-	if (m->n_items == 0 || count >= last->run.count)
+	if (!last || count >= last->run.count)
 		return;
 	m->chunks[m->n_chunks - 1].used -= (last->run.count - count) * KAGE_PAGE_BYTES;
 	last->run.count = count;

@@ -56,8 +56,10 @@ static struct kage_err *read_file(const Kage__FileObject *f, uint64_t offset, vo
 		return kage_err_sys(errno, "stat %s", f->path);
 	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != f->size_bytes ||
 	    (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec != f->mtime_ns)
-		return kage_err_new(KAGE_CHANGED, "%s changed since the image was taken, and its contents "
-						  "are not in it", f->path);
+		return kage_err_new(KAGE_CHANGED,
+				    "%s changed since the image was taken, and its contents "
+				    "are not in it",
+				    f->path);
 	memset(buffer, 0, KAGE_PAGE_BYTES);
 	return kage_file_read(fd, buffer, KAGE_PAGE_BYTES, (off_t)offset, f->path, &n);
 }
@@ -84,7 +86,8 @@ static struct kage_err *read_page(const struct kage_image *image, const Kage__Me
 
 	*ret_hole = false;
 	if (has_page(image, memory->space, address / KAGE_PAGE_BYTES))
-		return kage_pages_read(image->pages, memory->space, address / KAGE_PAGE_BYTES, 1, buffer);
+		return kage_pages_read(image->pages, memory->space, address / KAGE_PAGE_BYTES, 1,
+				       buffer);
 	switch (m->backing) {
 	case KAGE__MAPPING__BACKING__ANONYMOUS:
 		memset(buffer, 0, KAGE_PAGE_BYTES);
@@ -104,7 +107,8 @@ static struct kage_err *read_page(const struct kage_image *image, const Kage__Me
 struct kage_err *kage_image_read(const struct kage_image *image, uint64_t address, void *buffer,
 				 size_t size, size_t *ret_n)
 {
-	const Kage__Memory *memory = image->msg->n_processes ? image->msg->processes[0]->memory : NULL;
+	const Kage__Memory *memory =
+		image->msg->n_processes ? image->msg->processes[0]->memory : NULL;
 	const Kage__Mapping *m = NULL;
 	size_t done = 0;
 

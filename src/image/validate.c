@@ -156,9 +156,12 @@ static struct kage_err *ids_finish(struct ids *ids, bool zero)
 	return NULL;
 }
 
-#define COLLECT(ids, list, n_list, field)                                                          \
-	for (size_t i_ = 0; i_ < (n_list); i_++)                                                   \
-	(ids)->v[(ids)->n++] = (struct id){ (list)[i_]->field, (list)[i_] }
+#define COLLECT(ids, list, n_list, field)             \
+	for (size_t i_ = 0; i_ < (n_list); i_++)      \
+		(ids)->v[(ids)->n++] = (struct id)    \
+		{                                     \
+			(list)[i_]->field, (list)[i_] \
+		}
 
 static struct kage_err *collect(struct checked *c)
 {
@@ -219,8 +222,8 @@ static struct kage_err *check_files(const struct checked *c)
 			return bad("the path '%.80s' of file %u is not absolute", f->path, f->id);
 		if (f->content_space &&
 		    !is_space(c, f->content_space, KAGE__SPACE__KIND__FILE_CONTENT))
-			return bad("file %u has its contents in space %u, which is none for that", f->id,
-				   f->content_space);
+			return bad("file %u has its contents in space %u, which is none for that",
+				   f->id, f->content_space);
 		if (f->size_bytes > INT64_MAX || f->build_id.len > MAX_BUILD_ID_BYTES ||
 		    !hash_or_none(&f->hash) || !hash_or_none(&f->tail_hash))
 			return bad("file %u has an impossible size or hash", f->id);
@@ -232,8 +235,9 @@ static struct kage_err *check_epoll(const struct checked *c, uint32_t id, const 
 {
 	for (size_t i = 0; i < epoll->n_watches; i++)
 		if (!description_or_none(c, epoll->watches[i]->description))
-			return bad("epoll description %u watches description %u, which is not there", id,
-				   epoll->watches[i]->description);
+			return bad(
+				"epoll description %u watches description %u, which is not there",
+				id, epoll->watches[i]->description);
 	return NULL;
 }
 
@@ -244,7 +248,8 @@ static struct kage_err *check_pipe(const struct checked *c, uint32_t id, const K
 	for (size_t i = 0; i < p->n_packet_bytes; i++)
 		total += p->packet_bytes[i];
 	if (!file_or_none(c, p->fifo_file))
-		return bad("pipe description %u refers to file %u, which is not there", id, p->fifo_file);
+		return bad("pipe description %u refers to file %u, which is not there", id,
+			   p->fifo_file);
 	if (p->n_packet_bytes && total != p->content.len)
 		return bad("the packets of pipe description %u do not add up to its content", id);
 	return NULL;
@@ -264,8 +269,10 @@ static struct kage_err *check_description(const struct checked *c, const Kage__D
 		return check_epoll(c, d->id, d->epoll);
 	case KAGE__DESCRIPTION__KIND_MEMFD:
 		if (!is_space(c, d->memfd->space, KAGE__SPACE__KIND__SHARED_MEMORY))
-			return bad("memfd description %u has its contents in space %u, which is none for "
-				   "that", d->id, d->memfd->space);
+			return bad(
+				"memfd description %u has its contents in space %u, which is none for "
+				"that",
+				d->id, d->memfd->space);
 		return NULL;
 	case KAGE__DESCRIPTION__KIND__NOT_SET:
 		return bad("description %u is of no known kind", d->id);
@@ -408,8 +415,8 @@ static struct kage_err *check_fds(struct checked *c, const Kage__Process *p)
 		const Kage__Descriptor *d = p->descriptors[i];
 
 		if (d->fd > INT_MAX || !find(&c->descriptions, d->description))
-			return bad("descriptor %u refers to description %u, which is not there", d->fd,
-				   d->description);
+			return bad("descriptor %u refers to description %u, which is not there",
+				   d->fd, d->description);
 	}
 	for (size_t i = 0; i < p->n_locks; i++)
 		if (!find(&c->fds, p->locks[i]->fd))

@@ -24,17 +24,23 @@ struct kage_err *kage_store_check_name(const char *name)
 	if (n == 0)
 		return kage_err_new(KAGE_INVALID, "the name of a history cannot be empty");
 	if (n > 63)
-		return kage_err_new(KAGE_INVALID, "'%.20s...' is too long for a history: %zu characters, "
-						  "63 at most", name, n);
+		return kage_err_new(KAGE_INVALID,
+				    "'%.20s...' is too long for a history: %zu characters, "
+				    "63 at most",
+				    name, n);
 	if (!isascii(name[0]) || !isalnum((unsigned char)name[0]))
-		return kage_err_new(KAGE_INVALID, "'%s' cannot be a history: names begin with a letter or "
-						  "digit", name);
+		return kage_err_new(KAGE_INVALID,
+				    "'%s' cannot be a history: names begin with a letter or "
+				    "digit",
+				    name);
 	for (size_t i = 0; i < n; i++) {
 		unsigned char c = (unsigned char)name[i];
 
 		if (!isascii(c) || !(isalnum(c) || strchr("._+-", c)))
-			return kage_err_new(KAGE_INVALID, "'%s' cannot be a history: only letters, digits "
-							  "and . _ + - may be in a name", name);
+			return kage_err_new(KAGE_INVALID,
+					    "'%s' cannot be a history: only letters, digits "
+					    "and . _ + - may be in a name",
+					    name);
 	}
 	return NULL;
 }
@@ -201,11 +207,11 @@ static struct kage_err *no_history(const struct kage_store *store, const char *n
 	if (n)
 		known = kage_suggest(name, (const char *const *)names, n);
 	if (known)
-		e = kage_err_new(KAGE_NOTFOUND, "no history '%s' in %s; there %s: %s", name, store->path,
-				 n == 1 ? "is" : "are", known);
+		e = kage_err_new(KAGE_NOTFOUND, "no history '%s' in %s; there %s: %s", name,
+				 store->path, n == 1 ? "is" : "are", known);
 	else
-		e = kage_err_new(KAGE_NOTFOUND, "no history '%s' in %s, which holds no images yet", name,
-				 store->path);
+		e = kage_err_new(KAGE_NOTFOUND, "no history '%s' in %s, which holds no images yet",
+				 name, store->path);
 	kage_dir_free_names(names, n);
 	return e;
 }
@@ -257,8 +263,8 @@ static bool still_there(const struct history *h)
 	       here.st_dev == named.st_dev && here.st_ino == named.st_ino;
 }
 
-struct kage_err *kage_dir_history_lock(const struct kage_store *store, const char *name, bool create,
-				       struct history *ret_history)
+struct kage_err *kage_dir_history_lock(const struct kage_store *store, const char *name,
+				       bool create, struct history *ret_history)
 {
 	TRY(kage_store_check_name(name));
 	for (;;) {
@@ -297,8 +303,8 @@ static struct kage_err *no_image(const struct history *h, uint64_t number)
 
 	TRY(kage_dir_numbers(h, &numbers, &n));
 	if (n == 0)
-		return kage_err_new(KAGE_NOTFOUND, "no image %s@%llu: the history is empty", h->name,
-				    (unsigned long long)number);
+		return kage_err_new(KAGE_NOTFOUND, "no image %s@%llu: the history is empty",
+				    h->name, (unsigned long long)number);
 	return kage_err_new(KAGE_NOTFOUND, "no image %s@%llu; its %zu images are from %llu to %llu",
 			    h->name, (unsigned long long)number, n, (unsigned long long)numbers[0],
 			    (unsigned long long)numbers[n - 1]);

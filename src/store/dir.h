@@ -24,7 +24,7 @@ struct history {
 
 void kage_dir_history_close(struct history *h);
 #define _cleanup_history_ _cleanup_(kage_dir_history_close)
-#define HISTORY_INIT	  ((struct history){ .fd = -1, .lock_fd = -1 })
+#define HISTORY_INIT      ((struct history){ .fd = -1, .lock_fd = -1 })
 
 /** Opens the history NAME. KAGE_NOTFOUND tells which histories there are. */
 struct kage_err *kage_dir_history_open(const struct kage_store *store, const char *name,
@@ -32,8 +32,8 @@ struct kage_err *kage_dir_history_open(const struct kage_store *store, const cha
 
 /** The same with its lock held; makes the history when CREATE. Waits for the lock, until the
  *  context's interrupt flag is raised. */
-struct kage_err *kage_dir_history_lock(const struct kage_store *store, const char *name, bool create,
-				       struct history *ret_history) _must_check_;
+struct kage_err *kage_dir_history_lock(const struct kage_store *store, const char *name,
+				       bool create, struct history *ret_history) _must_check_;
 
 /** Removes the locked history H if there is no image in it. Those who wait for its lock see that. */
 void kage_dir_history_drop_empty(const struct history *h);

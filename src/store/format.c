@@ -84,10 +84,11 @@ struct kage_err *kage_format_header(const uint8_t *bytes, size_t size, uint32_t 
 		return kage_format_damage(0, "the header's checksum is wrong");
 	unknown = le64_get(h.incompatible) & ~known_incompatible;
 	if (unknown)
-		return kage_err_new(KAGE_VERSION,
-				    "made by a newer kage: it needs features %#llx, which this version "
-				    "(%s) does not have",
-				    (unsigned long long)unknown, KAGE_VERSION_STRING);
+		return kage_err_new(
+			KAGE_VERSION,
+			"made by a newer kage: it needs features %#llx, which this version "
+			"(%s) does not have",
+			(unsigned long long)unknown, KAGE_VERSION_STRING);
 	if (le32_get(h.zero1) || le64_get(h.zero2))
 		return kage_format_damage(0, "a reserved field of the header is not zero");
 	*ret_header_bytes = n;
@@ -206,7 +207,8 @@ struct kage_err *kage_format_summary(const uint8_t *bytes, size_t size, uint64_t
 		size_t n = le32_get(f.string_bytes[i]);
 
 		if (n > SUMMARY_STRING_MAX || n > size - at)
-			return kage_format_damage(offset, "a summary with a string of %zu bytes", n);
+			return kage_format_damage(offset, "a summary with a string of %zu bytes",
+						  n);
 		*strings[i] = (struct summary_string){ (const char *)bytes + at, n };
 		at += n;
 	}
@@ -255,7 +257,8 @@ static struct kage_err *index_counts(const uint8_t *bytes, size_t size, uint64_t
 	if (groups > left / sizeof(struct index_group) || runs > left / sizeof(struct index_run) ||
 	    extents > left / sizeof(struct index_extent) ||
 	    groups * sizeof(struct index_group) + runs * sizeof(struct index_run) +
-			    extents * sizeof(struct index_extent) != left)
+			    extents * sizeof(struct index_extent) !=
+		    left)
 		return kage_format_damage(offset, "an index whose tables do not fill it");
 	if (x->group_pages < 1 || x->group_pages > GROUP_PAGES || x->n_slots > max_slots ||
 	    groups != (x->n_slots + x->group_pages - 1) / x->group_pages)
@@ -285,8 +288,10 @@ static struct kage_err *index_groups(const uint8_t *at, uint64_t offset, struct 
 		g->n_pages = left < x->group_pages ? (uint32_t)left : x->group_pages;
 		if (g->offset < end || g->offset >= offset || g->stored_bytes > GROUP_BYTES ||
 		    g->stored_bytes + RECORD_BYTES > offset - g->offset)
-			return kage_format_damage(offset, "an index whose group %zu is not in the "
-							  "pack", i);
+			return kage_format_damage(offset,
+						  "an index whose group %zu is not in the "
+						  "pack",
+						  i);
 		end = g->offset + RECORD_BYTES + g->stored_bytes;
 	}
 	return NULL;
@@ -334,7 +339,8 @@ static struct kage_err *index_runs(const uint8_t *at, uint64_t offset, struct pa
 		if (r->space == 0 || r->count == 0 || r->first > max_page ||
 		    r->count > max_page - r->first || r->space < space ||
 		    (r->space == space && r->first < before) || n > x->n_extents - next)
-			return kage_format_damage(offset, "an index whose run %zu makes no sense", i);
+			return kage_format_damage(offset, "an index whose run %zu makes no sense",
+						  i);
 		for (; n > 0; n--) {
 			x->extents[next].at = pages;
 			pages += x->extents[next++].count;
@@ -402,7 +408,8 @@ struct kage_err *kage_format_footer(const uint8_t *bytes, uint64_t offset, uint6
 	if (memcmp(f.magic, kage_format_footer_magic, sizeof(f.magic)) != 0)
 		return kage_format_damage(offset, "the footer's magic is wrong");
 	if (le64_get(f.total_bytes) != file_bytes)
-		return kage_format_damage(offset, "the footer speaks of %llu bytes, the file has %llu",
+		return kage_format_damage(offset,
+					  "the footer speaks of %llu bytes, the file has %llu",
 					  (unsigned long long)le64_get(f.total_bytes),
 					  (unsigned long long)file_bytes);
 	if (n.image_offset < PACK_HEADER_BYTES || n.image_offset >= offset ||

@@ -92,8 +92,12 @@ static struct kage_err *add_entry(const struct history *h, uint64_t number, stru
 	struct kage_err *e;
 
 	*entry = (struct kage_entry){
-		.name = arena_strdup(a, h->name), .number = number,
-		.comm = "", .command = "", .message = "", .reason = "",
+		.name = arena_strdup(a, h->name),
+		.number = number,
+		.comm = "",
+		.command = "",
+		.message = "",
+		.reason = "",
 	};
 	if (!entry->name)
 		return kage_err_nomem();

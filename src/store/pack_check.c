@@ -41,9 +41,9 @@ static struct kage_err *grow(uint8_t **buffer, size_t *size, uint64_t need)
 static struct kage_err *check_payload(struct checker *c, const struct record *r)
 {
 	if (r->stored_bytes > UINT32_MAX) /* only a record of an unknown type can claim that */
-		return kage_err_new(KAGE_LIMIT, "a record of %llu bytes at offset %llu is not checked",
-				    (unsigned long long)r->stored_bytes,
-				    (unsigned long long)r->offset);
+		return kage_err_new(
+			KAGE_LIMIT, "a record of %llu bytes at offset %llu is not checked",
+			(unsigned long long)r->stored_bytes, (unsigned long long)r->offset);
 	TRY(grow(&c->stored, &c->stored_size, r->stored_bytes + 1));
 	TRY(kage_pack_read_at(&c->file, r->offset + RECORD_BYTES, r->stored_bytes, c->stored));
 	TRY(kage_format_payload(r, c->stored));
@@ -96,7 +96,8 @@ static struct kage_err *check_records(struct checker *c)
 	TRY(kage_pack_read_at(&c->file, 0, at, bytes));
 	XXH3_128bits_update(c->chain, bytes, at);
 	while (at < c->file.footer_offset) {
-		struct kage_err *e = kage_pack_read_head(&c->file, at, c->file.footer_offset, 0, &r);
+		struct kage_err *e =
+			kage_pack_read_head(&c->file, at, c->file.footer_offset, 0, &r);
 
 		whole = !e;
 		if (e) {

@@ -10,7 +10,8 @@
 
 /* --- bytes ------------------------------------------------------------------------------------ */
 
-struct kage_err *kage_pack_read_at(const struct pack_file *f, uint64_t offset, size_t size, void *buffer)
+struct kage_err *kage_pack_read_at(const struct pack_file *f, uint64_t offset, size_t size,
+				   void *buffer)
 {
 	size_t n;
 
@@ -29,7 +30,7 @@ struct kage_err *kage_pack_read_at(const struct pack_file *f, uint64_t offset, s
 /* Reads and checks the head of the record at OFFSET, which ends at END at the latest. TYPE 0 takes
  * any. */
 struct kage_err *kage_pack_read_head(const struct pack_file *f, uint64_t offset, uint64_t end,
-				  uint32_t type, struct record *ret_record)
+				     uint32_t type, struct record *ret_record)
 {
 	uint8_t bytes[RECORD_BYTES];
 
@@ -43,13 +44,14 @@ struct kage_err *kage_pack_read_head(const struct pack_file *f, uint64_t offset,
 	return NULL;
 }
 
-struct kage_err *kage_pack_decompress(ZSTD_DCtx *zstd, const struct record *r, const uint8_t *stored,
-				   uint8_t *raw)
+struct kage_err *kage_pack_decompress(ZSTD_DCtx *zstd, const struct record *r,
+				      const uint8_t *stored, uint8_t *raw)
 {
 	size_t n = ZSTD_decompressDCtx(zstd, raw, r->raw_bytes, stored, r->stored_bytes);
 
 	if (ZSTD_isError(n) || n != r->raw_bytes)
-		return kage_format_damage(r->offset + RECORD_BYTES, "zstd cannot decompress it (%s)",
+		return kage_format_damage(r->offset + RECORD_BYTES,
+					  "zstd cannot decompress it (%s)",
 					  ZSTD_isError(n) ? ZSTD_getErrorName(n) : "wrong size");
 	return NULL;
 }
@@ -68,7 +70,7 @@ static struct kage_err *decompress_once(const struct record *r, const uint8_t *s
 
 /* The payload of R, verified and decompressed, as fresh bytes. */
 struct kage_err *kage_pack_read_payload(const struct pack_file *f, const struct record *r,
-				     uint8_t **ret_bytes)
+					uint8_t **ret_bytes)
 {
 	_cleanup_free_ uint8_t *stored = malloc(r->stored_bytes ? r->stored_bytes : 1);
 	_cleanup_free_ uint8_t *raw = NULL;
@@ -104,8 +106,9 @@ static struct kage_err *read_footer(struct pack_file *f)
 	if (!e && record_end(&r) != f->size)
 		e = kage_format_damage(offset, "the footer is not the end");
 	if (e)
-		return kage_err_wrap(e, "no whole footer in the last %d of its %llu bytes (cut short?)",
-				     FOOTER_RECORD_BYTES, (unsigned long long)f->size);
+		return kage_err_wrap(
+			e, "no whole footer in the last %d of its %llu bytes (cut short?)",
+			FOOTER_RECORD_BYTES, (unsigned long long)f->size);
 	TRY(kage_pack_read_payload(f, &r, &payload));
 	if (r.stored_bytes != FOOTER_BYTES)
 		return kage_format_damage(offset, "a footer of %llu bytes",
@@ -116,7 +119,7 @@ static struct kage_err *read_footer(struct pack_file *f)
 
 /* Reads the first HEAD bytes and what they begin with; the summary comes back to the caller. */
 struct kage_err *kage_pack_open_file(struct pack_file *f, size_t small, uint8_t **ret_payload,
-				  struct summary *ret_summary)
+				     struct summary *ret_summary)
 {
 	_cleanup_free_ uint8_t *payload = NULL;
 	struct record r;
@@ -133,8 +136,8 @@ struct kage_err *kage_pack_open_file(struct pack_file *f, size_t small, uint8_t 
 	if (!f->head)
 		return kage_err_nomem();
 	TRY(kage_file_read(f->fd, f->head, f->head_bytes, 0, f->path, &f->head_bytes));
-	TRY(kage_format_header(f->head, f->head_bytes < PACK_HEADER_MAX ? f->head_bytes
-									: PACK_HEADER_MAX,
+	TRY(kage_format_header(f->head,
+			       f->head_bytes < PACK_HEADER_MAX ? f->head_bytes : PACK_HEADER_MAX,
 			       &f->header_bytes));
 	TRY(read_footer(f));
 	TRY(kage_pack_read_head(f, f->header_bytes, f->footer_offset, RECORD_SUMMARY, &r));

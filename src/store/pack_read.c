@@ -75,7 +75,8 @@ static struct kage_err *fill(struct pack_pages *p, struct cached_group *c, size_
 	TRY(kage_format_record(into, g->offset, RECORD_BYTES + g->stored_bytes, &r));
 	if (r.type != RECORD_PAGES || r.argument != number || r.raw_bytes != raw ||
 	    r.stored_bytes != g->stored_bytes || r.compressed != compressed)
-		return kage_format_damage(g->offset, "not the group of pages that the index speaks of");
+		return kage_format_damage(g->offset,
+					  "not the group of pages that the index speaks of");
 	TRY(kage_format_payload(&r, into + RECORD_BYTES));
 	c->bytes = compressed ? c->record : into + RECORD_BYTES;
 	if (compressed)
@@ -312,11 +313,14 @@ static struct kage_err *check_spaces(const struct kage_image *image, const struc
 		const Kage__Space *s = kage_image_space(image, r->space);
 
 		if (!s)
-			return kage_format_damage(offset, "pages of space %u, which the image does not "
-							  "have", r->space);
+			return kage_format_damage(offset,
+						  "pages of space %u, which the image does not "
+						  "have",
+						  r->space);
 		if (s->kind != KAGE__SPACE__KIND__ADDRESS_SPACE &&
 		    r->first + r->count > page_ceil(s->size_bytes) / KAGE_PAGE_BYTES)
-			return kage_format_damage(offset, "pages behind the end of space %u", r->space);
+			return kage_format_damage(offset, "pages behind the end of space %u",
+						  r->space);
 	}
 	return NULL;
 }
@@ -326,7 +330,8 @@ static struct kage_err *read_index(struct pack_pages *p)
 	_cleanup_free_ uint8_t *bytes = NULL;
 	struct record r;
 
-	TRY(kage_pack_read_head(&p->file, p->file.footer.index_offset, p->file.footer_offset, RECORD_INDEX, &r));
+	TRY(kage_pack_read_head(&p->file, p->file.footer.index_offset, p->file.footer_offset,
+				RECORD_INDEX, &r));
 	TRY(kage_pack_read_payload(&p->file, &r, &bytes));
 	TRY(kage_format_index(bytes, r.raw_bytes, r.offset, &p->index));
 	p->base.runs = p->index.runs;
@@ -340,7 +345,8 @@ static struct kage_err *read_image(struct pack_pages *p, struct kage_image **ret
 	struct record r;
 	struct kage_err *e;
 
-	TRY(kage_pack_read_head(&p->file, p->file.footer.image_offset, p->file.footer_offset, RECORD_IMAGE, &r));
+	TRY(kage_pack_read_head(&p->file, p->file.footer.image_offset, p->file.footer_offset,
+				RECORD_IMAGE, &r));
 	TRY(kage_pack_read_payload(&p->file, &r, &bytes));
 	e = kage_image_decode(bytes, r.raw_bytes, ret_image);
 	return kage_err_wrap(e, "damaged at offset %llu", (unsigned long long)r.offset);

@@ -136,8 +136,8 @@ static struct kage_err *put_record(struct pack_writer *w, enum record_type type,
 	struct record_header head;
 
 	if (size > kage_format_raw_limit(type))
-		return kage_err_new(KAGE_LIMIT, "a record of %zu bytes is more than a pack can hold",
-				    size);
+		return kage_err_new(KAGE_LIMIT,
+				    "a record of %zu bytes is more than a pack can hold", size);
 	TRY(make_room(w, RECORD_BYTES + size));
 	r.offset = offset_of(w);
 	put_payload(w, &r, payload, w->out + w->out_used + RECORD_BYTES);
@@ -170,8 +170,9 @@ static struct kage_err *put_summary(struct pack_writer *w, const Kage__Image *ms
 {
 	const Kage__Source *source = msg->source;
 	const Kage__Process *leader = msg->n_processes ? msg->processes[0] : NULL;
-	const char *strings[] = { history, leader ? leader->comm : "", source ? source->command : "",
-				  source ? source->message : "", source ? source->reason : "" };
+	const char *strings[] = { history, leader ? leader->comm : "",
+				  source ? source->command : "", source ? source->message : "",
+				  source ? source->reason : "" };
 	unsigned char payload[SUMMARY_FIXED_BYTES + ARRAY_SIZE(strings) * SUMMARY_STRING_MAX];
 	struct summary_fixed f = {
 		.fixed_bytes = le32_of(sizeof(f)),
@@ -213,7 +214,8 @@ static struct kage_err *put_group(struct pack_writer *w)
 	if (w->group_used == 0)
 		return NULL;
 	TRY(kage_ctx_poll(w->ctx));
-	TRY(put_record(w, RECORD_PAGES, w->n_groups, w->group, w->group_used * KAGE_PAGE_BYTES, &r));
+	TRY(put_record(w, RECORD_PAGES, w->n_groups, w->group, w->group_used * KAGE_PAGE_BYTES,
+		       &r));
 	w->groups[w->n_groups++] = (struct index_group){
 		.offset = le64_of(r.offset),
 		.stored_bytes = le64_of(r.stored_bytes),
@@ -338,11 +340,15 @@ static struct kage_err *check_runs(const struct kage_image *image)
 		const struct page_run *r = &p->runs[i], *before = i ? r - 1 : NULL;
 
 		if (r->count == 0 || !kage_image_space(image, r->space))
-			return kage_err_new(KAGE_INVALID, "pages of space %u, which the image does not "
-							  "have", r->space);
-		if (before && (before->space > r->space ||
-			       (before->space == r->space && before->first + before->count > r->first)))
-			return kage_err_new(KAGE_INVALID, "pages %#llx of space %u come twice or too late",
+			return kage_err_new(KAGE_INVALID,
+					    "pages of space %u, which the image does not "
+					    "have",
+					    r->space);
+		if (before &&
+		    (before->space > r->space ||
+		     (before->space == r->space && before->first + before->count > r->first)))
+			return kage_err_new(KAGE_INVALID,
+					    "pages %#llx of space %u come twice or too late",
 					    (unsigned long long)r->first, r->space);
 	}
 	return NULL;
@@ -391,9 +397,12 @@ static struct kage_err *put_index(struct pack_writer *w)
 		      w->n_extents * sizeof(struct index_extent);
 	_cleanup_free_ unsigned char *payload = malloc(size);
 	struct index_fixed f = {
-		.fixed_bytes = le32_of(sizeof(f)), .group_pages = le32_of(GROUP_PAGES),
-		.n_groups = le64_of(w->n_groups),  .n_runs = le64_of(w->n_runs),
-		.n_extents = le64_of(w->n_extents), .n_slots = le64_of(w->n_slots),
+		.fixed_bytes = le32_of(sizeof(f)),
+		.group_pages = le32_of(GROUP_PAGES),
+		.n_groups = le64_of(w->n_groups),
+		.n_runs = le64_of(w->n_runs),
+		.n_extents = le64_of(w->n_extents),
+		.n_slots = le64_of(w->n_slots),
 		.n_pages = le64_of(w->n_pages),
 	};
 	unsigned char *at = payload;

@@ -68,7 +68,8 @@ static struct kage_err *make_named(const struct kage_store *s, struct new_file *
 	remove_dead_files(s);
 	if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
 		return kage_err_sys(errno, "get random bytes for a name");
-	snprintf(f->name, sizeof(f->name), "%s%016llx", temporary_prefix, (unsigned long long)random);
+	snprintf(f->name, sizeof(f->name), "%s%016llx", temporary_prefix,
+		 (unsigned long long)random);
 	f->fd = openat(s->fd, f->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (f->fd < 0) {
 		f->name[0] = '\0';

@@ -16,9 +16,8 @@ static const struct {
 	const char *unit;
 	uint64_t seconds;
 } units[] = {
-	{ "s", 1 },      { "sec", 1 },    { "m", 60 },    { "min", 60 },
-	{ "h", 3600 },   { "d", 86400 },  { "day", 86400 }, { "days", 86400 },
-	{ "w", 604800 },
+	{ "s", 1 },     { "sec", 1 },     { "m", 60 },       { "min", 60 },   { "h", 3600 },
+	{ "d", 86400 }, { "day", 86400 }, { "days", 86400 }, { "w", 604800 },
 };
 
 enum which_kind { WHICH_NUMBER, WHICH_FIRST, WHICH_BEFORE, WHICH_AGE };
@@ -30,9 +29,11 @@ struct which {
 
 static struct kage_err *bad(const char *which)
 {
-	return kage_err_new(KAGE_INVALID,
-			    "'@%s' names no image; write NAME, NAME@12, NAME@latest, NAME@first, NAME@-1 "
-			    "or an age such as NAME@5min", which);
+	return kage_err_new(
+		KAGE_INVALID,
+		"'@%s' names no image; write NAME, NAME@12, NAME@latest, NAME@first, NAME@-1 "
+		"or an age such as NAME@5min",
+		which);
 }
 
 /* Decimal digits at TEXT; *ret_end is what follows. False when there are none or too many. */
@@ -109,8 +110,8 @@ static struct kage_err *find_age(const struct history *h, const uint64_t *number
 		}
 		err_drop(e);
 	}
-	return kage_err_new(KAGE_NOTFOUND, "no image of %s is as old as %s; the oldest is %s@%llu", h->name,
-			    text, h->name, (unsigned long long)numbers[0]);
+	return kage_err_new(KAGE_NOTFOUND, "no image of %s is as old as %s; the oldest is %s@%llu",
+			    h->name, text, h->name, (unsigned long long)numbers[0]);
 }
 
 static struct kage_err *find(const struct history *h, const struct which *which, const char *text,
@@ -131,7 +132,8 @@ static struct kage_err *find(const struct history *h, const struct which *which,
 		return NULL;
 	case WHICH_BEFORE:
 		if (which->n >= n)
-			return kage_err_new(KAGE_NOTFOUND, "there is no %s@%s: the history has only %zu image%s",
+			return kage_err_new(KAGE_NOTFOUND,
+					    "there is no %s@%s: the history has only %zu image%s",
 					    h->name, text, n, n == 1 ? "" : "s");
 		*ret_number = numbers[n - 1 - which->n];
 		return NULL;

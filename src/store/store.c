@@ -15,7 +15,8 @@
 /* The path that is meant by default, fresh. */
 static struct kage_err *default_path(char **ret_path)
 {
-	const char *home = getenv("HOME"), *data = getenv("XDG_DATA_HOME"), *store = getenv("KAGE_STORE");
+	const char *home = getenv("HOME"), *data = getenv("XDG_DATA_HOME"),
+		   *store = getenv("KAGE_STORE");
 	int r = 0;
 
 	if (store && *store)
@@ -27,8 +28,9 @@ static struct kage_err *default_path(char **ret_path)
 	else if (home && home[0] == '/')
 		r = asprintf(ret_path, "%s/.local/share/kage", home);
 	else
-		return kage_err_new(KAGE_INVALID, "no place for a store: neither KAGE_STORE, XDG_DATA_HOME "
-						  "nor HOME is set; name one with --store");
+		return kage_err_new(KAGE_INVALID,
+				    "no place for a store: neither KAGE_STORE, XDG_DATA_HOME "
+				    "nor HOME is set; name one with --store");
 	return r < 0 || !*ret_path ? kage_err_nomem() : NULL;
 }
 
@@ -64,8 +66,10 @@ static struct kage_err *open_store(struct kage_store *s, unsigned flags)
 	if (s->fd >= 0)
 		return NULL;
 	if (errno == ENOENT)
-		return kage_err_new(KAGE_NOTFOUND, "no store at %s; 'kage snap' makes one, --store names "
-						   "another", s->path);
+		return kage_err_new(KAGE_NOTFOUND,
+				    "no store at %s; 'kage snap' makes one, --store names "
+				    "another",
+				    s->path);
 	return kage_err_sys(errno, "open the store %s", s->path);
 }
 

@@ -9,24 +9,24 @@
 #include "image/image.h"
 
 /* Fails the test with the message of an error. */
-#define must(expr)                                                                                 \
-	do {                                                                                       \
-		struct kage_err *must_err_ = (expr);                                               \
-		if (must_err_)                                                                     \
-			fail_msg("%s: %s", #expr, kage_err_message(must_err_));                    \
+#define must(expr)                                                              \
+	do {                                                                    \
+		struct kage_err *must_err_ = (expr);                            \
+		if (must_err_)                                                  \
+			fail_msg("%s: %s", #expr, kage_err_message(must_err_)); \
 	} while (0)
 
 /* Fails the test unless EXPR fails with CODE and a message that contains TEXT. */
-#define must_fail(expr, code, text)                                                                \
-	do {                                                                                       \
-		struct kage_err *must_err_ = (expr);                                               \
-		if (!must_err_)                                                                    \
-			fail_msg("%s did not fail", #expr);                                        \
-		if (kage_err_code(must_err_) != (code) ||                                          \
-		    !strstr(kage_err_message(must_err_), (text)))                                  \
-			fail_msg("%s: %s: %s", #expr, kage_code_name(kage_err_code(must_err_)),    \
-				 kage_err_message(must_err_));                                     \
-		kage_err_free(must_err_);                                                          \
+#define must_fail(expr, code, text)                                                             \
+	do {                                                                                    \
+		struct kage_err *must_err_ = (expr);                                            \
+		if (!must_err_)                                                                 \
+			fail_msg("%s did not fail", #expr);                                     \
+		if (kage_err_code(must_err_) != (code) ||                                       \
+		    !strstr(kage_err_message(must_err_), (text)))                               \
+			fail_msg("%s: %s: %s", #expr, kage_code_name(kage_err_code(must_err_)), \
+				 kage_err_message(must_err_));                                  \
+		kage_err_free(must_err_);                                                       \
 	} while (0)
 
 struct random_state {
@@ -45,8 +45,8 @@ static inline uint64_t random_next(struct random_state *r)
 /* Both spaces that sample_image() has. */
 enum { SAMPLE_SPACE = 1, SAMPLE_SHARED_SPACE = 2, SAMPLE_SHARED_PAGES = 64 };
 
-static inline void sample_mapping(struct arena *a, Kage__Memory *memory, uint64_t start, uint64_t end,
-				  uint32_t prot, int backing)
+static inline void sample_mapping(struct arena *a, Kage__Memory *memory, uint64_t start,
+				  uint64_t end, uint32_t prot, int backing)
 {
 	Kage__Mapping *m = msg_append(a, memory, mappings, Kage__Mapping, kage__mapping__init);
 
@@ -103,8 +103,7 @@ static inline struct kage_image *sample_image(void)
 	t->comm = (char *)"sleep";
 	t->registers = msg_new(a, Kage__Registers, kage__registers__init);
 	t->registers->arch_case = KAGE__REGISTERS__ARCH_X86_64;
-	t->registers->x86_64 =
-		msg_new(a, Kage__RegistersX8664, kage__registers_x86_64__init);
+	t->registers->x86_64 = msg_new(a, Kage__RegistersX8664, kage__registers_x86_64__init);
 	t->registers->x86_64->rip = 0x10000123;
 	t->registers->x86_64->rax = UINT64_MAX;
 	return image;

@@ -87,8 +87,10 @@ static struct kage_err *compare_piece(void *user, uint32_t space, uint64_t first
 	assert_in_range(count, 1, KAGE_PAGES_PIECE);
 	for (uint64_t i = 0; i < count; i++) {
 		must(kage_pages_read(c->expected, space, first + i, 1, page));
-		assert_memory_equal(page, bytes ? (const char *)bytes + i * KAGE_PAGE_BYTES
-						: (const void *)zeros, KAGE_PAGE_BYTES);
+		assert_memory_equal(page,
+				    bytes ? (const char *)bytes + i * KAGE_PAGE_BYTES
+					  : (const void *)zeros,
+				    KAGE_PAGE_BYTES);
 	}
 	c->n += count;
 	return NULL;
@@ -174,8 +176,10 @@ static uint64_t index_slots(const uint8_t *bytes, size_t size)
 	must(kage_format_record(bytes + f.index_offset, f.index_offset, size - f.index_offset, &r));
 	raw = malloc(r.raw_bytes);
 	if (r.compressed)
-		assert_int_equal(ZSTD_decompress(raw, r.raw_bytes, bytes + f.index_offset + RECORD_BYTES,
-						 r.stored_bytes), r.raw_bytes);
+		assert_int_equal(ZSTD_decompress(raw, r.raw_bytes,
+						 bytes + f.index_offset + RECORD_BYTES,
+						 r.stored_bytes),
+				 r.raw_bytes);
 	else
 		memcpy(raw, bytes + f.index_offset + RECORD_BYTES, r.raw_bytes);
 	must(kage_format_index(raw, r.raw_bytes, f.index_offset, &x));
@@ -270,7 +274,8 @@ static void test_longer_and_moved(void **state)
 	(void)state;
 	memcpy(longer, bytes, size);
 	assert_corrupt(pack_read_all(longer, size + 1), "one byte more than", size);
-	memmove(longer + PACK_HEADER_BYTES + 1, bytes + PACK_HEADER_BYTES, size - PACK_HEADER_BYTES);
+	memmove(longer + PACK_HEADER_BYTES + 1, bytes + PACK_HEADER_BYTES,
+		size - PACK_HEADER_BYTES);
 	assert_corrupt(pack_read_all(longer, size + 1), "moved to", 65);
 	free(longer);
 	free(bytes);
@@ -295,7 +300,8 @@ static void test_damage_stays_in_its_group(void **state)
 	bytes[size / 2] ^= 1; /* within the second of three groups */
 	must(kage_pack_open(pack_file_of(bytes, size), "memory", &back));
 	must(kage_pages_read(back->pages, SAMPLE_SPACE, 0x10000, 1, page));
-	assert_corrupt(kage_pages_read(back->pages, SAMPLE_SPACE, 0x10000 + 300, 1, page), "page", 300);
+	assert_corrupt(kage_pages_read(back->pages, SAMPLE_SPACE, 0x10000 + 300, 1, page), "page",
+		       300);
 	must(kage_pages_read(back->pages, SAMPLE_SPACE, 0x10000 + 599, 1, page));
 	kage_image_close(back);
 	kage_image_close(image);
@@ -376,21 +382,48 @@ static void test_lying_index(void **state)
 		uint64_t value;
 		const char *text;
 	} lies[] = {
-		{ 0, 48 | (uint64_t)257 << 32, "groups" }, { 0, 40 | (uint64_t)256 << 32, "begin" },
-		{ 8, 2, "fill" },	   { 8, UINT64_MAX / 16, "fill" }, { 16, 3, "fill" },
-		{ 24, 9, "fill" },	   { 32, 257, "groups" },	   { 32, 1, "leads nowhere" },
-		{ 40, 5, "add up" },	   { 48, 63, "not in the pack" },
-		{ 48, UINT64_MAX, "not in" }, { 56, UINT64_MAX, "not in" },
-		{ 64, (uint64_t)2 << 32, "makes no sense" }, { 72, UINT64_MAX, "makes no sense" },
-		{ 80, 0, "makes no sense" }, { 80, 4, "add up" }, { 80, UINT64_MAX, "makes no sense" },
-		{ 64, 3 | (uint64_t)2 << 32, "makes no sense" }, { 64, 1 | (uint64_t)9 << 32, "no sense" },
+		{ 0, 48 | (uint64_t)257 << 32, "groups" },
+		{ 0, 40 | (uint64_t)256 << 32, "begin" },
+		{ 8, 2, "fill" },
+		{ 8, UINT64_MAX / 16, "fill" },
+		{ 16, 3, "fill" },
+		{ 24, 9, "fill" },
+		{ 32, 257, "groups" },
+		{ 32, 1, "leads nowhere" },
+		{ 40, 5, "add up" },
+		{ 48, 63, "not in the pack" },
+		{ 48, UINT64_MAX, "not in" },
+		{ 56, UINT64_MAX, "not in" },
+		{ 64, (uint64_t)2 << 32, "makes no sense" },
+		{ 72, UINT64_MAX, "makes no sense" },
+		{ 80, 0, "makes no sense" },
+		{ 80, 4, "add up" },
+		{ 80, UINT64_MAX, "makes no sense" },
+		{ 64, 3 | (uint64_t)2 << 32, "makes no sense" },
+		{ 64, 1 | (uint64_t)9 << 32, "no sense" },
 	};
 	/* fixed, one group, one run of three pages: two stored, one of zeros */
 	static const uint64_t good[] = {
-		48 | (uint64_t)256 << 32, 1, 2, 3, 2, 4, /* fixed */
-		64, 100,		  /* group */
-		1 | (uint64_t)2 << 32, 0x10000, 3, 2 | (uint64_t)1 << 32, 3, 1, /* runs */
-		0, 2, 0, 1 | (uint64_t)1 << 32, 0, 1, /* extents */
+		48 | (uint64_t)256 << 32,
+		1,
+		2,
+		3,
+		2,
+		4, /* fixed */
+		64,
+		100, /* group */
+		1 | (uint64_t)2 << 32,
+		0x10000,
+		3,
+		2 | (uint64_t)1 << 32,
+		3,
+		1, /* runs */
+		0,
+		2,
+		0,
+		1 | (uint64_t)1 << 32,
+		0,
+		1, /* extents */
 	};
 	uint8_t bytes[sizeof(good)];
 	struct pack_index x;

@@ -32,7 +32,8 @@ static void test_empty(void **state)
 	kage_mem_pages_destroy(NULL);
 }
 
-static unsigned char *add(struct mem_pages *m, uint32_t space, uint64_t first, uint64_t count, int c)
+static unsigned char *add(struct mem_pages *m, uint32_t space, uint64_t first, uint64_t count,
+			  int c)
 {
 	void *bytes = NULL;
 
@@ -195,8 +196,8 @@ static void test_random(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_empty),  cmocka_unit_test(test_sort_and_join),
-		cmocka_unit_test(test_trim),   cmocka_unit_test(test_bad_runs),
+		cmocka_unit_test(test_empty),   cmocka_unit_test(test_sort_and_join),
+		cmocka_unit_test(test_trim),    cmocka_unit_test(test_bad_runs),
 		cmocka_unit_test(test_reserve), cmocka_unit_test(test_random),
 	};
 
