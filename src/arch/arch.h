@@ -51,6 +51,32 @@ void kage_arch_set_ip(struct kage_regs *regs, uint64_t ip);
  *  of them before the program goes on, and says in STATE how the call continues. */
 void kage_arch_settle_syscall(struct kage_regs *regs, Kage__SyscallState *state);
 
+/* Where the time of a system call stands among its arguments. */
+struct kage_timed_call {
+	enum {
+		KAGE_TIME_NONE,    /* it has none, or one that does not run while it waits */
+		KAGE_TIME_POINTER, /* argument `arg` points to a timespec with the time left */
+		KAGE_TIME_MS,      /* argument `arg` is the time left in milliseconds */
+	} kind;
+	int arg;
+};
+
+/** How the call NUMBER with ARGS gets its time; only calls that the kernel restarts by a restart
+ *  block (nanosleep, poll, futex …) have one. */
+struct kage_timed_call kage_arch_timed_call(uint64_t number, const uint64_t args[6]);
+
+/** Argument I of the system call that REGS make. */
+uint64_t kage_arch_arg(const struct kage_regs *regs, int i);
+void kage_arch_set_arg(struct kage_regs *regs, int i, uint64_t value);
+
+void kage_arch_set_number(struct kage_regs *regs, uint64_t number);
+
+enum { KAGE_ARCH_CODE_BEFORE = 5, KAGE_ARCH_SYSCALL_BYTES = 2 /* of the instruction itself */ };
+
+/** Reads the number of a system call out of the CODE right before its instruction; false when that
+ *  does not tell. For restart_syscall, whose registers have lost it. */
+bool kage_arch_number_before(const uint8_t code[KAGE_ARCH_CODE_BEFORE], uint64_t *ret_number);
+
 /** Registers to a message in arena A, and back. */
 struct kage_err *kage_arch_encode_regs(struct arena *a, const struct kage_regs *regs,
 				       Kage__Registers *msg) _must_check_;

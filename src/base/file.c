@@ -105,7 +105,7 @@ struct kage_err *kage_file_readlink(int dirfd, const char *path, char **ret_targ
 	return *ret_target ? NULL : kage_err_nomem();
 }
 
-static uint64_t clock_ns(clockid_t id)
+uint64_t kage_clock_ns(clockid_t id)
 {
 	struct timespec ts;
 
@@ -115,10 +115,10 @@ static uint64_t clock_ns(clockid_t id)
 
 uint64_t kage_clock_mono_ns(void)
 {
-	return clock_ns(CLOCK_MONOTONIC);
+	return kage_clock_ns(CLOCK_MONOTONIC);
 }
 
 uint64_t kage_clock_real_ns(void)
 {
-	return clock_ns(CLOCK_REALTIME);
+	return kage_clock_ns(CLOCK_REALTIME);
 }

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "base/err.h"
 
@@ -34,7 +35,8 @@ struct kage_err *kage_file_slurp_fd(int fd, const char *name, size_t max, char *
 /** The target of a symbolic link, as a fresh string. */
 struct kage_err *kage_file_readlink(int dirfd, const char *path, char **ret_target) _must_check_;
 
-/** CLOCK_MONOTONIC, and CLOCK_REALTIME, in nanoseconds. */
+/** Clock ID, CLOCK_MONOTONIC, and CLOCK_REALTIME, in nanoseconds. */
+uint64_t kage_clock_ns(clockid_t id);
 uint64_t kage_clock_mono_ns(void);
 uint64_t kage_clock_real_ns(void);
 

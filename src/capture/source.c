@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -13,14 +12,6 @@
 #include "sys/text.h"
 
 enum { CMDLINE_MAX = 4 << 20, COMMAND_SHOWN_MAX = 4096 };
-
-static uint64_t clock_ns(clockid_t id)
-{
-	struct timespec ts;
-
-	clock_gettime(id, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 /* Fields 4 to 8 of stat(5) follow the state behind the closing parenthesis. */
 static struct kage_err *read_ids(struct kage_capture *c)
@@ -47,9 +38,9 @@ struct kage_err *source_instant(struct kage_capture *c)
 	if (!s)
 		return kage_err_nomem();
 	c->image->msg->source = s;
-	s->realtime_ns = clock_ns(CLOCK_REALTIME);
-	s->monotonic_ns = clock_ns(CLOCK_MONOTONIC);
-	s->boottime_ns = clock_ns(CLOCK_BOOTTIME);
+	s->realtime_ns = kage_clock_ns(CLOCK_REALTIME);
+	s->monotonic_ns = kage_clock_ns(CLOCK_MONOTONIC);
+	s->boottime_ns = kage_clock_ns(CLOCK_BOOTTIME);
 	c->process->pid = c->target->pid;
 	return read_ids(c);
 }

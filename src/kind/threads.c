@@ -69,8 +69,49 @@ static struct kage_err *capture_robust_list(Kage__Thread *msg)
 	return NULL;
 }
 
+/* A thread that has been interrupted before waits in restart_syscall: which call that stands for, its
+ * own code tells. */
+static struct kage_err *name_restarted(struct kage_capture *c, struct kage_regs *regs)
+{
+	uint8_t code[KAGE_ARCH_CODE_BEFORE];
+	uint64_t number, real;
+
+	if (!kage_arch_in_syscall(regs, &number) || number != SYS_restart_syscall)
+		return NULL;
+	TRY(kage_target_read(c->target,
+			     addr(kage_arch_ip(regs) - KAGE_ARCH_SYSCALL_BYTES - sizeof(code)), code,
+			     sizeof(code)));
+	if (kage_arch_number_before(code, &real))
+		kage_arch_set_number(regs, real);
+	return NULL;
+}
+
+/* How much of its time a waiting call has left: what the kernel has noted, else all of it. */
+static struct kage_err *time_left(struct kage_capture *c, const struct kage_regs *regs,
+				  const struct kage_inside_thread *in, Kage__SyscallState *state)
+{
+	struct kage_timed_call call;
+	int64_t ts[2];
+	uint64_t now;
+
+	if (state->restart != KAGE__SYSCALL_STATE__RESTART__TIME_LEFT)
+		return NULL;
+	call = kage_arch_timed_call(state->number, state->args);
+	if (in->has_expiry) {
+		now = kage_clock_ns((clockid_t)in->expiry_clock);
+		state->left_ns = in->expiry_ns > now ? in->expiry_ns - now : 0;
+	} else if (call.kind == KAGE_TIME_MS) {
+		state->left_ns = kage_arch_arg(regs, call.arg) * 1000000;
+	} else if (call.kind == KAGE_TIME_POINTER) {
+		TRY(kage_target_read(c->target, addr(kage_arch_arg(regs, call.arg)), ts,
+				     sizeof(ts)));
+		state->left_ns = (uint64_t)ts[0] * 1000000000 + (uint64_t)ts[1];
+	}
+	return NULL;
+}
+
 static struct kage_err *capture_registers(struct kage_capture *c, struct kage_thread *thread,
-					  Kage__Thread *msg)
+					  const struct kage_inside_thread *in, Kage__Thread *msg)
 {
 	struct arena *a = &c->image->arena;
 	_cleanup_free_ struct kage_regs *regs = malloc(sizeof(*regs));
@@ -84,7 +125,9 @@ static struct kage_err *capture_registers(struct kage_capture *c, struct kage_th
 		return kage_err_nomem();
 	msg->syscall->n_args = 6;
 	*regs = thread->regs;
+	TRY(name_restarted(c, regs));
 	kage_arch_settle_syscall(regs, msg->syscall);
+	TRY(time_left(c, regs, in, msg->syscall));
 	return kage_arch_encode_regs(a, regs, msg->registers);
 }
 
@@ -114,7 +157,7 @@ static struct kage_err *capture_thread(struct kage_capture *c, size_t i)
 		return kage_err_nomem();
 	msg->tid = thread->tid;
 	msg->blocked = thread->sigmask;
-	TRY(capture_registers(c, thread, msg));
+	TRY(capture_registers(c, thread, &c->inside.threads[i], msg));
 	TRY(capture_name(c, msg));
 	TRY(capture_rseq(c, msg));
 	TRY(capture_inside(c, i, msg));

@@ -36,6 +36,12 @@ struct kage_err *threads_make(struct kage_restore *r) _must_check_;
 /** Gives each thread what is its own; takes rights away. */
 struct kage_err *threads_build(struct kage_restore *r) _must_check_;
 
+/** Begins the wait of thread I, whose final registers are FINAL, again with the time that was left, and
+ *  leaves the thread interrupted in it, with all registers in place. *RET_BEGUN is false for a
+ *  thread that was not in such a call. */
+struct kage_err *waits_begin(struct kage_restore *r, size_t i, const struct kage_regs *final,
+			     bool *ret_begun) _must_check_;
+
 /** Takes the batch's memory away, loads registers and masks, lets go. From here on the process runs
  *  (or stands stopped by SIGSTOP, with STOPPED). */
 struct kage_err *threads_release(struct kage_restore *r, const struct stub_area *area, bool stopped)

@@ -102,39 +102,51 @@ static struct kage_err *find_syscall(struct kage_restore *r, uint64_t *ret_addre
 	return kage_err_new(KAGE_UNSUPPORTED, "the image has no vDSO with a system call in it");
 }
 
+/* The last call of ours, made by the leader, which has its final registers already. A wait that was
+ * begun anew survives it: this call leaves the restart block alone. */
 static struct kage_err *unmap_area(struct kage_restore *r, const struct stub_area *area)
 {
 	struct kage_thread *leader = r->stub->threads[0];
+	_cleanup_free_ struct kage_regs *final = calloc(1, sizeof(*final));
 	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
 	const uint64_t args[6] = { (uint64_t)(uintptr_t)area->base, area->bytes };
 	uint64_t at;
 
-	if (!regs)
+	if (!regs || !final)
 		return kage_err_nomem();
 	TRY(find_syscall(r, &at));
-	kage_arch_enter_syscall(&leader->regs, at, SYS_munmap, args, regs);
+	TRY(kage_arch_get_regs(leader->tid, false, final));
+	kage_arch_enter_syscall(final, at, SYS_munmap, args, regs);
 	TRY(kage_arch_set_regs(leader->tid, false, regs));
 	TRY(kage_target_step_syscall(r->stub, leader));
 	TRY(kage_target_step_syscall(r->stub, leader));
 	TRY(kage_arch_get_regs(leader->tid, false, regs));
 	if (kage_arch_result(regs) != 0)
 		return kage_err_sys((int)-kage_arch_result(regs), "unmap the batch's memory");
-	return NULL;
+	TRY(kage_target_settle(r->stub, leader));
+	return kage_arch_set_regs(leader->tid, false, final);
 }
 
+/* Registers of thread I, or a wait begun anew. */
 static struct kage_err *load(struct kage_restore *r, size_t i)
 {
-	struct kage_thread *thread = r->stub->threads[i];
-	const Kage__Thread *msg = r->process->threads[i];
 	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
-	uint64_t mask = msg->blocked;
+	bool waiting;
 
 	if (!regs)
 		return kage_err_nomem();
-	TRY(kage_threads_final_regs(r, msg, regs));
-	TRY(kage_arch_set_regs(thread->tid, true, regs));
-	if (ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(mask), &mask) < 0)
-		return kage_err_sys(errno, "set the signal mask of thread %d", thread->tid);
+	TRY(kage_threads_final_regs(r, r->process->threads[i], regs));
+	TRY(waits_begin(r, i, regs, &waiting));
+	return waiting ? NULL : kage_arch_set_regs(r->stub->threads[i]->tid, true, regs);
+}
+
+static struct kage_err *set_mask(struct kage_restore *r, size_t i)
+{
+	uint64_t mask = r->process->threads[i]->blocked;
+
+	if (ptrace(PTRACE_SETSIGMASK, r->stub->threads[i]->tid, (void *)sizeof(mask), &mask) < 0)
+		return kage_err_sys(errno, "set the signal mask of thread %d",
+				    r->process->threads[i]->tid);
 	return NULL;
 }
 
@@ -142,9 +154,11 @@ struct kage_err *threads_release(struct kage_restore *r, const struct stub_area 
 {
 	struct kage_target *stub = r->stub;
 
-	TRY(unmap_area(r, area));
 	for (size_t i = 0; i < stub->n_threads; i++)
 		TRY_WRAP(load(r, i), "thread %d", r->process->threads[i]->tid);
+	TRY(unmap_area(r, area));
+	for (size_t i = 0; i < stub->n_threads; i++)
+		TRY(set_mask(r, i));
 	if (stopped && pidfd_send_signal(stub->pidfd, SIGSTOP, NULL, 0) < 0)
 		return kage_err_sys(errno, "stop the restored process");
 	stub->ours = false;

@@ -121,6 +121,23 @@ struct kage_err *kage_target_step_syscall(struct kage_target *t, struct kage_thr
 	return NULL;
 }
 
+struct kage_err *kage_target_settle(struct kage_target *t, struct kage_thread *thread)
+{
+	struct kage_stop stop = { .what = STOP_SYSCALL };
+
+	if (ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL) < 0)
+		return kage_err_sys(errno, "interrupt thread %d", thread->tid);
+	while (stop.what != STOP_EVENT) {
+		thread->stopped = false;
+		ptrace(PTRACE_CONT, thread->tid, NULL, NULL);
+		TRY(kage_target_wait(t, thread->tid, STEP_TIMEOUT_MS * 1000000ull, &stop));
+		if (stop.what == STOP_ENDED)
+			return kage_err_new(KAGE_GONE, "process %d ended", t->pid);
+		thread->stopped = true;
+	}
+	return NULL;
+}
+
 /* Forgets a thread that is no more. */
 static void drop_thread(struct kage_target *t, pid_t tid)
 {

@@ -132,20 +132,10 @@ static struct kage_err *map_area(struct kage_target *t, struct kage_thread *thre
 	return lay_down(t, thread, at, bytes);
 }
 
-/* Brings THREAD back to where it was stopped, in a stop from which the kernel restarts system calls
- * as it would have: one inside signal handling, not one at a system call's end. */
+/* Brings THREAD back to where it was stopped. */
 static struct kage_err *put_back(struct kage_target *t, struct kage_thread *thread)
 {
-	struct kage_stop stop = { .what = STOP_SYSCALL };
-
-	if (ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL) < 0)
-		return kage_err_sys(errno, "interrupt thread %d", thread->tid);
-	while (stop.what != STOP_EVENT && stop.what != STOP_ENDED) {
-		thread->stopped = false;
-		ptrace(PTRACE_CONT, thread->tid, NULL, NULL);
-		TRY(kage_target_wait(t, thread->tid, step_timeout_ns, &stop));
-		thread->stopped = stop.what != STOP_ENDED;
-	}
+	TRY(kage_target_settle(t, thread));
 	if (ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(thread->sigmask),
 		   &thread->sigmask) < 0)
 		return kage_err_sys(errno, "set signal mask of thread %d", thread->tid);

@@ -111,6 +111,10 @@ struct kage_err *kage_target_wait(struct kage_target *t, pid_t tid, uint64_t tim
 struct kage_err *kage_target_step_syscall(struct kage_target *t, struct kage_thread *thread)
 	_must_check_;
 
+/** Brings THREAD from any stop to one inside signal handling, without running an instruction of it:
+ *  only from there the kernel makes an interrupted system call again as it would have. */
+struct kage_err *kage_target_settle(struct kage_target *t, struct kage_thread *thread) _must_check_;
+
 /** Blocks all signals of this thread; kage_target_thaw() undoes it. */
 void kage_target_block_signals(struct kage_target *t);
 void kage_target_unblock_signals(struct kage_target *t);

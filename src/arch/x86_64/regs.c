@@ -14,8 +14,6 @@
 
 const char *const kage_arch_name = "x86_64";
 
-enum { SYSCALL_INSN_BYTES = 2 };
-
 struct kage_err *kage_arch_get_regs(pid_t tid, bool with_xstate, struct kage_regs *ret_regs)
 {
 	struct iovec iov = { &ret_regs->gp, sizeof(ret_regs->gp) };
@@ -90,7 +88,7 @@ bool kage_x86_settle(struct kage_regs *regs, bool same_thread)
 		r->orig_rax = (uint64_t)-1;
 		return false;
 	}
-	r->rip -= SYSCALL_INSN_BYTES;
+	r->rip -= KAGE_ARCH_SYSCALL_BYTES;
 	r->orig_rax = (uint64_t)-1;
 	return true;
 }
