@@ -263,23 +263,43 @@ static bool still_there(const struct history *h)
 	       here.st_dev == named.st_dev && here.st_ino == named.st_ino;
 }
 
+/* One try; *ret_history stays closed when the history was removed under our hands. */
+static struct kage_err *try_lock(const struct kage_store *store, const char *name, bool create,
+				 struct history *ret_history)
+{
+	_cleanup_history_ struct history h = HISTORY_INIT;
+	bool made = create && mkdirat(store->fd, name, 0700) == 0;
+	struct kage_err *e;
+
+	if (create && !made && errno != EEXIST)
+		return kage_err_sys(errno, "make the history %s/%s", store->path, name);
+	e = open_history(store, name, &h);
+	if (!e)
+		e = take_lock(&h);
+	if (e && (kage_err_errno(e) == ENOENT || (create && kage_err_code(e) == KAGE_NOTFOUND))) {
+		err_drop(e);
+		return NULL;
+	}
+	if (e && made)
+		unlinkat(store->fd, name,
+			 AT_REMOVEDIR); /* which fails if there is anything in it */
+	if (!e && still_there(&h)) {
+		*ret_history = h;
+		h = HISTORY_INIT;
+	}
+	return e;
+}
+
 struct kage_err *kage_dir_history_lock(const struct kage_store *store, const char *name,
 				       bool create, struct history *ret_history)
 {
-	TRY(kage_store_check_name(name));
-	for (;;) {
-		_cleanup_history_ struct history h = HISTORY_INIT;
+	struct history h = HISTORY_INIT;
 
-		if (create && mkdirat(store->fd, name, 0700) < 0 && errno != EEXIST)
-			return kage_err_sys(errno, "make the history %s/%s", store->path, name);
-		TRY(open_history(store, name, &h));
-		TRY(take_lock(&h));
-		if (still_there(&h)) {
-			*ret_history = h;
-			h = HISTORY_INIT;
-			return NULL;
-		}
-	}
+	TRY(kage_store_check_name(name));
+	while (h.fd < 0)
+		TRY(try_lock(store, name, create, &h));
+	*ret_history = h;
+	return NULL;
 }
 
 void kage_dir_history_drop_empty(const struct history *h)

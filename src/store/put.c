@@ -91,16 +91,29 @@ static struct kage_err *make_file(const struct kage_store *s, struct new_file *f
 	return kage_err_sys(errno, "make a file in %s", s->path);
 }
 
+/* Gives F, which has a temporary name, the name NAME in H. */
+static int rename_file(struct new_file *f, const struct history *h, const char *name)
+{
+	if (renameat2(f->store->fd, f->name, h->fd, name, RENAME_NOREPLACE) == 0) {
+		f->name[0] = '\0';
+		return 0;
+	}
+	if (errno != EINVAL && errno != ENOSYS)
+		return -1;
+	/* This file system cannot rename without replacing. The temporary name goes later. */
+	return linkat(f->store->fd, f->name, h->fd, name, 0);
+}
+
 /* Gives F the name NAME in H; EEXIST when there is one, which is never replaced. */
-static int give_name(const struct new_file *f, const struct history *h, const char *name)
+static int give_name(struct new_file *f, const struct history *h, const char *name)
 {
 	char self[32];
 
 	if (f->name[0])
-		return linkat(f->store->fd, f->name, h->fd, name, 0);
+		return rename_file(f, h, name);
 	if (linkat(f->fd, "", h->fd, name, AT_EMPTY_PATH) == 0)
 		return 0;
-	if (errno == EEXIST || errno == ENOSPC || errno == EDQUOT)
+	if (errno != ENOENT && errno != EPERM && errno != EINVAL)
 		return -1;
 	/* Before 6.10 that needs CAP_DAC_READ_SEARCH. */
 	snprintf(self, sizeof(self), "/proc/self/fd/%d", f->fd);
@@ -117,7 +130,7 @@ static struct kage_err *next_number(const struct history *h, uint64_t *ret_numbe
 	return NULL;
 }
 
-static struct kage_err *publish_in(const struct history *h, const struct new_file *f,
+static struct kage_err *publish_in(const struct history *h, struct new_file *f,
 				   uint64_t *ret_number)
 {
 	const struct kage_store *s = h->store;
@@ -139,7 +152,7 @@ static struct kage_err *publish_in(const struct history *h, const struct new_fil
 }
 
 /* Step 3. */
-static struct kage_err *publish(struct kage_store *s, const char *history, const struct new_file *f,
+static struct kage_err *publish(struct kage_store *s, const char *history, struct new_file *f,
 				uint64_t *ret_number)
 {
 	_cleanup_history_ struct history h = HISTORY_INIT;

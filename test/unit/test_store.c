@@ -13,9 +13,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -446,6 +448,134 @@ static void test_file_size_limit(void **state)
 	kage_image_close(image);
 }
 
+/* --- failing calls ---------------------------------------------------------------------------- */
+
+/* These stand in front of the C library's. Call number fail_at fails; none when that is 0. */
+static unsigned fail_at, n_calls;
+static int fail_with;
+static bool no_nameless_files, flock_failed;
+
+static bool fails(void)
+{
+	if (!fail_at || ++n_calls != fail_at)
+		return false;
+	errno = fail_with;
+	return true;
+}
+
+int openat(int dir, const char *path, int flags, ...)
+{
+	va_list ap;
+	mode_t mode;
+
+	va_start(ap, flags);
+	mode = va_arg(ap, mode_t);
+	va_end(ap);
+	if (no_nameless_files && (flags & O_TMPFILE) == O_TMPFILE) {
+		errno = EOPNOTSUPP;
+		return -1;
+	}
+	return fails() ? -1 : (int)syscall(SYS_openat, dir, path, flags, mode);
+}
+
+ssize_t write(int fd, const void *p, size_t n)
+{
+	return fails() ? -1 : syscall(SYS_write, fd, p, n);
+}
+
+int fdatasync(int fd)
+{
+	return fails() ? -1 : (int)syscall(SYS_fdatasync, fd);
+}
+
+int fsync(int fd)
+{
+	return fails() ? -1 : (int)syscall(SYS_fsync, fd);
+}
+
+int linkat(int from_dir, const char *from, int to_dir, const char *to, int flags)
+{
+	return fails() ? -1 : (int)syscall(SYS_linkat, from_dir, from, to_dir, to, flags);
+}
+
+int renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags)
+{
+	return fails() ? -1 : (int)syscall(SYS_renameat2, from_dir, from, to_dir, to, flags);
+}
+
+int mkdirat(int dir, const char *path, mode_t mode)
+{
+	return fails() ? -1 : (int)syscall(SYS_mkdirat, dir, path, mode);
+}
+
+int flock(int fd, int operation)
+{
+	flock_failed = fails();
+	return flock_failed ? -1 : (int)syscall(SYS_flock, fd, operation);
+}
+
+/* Makes each call of a put fail in turn: one line, nothing left, and what was there stays. */
+static void fail_each_call(struct fixture *f, struct kage_image *image, size_t packs)
+{
+	struct kage_put_result result;
+	struct kage_err *e;
+
+	for (fail_at = 1;; fail_at++) {
+		n_calls = 0;
+		e = kage_store_put(f->store, "redis", image, NULL, &result);
+		if (n_calls < fail_at)
+			break;
+		if (!e) { /* a call that may fail, such as one that is only tried */
+			size_t n;
+
+			fail_at = 0;
+			must(kage_store_remove(f->store, "redis", result.number, result.number,
+					       &n));
+			fail_at = n_calls;
+			continue;
+		}
+		assert_null(strchr(kage_err_message(e), '\n'));
+		assert_non_null(strstr(kage_err_message(e), "store an image of 'redis'"));
+		kage_err_free(e);
+		/* Without the lock an empty history cannot be taken away safely; nobody sees it. */
+		if (!flock_failed)
+			assert_int_equal(count_entries(f->dir), packs ? 1 : 0);
+		if (packs)
+			assert_int_equal(count_entries(path_in(f, "redis")), packs + 1);
+	}
+	must(e);
+	print_message("# %u calls\n", n_calls);
+	assert_true(fail_at > 5);
+	fail_at = 0;
+	assert_sound(f, packs + 1);
+}
+
+static void test_failing_calls(void **state)
+{
+	struct fixture *f = *state;
+	struct kage_image *image = image_of(1, 3000, 0);
+
+	fail_with = EIO;
+	fail_each_call(f, image, 0);
+	fail_with = ENOSPC;
+	fail_each_call(f, image, 1);
+	kage_image_close(image);
+}
+
+static void test_without_nameless_files(void **state)
+{
+	struct fixture *f = *state;
+	struct kage_image *image = image_of(1, 3000, 0);
+
+	no_nameless_files = true;
+	fail_with = EIO;
+	fail_each_call(f, image, 0);
+	assert_int_equal(close(creat(path_in(f, ".tmp-0000000000000000"), 0600)), 0);
+	fail_each_call(f, image, 1); /* the first put removes what a dead writer left */
+	no_nameless_files = false;
+	kage_image_close(image);
+}
+
 /* --- rivals and kills ------------------------------------------------------------------------- */
 
 /* A child with a store of its own that puts IMAGES images, or for ever when that is 0. */
@@ -617,6 +747,7 @@ int main(void)
 		TEST(test_remove),         TEST(test_remove_rubbish),
 		TEST(test_damaged_pack),   TEST(test_foreign_files),
 		TEST(test_full_disk),      TEST(test_file_size_limit),
+		TEST(test_failing_calls),  TEST(test_without_nameless_files),
 		TEST(test_two_writers),    TEST(test_writer_and_remover),
 		TEST(test_killed_writers), TEST(test_interrupted),
 		TEST(test_trust),          TEST(test_trust_owners),
