@@ -86,7 +86,7 @@ struct kage_err *kage_snap(struct kage_ctx *ctx, struct kage_store *into, pid_t 
 	static const struct kage_snap_options defaults;
 	struct kage_snap_result result = { 0 };
 	uint64_t begin = kage_clock_mono_ns();
-	struct kage_target *t;
+	struct kage_target *t = NULL;
 	struct kage_err *e;
 
 	options = options ? options : &defaults;
@@ -109,7 +109,7 @@ struct kage_err *kage_check_process(struct kage_ctx *ctx, pid_t pid,
 		kage_obstacles_create();
 	const struct capture_options co = { .checking = true };
 	struct kage_image *image = NULL;
-	struct kage_target *t;
+	struct kage_target *t = NULL;
 	struct kage_err *e;
 
 	if (!obstacles)

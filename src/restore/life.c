@@ -33,7 +33,7 @@ static struct kage_err *area_bytes(const struct kage_restore *r, size_t *ret_byt
 	const Kage__Process *p = r->process;
 	size_t objects = p->memory->n_mappings + p->n_descriptors + p->n_threads + p->n_pending +
 			 r->image->msg->n_descriptions + p->n_posix_timers + p->n_locks;
-	size_t bytes;
+	size_t bytes = 0;
 
 	for (size_t i = 0; i < p->n_threads; i++)
 		for (size_t k = 0; k < p->threads[i]->n_seccomp_filters; k++)
@@ -160,7 +160,7 @@ static struct kage_err *live(struct kage_restore *r, struct kage_life *ret_life)
 {
 	struct stub_area area = { 0 };
 	struct kage_err *e;
-	size_t bytes;
+	size_t bytes = 0;
 
 	TRY(restore_check(r));
 	TRY(prepare(r));

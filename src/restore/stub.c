@@ -188,7 +188,7 @@ struct kage_err *stub_make(struct kage_restore *r, const struct stub_area *area,
 	struct kage_target *stub = NULL;
 	struct kage_err *e;
 	int fds[2];
-	pid_t born;
+	pid_t born = 0;
 
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return kage_err_sys(errno, "make a pipe");

@@ -110,7 +110,7 @@ static struct kage_err *unmap_area(struct kage_restore *r, const struct stub_are
 	_cleanup_free_ struct kage_regs *final = calloc(1, sizeof(*final));
 	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
 	const uint64_t args[6] = { (uint64_t)(uintptr_t)area->base, area->bytes };
-	uint64_t at;
+	uint64_t at = 0;
 
 	if (!regs || !final)
 		return kage_err_nomem();

@@ -20,6 +20,8 @@
 #ifndef TARGET_BATCH_H
 #define TARGET_BATCH_H
 
+#include <sys/syscall.h>
+
 #include "target/target.h"
 
 struct kage_arg {

@@ -21,8 +21,6 @@
 #include "sys/text.h"
 #include "target/batch.h"
 
-static const uint64_t step_timeout_ns = 10ull * 1000 * 1000 * 1000;
-
 enum { AREA_MIN_BYTES = 64 * 1024, AREA_MARGIN_BYTES = 1 << 20 };
 
 void kage_site_destroy(struct kage_site *site)

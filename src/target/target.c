@@ -125,7 +125,7 @@ static struct kage_err *open_target(struct kage_target *t)
 struct kage_err *kage_target_open(struct kage_ctx *ctx, pid_t pid, struct kage_target **ret_target)
 {
 	_cleanup_fd_ int pidfd = -1;
-	struct kage_target *t;
+	struct kage_target *t = NULL;
 	struct kage_err *e;
 
 	if (pid <= 0)
