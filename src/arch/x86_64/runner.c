@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The C side of the runner (runner.S): entering it, and what it needs to leave by itself.
+ * The C side of the runner (runner_code.S): entering it, and what it needs to leave by itself.
  */
 #include <stddef.h>
 #include <string.h>
@@ -19,10 +19,10 @@ struct saved {
 	uint64_t mask, area, area_bytes;
 };
 
-_Static_assert(sizeof(struct kage_call) == 72, "runner.S knows this size");
-_Static_assert(offsetof(struct kage_call, from_memory) == 56, "runner.S knows this offset");
-_Static_assert(offsetof(struct kage_call, go_on) == 60, "runner.S knows this offset");
-_Static_assert(offsetof(struct kage_call, result) == 64, "runner.S knows this offset");
+_Static_assert(sizeof(struct kage_call) == 72, "runner_code.S knows this size");
+_Static_assert(offsetof(struct kage_call, from_memory) == 56, "runner_code.S knows this offset");
+_Static_assert(offsetof(struct kage_call, go_on) == 60, "runner_code.S knows this offset");
+_Static_assert(offsetof(struct kage_call, result) == 64, "runner_code.S knows this offset");
 
 const void *kage_arch_runner(size_t *ret_size)
 {
