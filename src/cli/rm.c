@@ -23,6 +23,11 @@ struct range {
 	uint64_t first, last;
 };
 
+static void range_deinit(struct range *range)
+{
+	free(range->name);
+}
+
 /* NAME@N to a number; plain numbers are taken as they are, for a bound need not exist any more. */
 static struct kage_err *resolve_bound(struct kage_store *store, const char *name, const char *text,
 				      size_t length, uint64_t *ret_number)
@@ -96,10 +101,9 @@ static bool confirmed(const char *spec, size_t n)
 static int remove_one(struct cli *cli, struct kage_store *store, const char *spec, bool ask,
 		      size_t *removed)
 {
-	struct range range = { 0 };
+	__attribute__((cleanup(range_deinit))) struct range range = { 0 };
 	size_t n = 0;
 	struct kage_err *e = resolve(store, spec, &range);
-	_cleanup_free_ char *name = range.name;
 
 	if (!e)
 		e = count(store, &range, &n);
