@@ -166,7 +166,7 @@ static struct kage_err *live(struct kage_restore *r, struct kage_life *ret_life)
 	TRY(prepare(r));
 	TRY(area_bytes(r, &bytes));
 	TRY(stub_area_map(r, bytes, &area));
-	e = stub_make(r, &area, r->process->pid, &r->stub);
+	e = stub_make(r, &area, &r->stub);
 	if (!e)
 		e = bring_up(r, &area);
 	if (e) {

@@ -22,9 +22,9 @@ struct kage_err *stub_area_map(struct kage_restore *r, size_t area_bytes,
 void stub_area_unmap(struct stub_area *area);
 
 /** Makes the process that becomes the image's: a child of ours, frozen, with one thread, all our
- *  memory and descriptors, no signal handlers, all signals blocked. It ends when we do. PID 0 takes
- *  the next free number. */
-struct kage_err *stub_make(struct kage_restore *r, const struct stub_area *area, pid_t pid,
+ *  memory and descriptors, no signal handlers. It ends when we do. It has the image's number, here
+ *  or in a PID namespace of its own, as the options say. */
+struct kage_err *stub_make(struct kage_restore *r, const struct stub_area *area,
 			   struct kage_target **ret_stub) _must_check_;
 
 /** Ends a stub that did not come to life, and reaps it; NULL is fine. */

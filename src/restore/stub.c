@@ -23,6 +23,7 @@
 
 #include "base/cleanup.h"
 #include "kind/memory.h"
+#include "restore/pidns.h"
 #include "restore/restore.h"
 
 enum { CODE_BYTES = 4096, STUB_MARGIN_BYTES = 16 << 20 };
@@ -181,11 +182,27 @@ static struct kage_err *set_up(struct kage_target *stub, const struct stub_area 
 	return give_site(stub, area);
 }
 
-struct kage_err *stub_make(struct kage_restore *r, const struct stub_area *area, pid_t pid,
-			   struct kage_target **ret_stub)
+/* Makes the process, in NS when there is one, and gives its number here. */
+static struct kage_err *fork_in(struct kage_restore *r, const struct pidns *ns,
+				const int wait_fds[2], pid_t *ret_pid, int *ret_pidfd)
+{
+	struct kage_err *e, *e2;
+
+	if (!ns)
+		return fork_stub(r->process->pid, wait_fds, ret_pid, ret_pidfd);
+	TRY(pidns_enter(ns));
+	e = fork_stub(r->process->pid, wait_fds, ret_pid, ret_pidfd);
+	e2 = pidns_leave(ns);
+	if (!e)
+		return e2;
+	err_drop(e2);
+	return e;
+}
+
+static struct kage_err *make_held(struct kage_restore *r, const struct stub_area *area,
+				  const struct pidns *ns, struct kage_target **ret_stub)
 {
 	_cleanup_fd_ int wait_read = -1, wait_write = -1, pidfd = -1;
-	struct kage_target *stub = NULL;
 	struct kage_err *e;
 	int fds[2];
 	pid_t born = 0;
@@ -194,19 +211,43 @@ struct kage_err *stub_make(struct kage_restore *r, const struct stub_area *area,
 		return kage_err_sys(errno, "make a pipe");
 	wait_read = fds[0];
 	wait_write = fds[1];
-	TRY(fork_stub(pid, fds, &born, &pidfd));
-	e = kage_target_adopt(r->ctx, born, pidfd, &stub);
+	e = fork_in(r, ns, fds, &born, &pidfd);
+	if (!e)
+		e = kage_target_adopt(r->ctx, born, pidfd, ret_stub);
 	if (e) {
 		/* The end of the pipe ends it. */
 		close_fd(take_fd(&wait_write));
-		waitpid(born, NULL, __WALL);
+		if (born)
+			waitpid(born, NULL, __WALL);
 		return e;
 	}
 	take_fd(&pidfd);
-	e = set_up(stub, area);
-	if (e) {
-		stub_destroy(stub);
-		return e;
+	if (ns)
+		(*ret_stub)->inner_pid = r->process->pid;
+	e = set_up(*ret_stub, area);
+	if (e)
+		stub_destroy(take_ptr(*ret_stub));
+	return e;
+}
+
+struct kage_err *stub_make(struct kage_restore *r, const struct stub_area *area,
+			   struct kage_target **ret_stub)
+{
+	_cleanup_(pidns_deinit) struct pidns ns = PIDNS_NONE;
+	struct kage_target *stub = NULL;
+
+	if (r->options->pid == KAGE_PID_SAME) {
+		TRY(make_held(r, area, NULL, &stub));
+	} else {
+		struct kage_err *e;
+
+		TRY(pidns_create(&ns));
+		TRY(make_held(r, area, &ns, &stub));
+		e = pidns_tie(&ns, r->process->pid);
+		if (e) {
+			stub_destroy(stub);
+			return e;
+		}
 	}
 	*ret_stub = stub;
 	return NULL;
