@@ -26,6 +26,9 @@ enum { KAGE_ARCH_XSTATE_MAX = 16384 }; /* bytes; AMX tiles take 8,192 of 11,008 
 /* The end of the addresses that every program can have: with 4-level page tables. */
 #define KAGE_ARCH_USER_CEILING 0x7ffffffff000ull
 
+/* Which calling convention a seccomp filter is told of (linux/audit.h: AUDIT_ARCH_X86_64). */
+#define KAGE_ARCH_AUDIT 0xc000003eu
+
 /* Everything that ptrace gives and takes of one thread's processor state. */
 struct kage_regs {
 	struct user_regs_struct gp; /* general registers */

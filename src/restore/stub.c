@@ -129,6 +129,7 @@ static struct kage_err *hold(struct kage_target *stub)
 	if (ptrace(PTRACE_SEIZE, stub->pid, NULL, (void *)options) < 0)
 		return kage_err_sys(errno, "attach to the new process %d", stub->pid);
 	leader->attached = true;
+	leader->inner_tid = stub->inner_pid;
 	if (ptrace(PTRACE_INTERRUPT, stub->pid, NULL, NULL) < 0)
 		return kage_err_sys(errno, "stop the new process %d", stub->pid);
 	do {

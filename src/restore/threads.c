@@ -36,8 +36,6 @@ struct kage_err *threads_make(struct kage_restore *r)
 		kage_batch_point(&b, at + offsetof(struct clone_args, set_tid), tid);
 		BATCH(&b, "make a thread", SYS_clone3, DATA(at), V(sizeof(args)));
 	}
-	if (stub->inner_pid)
-		stub->threads[0]->inner_tid = stub->inner_pid;
 	TRY(kage_batch_run(stub, stub->threads[0], &b));
 	if (stub->n_threads != p->n_threads)
 		return kage_err_new(KAGE_SYS, "%zu of %zu threads were made", stub->n_threads,

@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
+#include "target/permits.h"
 
 /* Generous: a batch may wait for locks of the kernel, but makes no call that sleeps for long. */
 static const uint64_t run_timeout_ns = 60ull * 1000 * 1000 * 1000;
@@ -306,6 +307,20 @@ static struct kage_err *run(struct kage_target *t, struct kage_thread *thread)
 	return e;
 }
 
+/* Whether the target's filters let the batch through, with what surrounds it. */
+static struct kage_err *permitted(struct kage_target *t, struct kage_thread *thread,
+				  const struct kage_batch *b)
+{
+	static const struct kage_call around[] = {
+		{ .number = SYS_mmap },   { .number = SYS_munmap }, { .number = SYS_rt_sigprocmask },
+		{ .number = SYS_tgkill }, { .number = SYS_clone },  { .number = SYS_wait4 },
+		{ .number = SYS_exit },   { .number = SYS_madvise },
+	};
+
+	TRY(kage_target_permits(t, thread, around, ARRAY_SIZE(around)));
+	return kage_target_permits(t, thread, b->calls, b->n);
+}
+
 struct kage_err *kage_batch_run(struct kage_target *t, struct kage_thread *thread,
 				struct kage_batch *b)
 {
@@ -316,6 +331,8 @@ struct kage_err *kage_batch_run(struct kage_target *t, struct kage_thread *threa
 		return kage_err_nomem();
 	if (!b->n)
 		return NULL;
+	if (!t->ours)
+		TRY(permitted(t, thread, b));
 	TRY(kage_site_enter(t, thread, l.total));
 	TRY(send_in(t, thread, b, &l));
 	TRY(run(t, thread));

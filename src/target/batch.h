@@ -14,7 +14,7 @@
  * stop, any number of calls.
  *
  * In a live target the runner lies in the unused tail of the vDSO's last page and works in an area
- * mapped for it; the thread goes back by itself should we die at any instant (arch/…/runner.S).
+ * mapped for it; the thread goes back by itself should we die at any instant (arch/…/runner_code.S).
  * In a stub of ours (restore) both lie in memory that it shares with us.
  */
 #ifndef TARGET_BATCH_H
