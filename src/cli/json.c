@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/json.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -20,7 +21,12 @@ json_t *cli_json_text(const char *s)
 
 json_t *cli_json_number(uint64_t v)
 {
-	return json_integer(v > INT64_MAX ? INT64_MAX : (json_int_t)v);
+	char text[24];
+
+	if (v <= (uint64_t)1 << 53)
+		return json_integer((json_int_t)v);
+	snprintf(text, sizeof(text), "%" PRIu64, v);
+	return json_string(text);
 }
 
 void cli_json_print_take(json_t *object)

@@ -10,7 +10,8 @@
 /** S as a JSON string; bytes that are not UTF-8 stand as "\xff". NULL gives null. */
 json_t *cli_json_text(const char *s);
 
-/** V as a JSON number. */
+/** V as a JSON number, or beyond 2^53, where jq and JavaScript would round it, as a decimal string:
+ *  as kage_image_json() has it. */
 json_t *cli_json_number(uint64_t v);
 
 /** Prints OBJECT, which is consumed; on a terminal over several lines. */

@@ -63,12 +63,14 @@ static void print_table(const struct cli *cli, const struct kage_list *list)
 static json_t *entry_json(const struct kage_entry *entry)
 {
 	_cleanup_free_ char *label = cli_printf("%s@%" PRIu64, entry->name, entry->number);
+	char time[CLI_TEXT_BYTES];
 
 	return json_pack(
-		"{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o}", "image",
-		cli_json_text(label), "name", cli_json_text(entry->name), "number",
-		cli_json_number(entry->number), "realtime_ns", cli_json_number(entry->realtime_ns),
-		"pause_ns", cli_json_number(entry->pause_ns), "memory_bytes",
+		"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o}",
+		"image", cli_json_text(label), "name", cli_json_text(entry->name), "number",
+		cli_json_number(entry->number), "time", cli_text_time_utc(time, entry->realtime_ns),
+		"realtime_ns", cli_json_number(entry->realtime_ns), "pause_ns",
+		cli_json_number(entry->pause_ns), "memory_bytes",
 		cli_json_number(entry->memory_bytes), "stored_bytes",
 		cli_json_number(entry->stored_bytes), "pid", (int)entry->pid, "threads",
 		(int)entry->n_threads, "comm", cli_json_text(entry->comm), "command",

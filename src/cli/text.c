@@ -65,6 +65,17 @@ const char *cli_text_time(char buffer[static CLI_TEXT_BYTES], uint64_t realtime_
 	return buffer;
 }
 
+const char *cli_text_time_utc(char buffer[static CLI_TEXT_BYTES], uint64_t realtime_ns)
+{
+	time_t seconds = (time_t)(realtime_ns / 1000000000u);
+	struct tm tm;
+
+	if (!gmtime_r(&seconds, &tm) ||
+	    !strftime(buffer, CLI_TEXT_BYTES, "%Y-%m-%dT%H:%M:%SZ", &tm))
+		snprintf(buffer, CLI_TEXT_BYTES, "?");
+	return buffer;
+}
+
 /* Decodes one character at S into *RET_C and returns its length, or 0 where S is not UTF-8
  * (overlong forms, surrogates and numbers beyond Unicode included). */
 static size_t utf8_next(const unsigned char *s, uint32_t *ret_c)

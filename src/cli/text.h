@@ -23,6 +23,9 @@ const char *cli_text_duration(char buffer[static CLI_TEXT_BYTES], uint64_t ns);
 /** "2026-10-20 14:03:11" in the local time zone. Returns BUFFER. */
 const char *cli_text_time(char buffer[static CLI_TEXT_BYTES], uint64_t realtime_ns);
 
+/** "2026-10-20T14:03:11Z" for other programs. Returns BUFFER. */
+const char *cli_text_time_utc(char buffer[static CLI_TEXT_BYTES], uint64_t realtime_ns);
+
 /** A fresh copy of S in which control characters and bytes that are not UTF-8 stand as "\x1b". */
 char *cli_text_clean(const char *s);
 
