@@ -38,12 +38,18 @@ const char *kage_err_message(const struct kage_err *e)
 const char *kage_code_name(enum kage_code code)
 {
 	static const char *const names[] = {
-		[KAGE_NOMEM] = "nomem",         [KAGE_SYS] = "sys",
-		[KAGE_GONE] = "gone",           [KAGE_UNSUPPORTED] = "unsupported",
-		[KAGE_PERM] = "perm",           [KAGE_BUSY] = "busy",
-		[KAGE_CORRUPT] = "corrupt",     [KAGE_VERSION] = "version",
-		[KAGE_LIMIT] = "limit",         [KAGE_INVALID] = "invalid",
-		[KAGE_NOTFOUND] = "notfound",   [KAGE_CHANGED] = "changed",
+		[KAGE_NOMEM] = "nomem",
+		[KAGE_SYS] = "sys",
+		[KAGE_GONE] = "gone",
+		[KAGE_UNSUPPORTED] = "unsupported",
+		[KAGE_PERM] = "perm",
+		[KAGE_BUSY] = "busy",
+		[KAGE_CORRUPT] = "corrupt",
+		[KAGE_VERSION] = "version",
+		[KAGE_LIMIT] = "limit",
+		[KAGE_INVALID] = "invalid",
+		[KAGE_NOTFOUND] = "notfound",
+		[KAGE_CHANGED] = "changed",
 		[KAGE_INTERRUPTED] = "interrupted",
 	};
 	if ((size_t)code >= sizeof(names) / sizeof(names[0]))

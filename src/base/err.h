@@ -13,7 +13,8 @@
 #define _printf_(fmt, va) __attribute__((format(printf, fmt, va)))
 
 /** A new error. Never NULL: when memory is short, a static object stands in. */
-struct kage_err *kage_err_new(enum kage_code code, const char *fmt, ...) _printf_(2, 3) _must_check_;
+struct kage_err *kage_err_new(enum kage_code code, const char *fmt, ...) _printf_(2, 3)
+	_must_check_;
 
 /** A new error from a failed system call with errno value NUM. The code follows from it: ESRCH gives
  *  KAGE_GONE, EPERM and EACCES give KAGE_PERM, ENOMEM gives KAGE_NOMEM, the rest KAGE_SYS. The text
@@ -22,7 +23,8 @@ struct kage_err *kage_err_sys(int num, const char *fmt, ...) _printf_(2, 3) _mus
 
 /** Prepends what the caller was doing: "<fmt>: <message of E>". Consumes E and returns it, changed.
  *  NULL stays NULL, so a call may be wrapped without looking. */
-struct kage_err *kage_err_wrap(struct kage_err *e, const char *fmt, ...) _printf_(2, 3) _must_check_;
+struct kage_err *kage_err_wrap(struct kage_err *e, const char *fmt, ...) _printf_(2, 3)
+	_must_check_;
 
 /** Changes the code of E, where the caller knows better what it means. */
 struct kage_err *kage_err_recode(struct kage_err *e, enum kage_code code) _must_check_;
@@ -37,19 +39,19 @@ static inline void err_drop(struct kage_err *e)
 }
 
 /** Returns early when EXPR fails. */
-#define TRY(expr)                                                                                  \
-	do {                                                                                       \
-		struct kage_err *try_err_ = (expr);                                                \
-		if (try_err_)                                                                      \
-			return try_err_;                                                           \
+#define TRY(expr)                                   \
+	do {                                        \
+		struct kage_err *try_err_ = (expr); \
+		if (try_err_)                       \
+			return try_err_;            \
 	} while (0)
 
 /** The same, saying what was being done. */
-#define TRY_WRAP(expr, ...)                                                                        \
-	do {                                                                                       \
-		struct kage_err *try_err_ = (expr);                                                \
-		if (try_err_)                                                                      \
-			return kage_err_wrap(try_err_, __VA_ARGS__);                               \
+#define TRY_WRAP(expr, ...)                                          \
+	do {                                                         \
+		struct kage_err *try_err_ = (expr);                  \
+		if (try_err_)                                        \
+			return kage_err_wrap(try_err_, __VA_ARGS__); \
 	} while (0)
 
 #endif

@@ -102,8 +102,7 @@ struct kage_err *kage_snap(struct kage_ctx *ctx, struct kage_store *into, pid_t 
 	return NULL;
 }
 
-struct kage_err *kage_check_process(struct kage_ctx *ctx, pid_t pid,
-				    struct kage_report *ret_report)
+struct kage_err *kage_check_process(struct kage_ctx *ctx, pid_t pid, struct kage_report *ret_report)
 {
 	_cleanup_(kage_obstacles_cleanup) struct kage_obstacles *obstacles =
 		kage_obstacles_create();

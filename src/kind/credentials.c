@@ -150,7 +150,8 @@ static void check_one(struct kage_restore *r, const Kage__Credentials *m,
 			      m->egid, me->euid, me->egid);
 	if (m->cap_permitted & ~me->cap_permitted)
 		kage_obstacle(r->obstacles, true, "restore it with at least these rights", object,
-			      "it had capabilities %#" PRIx64 " that you do not have; an image gives "
+			      "it had capabilities %#" PRIx64
+			      " that you do not have; an image gives "
 			      "no more rights than its restorer has",
 			      m->cap_permitted & ~me->cap_permitted);
 	if (me->no_new_privs && !m->no_new_privs)
@@ -183,8 +184,8 @@ static void set_ids(const Kage__Credentials *m, const Kage__Credentials *me, str
 {
 	size_t groups = kage_batch_data(b, m->groups, m->n_groups * sizeof(*m->groups));
 	bool same_groups = m->n_groups == me->n_groups &&
-			   (!m->n_groups || memcmp(m->groups, me->groups,
-						   m->n_groups * sizeof(*m->groups)) == 0);
+			   (!m->n_groups ||
+			    memcmp(m->groups, me->groups, m->n_groups * sizeof(*m->groups)) == 0);
 
 	if (!same_groups)
 		BATCH(b, "set the groups", SYS_setgroups, V(m->n_groups), DATA(groups));

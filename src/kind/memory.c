@@ -297,9 +297,9 @@ static struct kage_err *capture_bounds(struct kage_capture *c, Kage__Memory *m)
 		int number;
 		uint64_t *to;
 	} fields[] = {
-		{ 26, &m->start_code }, { 27, &m->end_code },  { 28, &m->start_stack },
-		{ 45, &m->start_data }, { 46, &m->end_data },  { 47, &m->start_brk },
-		{ 48, &m->arg_start },  { 49, &m->arg_end },   { 50, &m->env_start },
+		{ 26, &m->start_code }, { 27, &m->end_code }, { 28, &m->start_stack },
+		{ 45, &m->start_data }, { 46, &m->end_data }, { 47, &m->start_brk },
+		{ 48, &m->arg_start },  { 49, &m->arg_end },  { 50, &m->env_start },
 		{ 51, &m->env_end },
 	};
 	_cleanup_free_ char *text = NULL;

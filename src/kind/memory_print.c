@@ -68,7 +68,8 @@ static uint64_t pages_in(const struct kage_image *image, uint32_t space, const K
 static void print_mapping(const struct kage_image *image, const Kage__Memory *m,
 			  const Kage__Mapping *map, FILE *out)
 {
-	fprintf(out, "  %012" PRIx64 "-%012" PRIx64 "  %c%c%c%c %9" PRIu64 " KiB %9" PRIu64 " KiB  ",
+	fprintf(out,
+		"  %012" PRIx64 "-%012" PRIx64 "  %c%c%c%c %9" PRIu64 " KiB %9" PRIu64 " KiB  ",
 		map->start, map->end, map->prot & PROT_READ ? 'r' : '-',
 		map->prot & PROT_WRITE ? 'w' : '-', map->prot & PROT_EXEC ? 'x' : '-',
 		map->shared ? 's' : 'p', (map->end - map->start) / 1024,

@@ -24,8 +24,8 @@ enum { FILL_CHUNK_PAGES = 256 };
 
 static const char *label(struct kage_restore *r, const char *what, const Kage__Mapping *m)
 {
-	const char *s = arena_printf(&r->image->arena, "%s %" PRIx64 "-%" PRIx64, what, m->start,
-				     m->end);
+	const char *s =
+		arena_printf(&r->image->arena, "%s %" PRIx64 "-%" PRIx64, what, m->start, m->end);
 	return s ? s : what;
 }
 
@@ -74,7 +74,8 @@ static void check_vdso_code(struct kage_restore *r, const struct kage_maps *ours
 	if (!v || !m->vdso_hash.len)
 		return;
 	/* Our own, at an address of our own. */
-	XXH128_canonicalFromHash(&hash, XXH3_128bits((void *)(uintptr_t)v->start, v->end - v->start));
+	XXH128_canonicalFromHash(&hash,
+				 XXH3_128bits((void *)(uintptr_t)v->start, v->end - v->start));
 	if (m->vdso_hash.len != sizeof(hash) || memcmp(m->vdso_hash.data, &hash, sizeof(hash)) != 0)
 		kage_obstacle(r->obstacles, true, "restore it on the kernel it was taken on",
 			      "[vdso]", "this kernel's code is another one than the image's (%s)",
@@ -132,8 +133,7 @@ struct kage_err *kage_memory_prepare(struct kage_restore *r)
 	int fd;
 
 	for (size_t i = 0; i < m->n_mappings; i++)
-		TRY_WRAP(mapping_fd(r, m->mappings[i], &fd), "map %" PRIx64,
-			 m->mappings[i]->start);
+		TRY_WRAP(mapping_fd(r, m->mappings[i], &fd), "map %" PRIx64, m->mappings[i]->start);
 	return kage_file_open(r, m->exe_file, O_RDONLY, &fd);
 }
 
@@ -255,8 +255,8 @@ static struct kage_err *build_mapping(struct kage_restore *r, const Kage__Mappin
 	int fd;
 
 	TRY(mapping_fd(r, m, &fd));
-	BATCH(b, label(r, "map", m), SYS_mmap, V(m->start), V(bytes), V(m->prot),
-	      V(map_flags(m)), V((int64_t)fd), V(fd < 0 ? 0 : m->offset_bytes));
+	BATCH(b, label(r, "map", m), SYS_mmap, V(m->start), V(bytes), V(m->prot), V(map_flags(m)),
+	      V((int64_t)fd), V(fd < 0 ? 0 : m->offset_bytes));
 	/* These decide how pages come into being, so they stand before the contents. */
 	advise(r, m, m->huge_page, MADV_HUGEPAGE, b);
 	advise(r, m, m->no_huge_page, MADV_NOHUGEPAGE, b);
@@ -274,12 +274,17 @@ static struct kage_err *build_mm(struct kage_restore *r, struct kage_batch *b)
 	const Kage__Memory *m = r->process->memory;
 	size_t auxv = kage_batch_data(b, m->auxv.data, m->auxv.len), map;
 	struct prctl_mm_map mm = {
-		.start_code = m->start_code, .end_code = m->end_code,
-		.start_data = m->start_data, .end_data = m->end_data,
-		.start_brk = m->start_brk,   .brk = m->brk,
+		.start_code = m->start_code,
+		.end_code = m->end_code,
+		.start_data = m->start_data,
+		.end_data = m->end_data,
+		.start_brk = m->start_brk,
+		.brk = m->brk,
 		.start_stack = m->start_stack,
-		.arg_start = m->arg_start,   .arg_end = m->arg_end,
-		.env_start = m->env_start,   .env_end = m->env_end,
+		.arg_start = m->arg_start,
+		.arg_end = m->arg_end,
+		.env_start = m->env_start,
+		.env_end = m->env_end,
 		.auxv_size = (uint32_t)m->auxv.len,
 	};
 	int exe;
@@ -328,9 +333,8 @@ struct kage_err *kage_memory_fill(struct kage_restore *r)
 			if (n > FILL_CHUNK_PAGES)
 				n = FILL_CHUNK_PAGES;
 			TRY(kage_pages_read(pages, space, run->first + done, n, buffer));
-			TRY(kage_target_write(r->stub,
-					      addr((run->first + done) << KAGE_PAGE_SHIFT), buffer,
-					      n << KAGE_PAGE_SHIFT));
+			TRY(kage_target_write(r->stub, addr((run->first + done) << KAGE_PAGE_SHIFT),
+					      buffer, n << KAGE_PAGE_SHIFT));
 		}
 	}
 	return NULL;

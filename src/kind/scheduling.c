@@ -99,8 +99,8 @@ static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread 
 	if (!m)
 		return NULL;
 	attr.sched_policy = m->policy;
-	attr.sched_flags = m->flags & (SCHED_FLAG_RESET_ON_FORK | SCHED_FLAG_RECLAIM |
-				       SCHED_FLAG_DL_OVERRUN);
+	attr.sched_flags =
+		m->flags & (SCHED_FLAG_RESET_ON_FORK | SCHED_FLAG_RECLAIM | SCHED_FLAG_DL_OVERRUN);
 	attr.sched_nice = m->nice;
 	attr.sched_priority = m->priority;
 	attr.sched_runtime = m->runtime_ns;

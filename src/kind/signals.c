@@ -45,11 +45,11 @@ static Kage__PendingSignal__FieldsCase fields_of(int signo, int code)
 	}
 }
 
-#define NEW_FIELDS(Type, init, field)                                                              \
-	do {                                                                                       \
-		m->field = msg_new(a, Type, init);                                                 \
-		if (!m->field)                                                                     \
-			return kage_err_nomem();                                                   \
+#define NEW_FIELDS(Type, init, field)              \
+	do {                                       \
+		m->field = msg_new(a, Type, init); \
+		if (!m->field)                     \
+			return kage_err_nomem();   \
 	} while (0)
 
 static struct kage_err *encode_fields(struct arena *a, const siginfo_t *si, Kage__PendingSignal *m)
@@ -153,9 +153,8 @@ static struct kage_err *peek_queue(struct arena *a, pid_t tid, bool shared,
 				   Kage__PendingSignal ***list, size_t *n)
 {
 	siginfo_t queue[PEEK_AT_ONCE];
-	struct __ptrace_peeksiginfo_args args = {
-		.flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0, .nr = PEEK_AT_ONCE
-	};
+	struct __ptrace_peeksiginfo_args args = { .flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0,
+						  .nr = PEEK_AT_ONCE };
 	long got;
 
 	do {
@@ -271,12 +270,13 @@ static void print(const struct kage_image *image, const Kage__Process *p, FILE *
 	for (size_t i = 0; full && i < p->n_actions; i++) {
 		const Kage__SignalAction *m = p->actions[i];
 
-		fprintf(out, "  SIG%-9s", sigabbrev_np((int)m->signal) ? sigabbrev_np((int)m->signal)
-								       : "RT");
+		fprintf(out, "  SIG%-9s",
+			sigabbrev_np((int)m->signal) ? sigabbrev_np((int)m->signal) : "RT");
 		if (m->handler <= 1)
 			fprintf(out, " %s\n", m->handler ? "ignored" : "default");
 		else
-			fprintf(out, " handler %#" PRIx64 "  flags %#" PRIx64 "  mask %#" PRIx64 "\n",
+			fprintf(out,
+				" handler %#" PRIx64 "  flags %#" PRIx64 "  mask %#" PRIx64 "\n",
 				m->handler, m->flags, m->mask);
 	}
 }

@@ -53,8 +53,9 @@ static void check_namespace(struct kage_capture *c, size_t i, uint64_t theirs, u
 	kage_obstacle(c->obstacles, true,
 		      "run kage inside the same namespace (nsenter), where the container's tools "
 		      "are",
-		      object, "the program lives in another one; whole containers cannot be restored "
-			      "yet");
+		      object,
+		      "the program lives in another one; whole containers cannot be restored "
+		      "yet");
 }
 
 static struct kage_err *capture_namespaces(struct kage_capture *c)

@@ -79,8 +79,8 @@ static struct kage_err *name_restarted(struct kage_capture *c, struct kage_regs 
 	if (!kage_arch_in_syscall(regs, &number) || number != SYS_restart_syscall)
 		return NULL;
 	TRY(kage_target_read(c->target,
-			     addr(kage_arch_ip(regs) - KAGE_ARCH_SYSCALL_BYTES - sizeof(code)), code,
-			     sizeof(code)));
+			     addr(kage_arch_ip(regs) - KAGE_ARCH_SYSCALL_BYTES - sizeof(code)),
+			     code, sizeof(code)));
 	if (kage_arch_number_before(code, &real))
 		kage_arch_set_number(regs, real);
 	return NULL;
@@ -150,8 +150,8 @@ static struct kage_err *capture_inside(struct kage_capture *c, size_t i, Kage__T
 static struct kage_err *capture_thread(struct kage_capture *c, size_t i)
 {
 	struct kage_thread *thread = c->target->threads[i];
-	Kage__Thread *msg = msg_append(&c->image->arena, c->process, threads, Kage__Thread,
-				       kage__thread__init);
+	Kage__Thread *msg =
+		msg_append(&c->image->arena, c->process, threads, Kage__Thread, kage__thread__init);
 
 	if (!msg)
 		return kage_err_nomem();
@@ -167,8 +167,7 @@ static struct kage_err *capture_thread(struct kage_capture *c, size_t i)
 static struct kage_err *capture(struct kage_capture *c)
 {
 	for (size_t i = 0; i < c->target->n_threads; i++)
-		TRY_WRAP(capture_thread(c, i), "thread %d",
-			 c->target->threads[i]->tid);
+		TRY_WRAP(capture_thread(c, i), "thread %d", c->target->threads[i]->tid);
 	return NULL;
 }
 

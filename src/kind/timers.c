@@ -170,8 +170,7 @@ static void create(const Kage__PosixTimer *m, int32_t id, struct kage_batch *b)
 				      .tid = m->thread };
 
 	BATCH(b, "make a POSIX timer", SYS_timer_create, V((int64_t)m->clock),
-	      DATA(kage_batch_data(b, &ev, sizeof(ev))),
-	      DATA(kage_batch_data(b, &id, sizeof(id))));
+	      DATA(kage_batch_data(b, &ev, sizeof(ev))), DATA(kage_batch_data(b, &id, sizeof(id))));
 }
 
 static struct kage_err *build_posix_timers(struct kage_restore *r, struct kage_batch *b)
@@ -186,7 +185,8 @@ static struct kage_err *build_posix_timers(struct kage_restore *r, struct kage_b
 	for (size_t i = 0; i < p->n_posix_timers; i++) {
 		const Kage__PosixTimer *m = p->posix_timers[i];
 		const struct itimerspec left = {
-			{ (time_t)(m->interval_ns / 1000000000), (long)(m->interval_ns % 1000000000) },
+			{ (time_t)(m->interval_ns / 1000000000),
+			  (long)(m->interval_ns % 1000000000) },
 			{ (time_t)(m->left_ns / 1000000000), (long)(m->left_ns % 1000000000) },
 		};
 

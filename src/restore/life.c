@@ -75,8 +75,8 @@ static void deinit(struct kage_restore *r)
 	kage_obstacles_destroy(r->obstacles);
 }
 
-static struct kage_err *init(struct kage_restore *r, struct kage_ctx *ctx,
-			     struct kage_image *image, const struct kage_restore_options *options)
+static struct kage_err *init(struct kage_restore *r, struct kage_ctx *ctx, struct kage_image *image,
+			     const struct kage_restore_options *options)
 {
 	static const struct kage_restore_options defaults;
 	const Kage__Image *m = image->msg;

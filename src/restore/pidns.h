@@ -14,9 +14,9 @@
 #include "base/err.h"
 
 struct pidns {
-	int pidfd;    /* of its first process */
-	int tell_fd;  /* a pipe to it: the number of the process to wait for; its end means: end */
-	int own_fd;   /* our own namespace */
+	int pidfd;   /* of its first process */
+	int tell_fd; /* a pipe to it: the number of the process to wait for; its end means: end */
+	int own_fd;  /* our own namespace */
 };
 
 #define PIDNS_NONE ((struct pidns){ -1, -1, -1 })

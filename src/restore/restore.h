@@ -9,9 +9,9 @@
 
 /* The memory through which batches reach the stub: mapped here and there at the same address. */
 struct stub_area {
-	uint8_t *base;       /* code page, then the area */
-	size_t bytes;        /* of both */
-	uint64_t spare;      /* a free address behind it, for moving the vDSO by way of it */
+	uint8_t *base;  /* code page, then the area */
+	size_t bytes;   /* of both */
+	uint64_t spare; /* a free address behind it, for moving the vDSO by way of it */
 };
 
 enum { STUB_SPARE_BYTES = 256 * 1024 };

@@ -92,8 +92,7 @@ static _Noreturn void stub_main(const int wait_fds[2])
 	__builtin_unreachable();
 }
 
-static struct kage_err *fork_stub(pid_t pid, const int wait_fds[2], pid_t *ret_pid,
-				  int *ret_pidfd)
+static struct kage_err *fork_stub(pid_t pid, const int wait_fds[2], pid_t *ret_pid, int *ret_pidfd)
 {
 	int pidfd = -1;
 	struct clone_args args = {
@@ -108,8 +107,10 @@ static struct kage_err *fork_stub(pid_t pid, const int wait_fds[2], pid_t *ret_p
 	if (r == 0)
 		stub_main(wait_fds);
 	if (r < 0 && errno == EEXIST)
-		return kage_err_new(KAGE_BUSY, "process number %d is taken; end that process, or "
-				    "restore with --pid new", pid);
+		return kage_err_new(KAGE_BUSY,
+				    "process number %d is taken; end that process, or "
+				    "restore with --pid new",
+				    pid);
 	if (r < 0)
 		return kage_err_sys(errno, "make a process with number %d", pid);
 	*ret_pid = (pid_t)r;
@@ -119,8 +120,7 @@ static struct kage_err *fork_stub(pid_t pid, const int wait_fds[2], pid_t *ret_p
 
 static struct kage_err *hold(struct kage_target *stub)
 {
-	const uintptr_t options =
-		PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
+	const uintptr_t options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
 	struct kage_thread *leader = kage_target_add_thread(stub, stub->pid);
 	struct kage_stop stop;
 

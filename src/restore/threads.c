@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/ptrace.h>
 #include <sys/pidfd.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"

@@ -11,15 +11,15 @@
 #include <sys/syscall.h>
 
 /* include/uapi/linux/fs.h, since 6.7 */
-#define KPAGE_IS_WPALLOWED (1 << 0)
-#define KPAGE_IS_WRITTEN   (1 << 1)
-#define KPAGE_IS_FILE      (1 << 2)
-#define KPAGE_IS_PRESENT   (1 << 3)
-#define KPAGE_IS_SWAPPED   (1 << 4)
-#define KPAGE_IS_PFNZERO   (1 << 5)
-#define KPAGE_IS_HUGE      (1 << 6)
+#define KPAGE_IS_WPALLOWED  (1 << 0)
+#define KPAGE_IS_WRITTEN    (1 << 1)
+#define KPAGE_IS_FILE       (1 << 2)
+#define KPAGE_IS_PRESENT    (1 << 3)
+#define KPAGE_IS_SWAPPED    (1 << 4)
+#define KPAGE_IS_PFNZERO    (1 << 5)
+#define KPAGE_IS_HUGE       (1 << 6)
 #define KPAGE_IS_SOFT_DIRTY (1 << 7)
-#define KPAGE_IS_GUARD     (1 << 8) /* since 6.15 */
+#define KPAGE_IS_GUARD      (1 << 8) /* since 6.15 */
 
 struct kpage_region {
 	__u64 start;
@@ -58,8 +58,8 @@ struct kptrace_rseq_configuration {
 #define KPR_TIMER_CREATE_RESTORE_IDS     77 /* since 6.16 */
 #define KPR_TIMER_CREATE_RESTORE_IDS_OFF 0
 #define KPR_TIMER_CREATE_RESTORE_IDS_ON  1
-#define KPR_SET_VMA           0x53564d41
-#define KPR_SET_VMA_ANON_NAME 0
+#define KPR_SET_VMA                      0x53564d41
+#define KPR_SET_VMA_ANON_NAME            0
 
 /* include/uapi/asm-generic/mman-common.h */
 #define KMADV_GUARD_INSTALL 102 /* since 6.13 */

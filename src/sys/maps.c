@@ -210,9 +210,8 @@ uint64_t kage_maps_common_hole(const struct kage_maps *a, const struct kage_maps
 {
 	for (;;) {
 		uint64_t in_a = kage_maps_hole(a, bytes, margin, floor, ceiling);
-		uint64_t in_b = in_a ? kage_maps_hole(b, bytes, margin, floor,
-						      in_a + bytes + margin)
-				     : 0;
+		uint64_t in_b =
+			in_a ? kage_maps_hole(b, bytes, margin, floor, in_a + bytes + margin) : 0;
 
 		if (!in_b || in_a == in_b)
 			return in_b;

@@ -15,7 +15,7 @@
 
 struct kage_vma {
 	uint64_t start, end;
-	uint32_t prot;         /* PROT_* */
+	uint32_t prot; /* PROT_* */
 	bool shared;
 	uint64_t offset;
 	uint32_t dev_major, dev_minor;
@@ -32,7 +32,7 @@ struct kage_maps {
 	struct arena arena;
 	struct kage_vma *vmas; /* ascending */
 	size_t n;
-	bool has_flags;        /* came from smaps */
+	bool has_flags; /* came from smaps */
 };
 
 void kage_maps_deinit(struct kage_maps *maps);

@@ -233,11 +233,12 @@ static struct kage_err *unexpected_signal(struct kage_target *t, struct kage_thr
 	ptrace(PTRACE_GETSIGINFO, thread->tid, NULL, &info);
 	if (regs)
 		err_drop(kage_arch_get_regs(thread->tid, false, regs));
-	return kage_err_new(KAGE_SYS,
-			    "a batch in process %d ended with signal %d (%s), code %d, address %p, at "
-			    "%#" PRIx64,
-			    t->pid, signal, strsignal(signal), info.si_code, info.si_addr,
-			    regs ? kage_arch_ip(regs) : 0);
+	return kage_err_new(
+		KAGE_SYS,
+		"a batch in process %d ended with signal %d (%s), code %d, address %p, at "
+		"%#" PRIx64,
+		t->pid, signal, strsignal(signal), info.si_code, info.si_addr,
+		regs ? kage_arch_ip(regs) : 0);
 }
 
 /* Lets THREAD run until it tells that the batch is done. */
@@ -312,9 +313,10 @@ static struct kage_err *permitted(struct kage_target *t, struct kage_thread *thr
 				  const struct kage_batch *b)
 {
 	static const struct kage_call around[] = {
-		{ .number = SYS_mmap },   { .number = SYS_munmap }, { .number = SYS_rt_sigprocmask },
-		{ .number = SYS_tgkill }, { .number = SYS_clone },  { .number = SYS_wait4 },
-		{ .number = SYS_exit },   { .number = SYS_madvise },
+		{ .number = SYS_mmap },           { .number = SYS_munmap },
+		{ .number = SYS_rt_sigprocmask }, { .number = SYS_tgkill },
+		{ .number = SYS_clone },          { .number = SYS_wait4 },
+		{ .number = SYS_exit },           { .number = SYS_madvise },
 	};
 
 	TRY(kage_target_permits(t, thread, around, ARRAY_SIZE(around)));

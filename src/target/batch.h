@@ -44,7 +44,7 @@ struct kage_batch {
 	size_t data_size;
 	struct batch_pointer {
 		size_t at, to;
-	} *pointers;
+	} * pointers;
 	size_t n_pointers;
 	bool nomem;
 	size_t n_done; /* after a run: calls that were made */
@@ -61,9 +61,9 @@ void kage_batch_reset(struct kage_batch *b);
 size_t kage_batch_add(struct kage_batch *b, const char *label, long number,
 		      const struct kage_arg args[6], bool go_on);
 
-#define BATCH(b, label, number, ...)                                                               \
+#define BATCH(b, label, number, ...) \
 	kage_batch_add((b), (label), (number), (const struct kage_arg[6]){ __VA_ARGS__ }, false)
-#define BATCH_TRY(b, label, number, ...)                                                           \
+#define BATCH_TRY(b, label, number, ...) \
 	kage_batch_add((b), (label), (number), (const struct kage_arg[6]){ __VA_ARGS__ }, true)
 
 /** Puts SIZE bytes into the batch's data and returns their offset, for DATA(); BYTES NULL gives room
@@ -93,12 +93,12 @@ struct kage_site {
 	uint64_t vdso_start; /* live: of the vDSO that it lies in */
 	uint64_t area;       /* address of the area that the runner works in */
 	size_t area_bytes;
-	void *area_here;     /* the same area, when it is shared with us; else NULL */
-	int event_signal;    /* tells us that a batch has ended; suppressed, and ignored by default */
-	bool live;           /* in the vDSO of a target that is not ours */
-	uint8_t *code;       /* live: the runner as it was laid down */
+	void *area_here;  /* the same area, when it is shared with us; else NULL */
+	int event_signal; /* tells us that a batch has ended; suppressed, and ignored by default */
+	bool live;        /* in the vDSO of a target that is not ours */
+	uint8_t *code;    /* live: the runner as it was laid down */
 	size_t code_size;
-	bool page_dropped;   /* live: the vDSO's page is the kernel's own again */
+	bool page_dropped;          /* live: the vDSO's page is the kernel's own again */
 	struct kage_thread *thread; /* live: whose registers the laid-down runner restores */
 };
 

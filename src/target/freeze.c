@@ -13,8 +13,8 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ptrace.h>
 #include <sys/pidfd.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -218,10 +218,11 @@ static struct kage_err *why_it_does_not_stop(struct kage_target *t, pid_t tid, s
 		err_drop(kage_file_slurp(t->proc_fd, path, 4096, &text, &size));
 	if (text)
 		state = text;
-	return kage_err_wrap(e,
-			     "process %d cannot be stopped now (thread %d is in the kernel, in %s); "
-			     "it goes on, try again later",
-			     t->pid, tid, state);
+	return kage_err_wrap(
+		e,
+		"process %d cannot be stopped now (thread %d is in the kernel, in %s); "
+		"it goes on, try again later",
+		t->pid, tid, state);
 }
 
 /* Waits until THREAD stands. Sets *ret_ended when it ended instead. */

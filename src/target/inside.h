@@ -35,8 +35,8 @@ struct kage_inside_thread {
 	uint32_t pdeath_signal;
 	uint64_t timer_slack_ns;
 	uint32_t securebits;
-	bool has_expiry;      /* a restart block with a time is known */
-	uint64_t expiry_ns;   /* absolute, of clock expiry_clock */
+	bool has_expiry;    /* a restart block with a time is known */
+	uint64_t expiry_ns; /* absolute, of clock expiry_clock */
 	uint32_t expiry_clock;
 };
 

@@ -76,7 +76,8 @@ static void ask_process(struct kage_batch *b, const struct kage_inside *in,
 		BATCH(b, "ask for a timer's overrun", SYS_timer_getoverrun,
 		      V((int64_t)in->timers[i].id));
 	asked->call_brk = BATCH(b, "ask for the end of the heap", SYS_brk, V(0));
-	asked->call_dumpable = BATCH(b, "ask whether it is dumpable", SYS_prctl, V(PR_GET_DUMPABLE));
+	asked->call_dumpable =
+		BATCH(b, "ask whether it is dumpable", SYS_prctl, V(PR_GET_DUMPABLE));
 	asked->subreaper = kage_batch_data(b, NULL, sizeof(uint32_t));
 	BATCH(b, "ask whether it is a subreaper", SYS_prctl, V(PR_GET_CHILD_SUBREAPER),
 	      DATA(asked->subreaper));
@@ -92,8 +93,9 @@ static void answer_process(const struct kage_batch *b, const struct process_aske
 	const struct kernel_itimerspec *timers = kage_batch_bytes(b, asked->timers);
 
 	for (size_t i = 0; i < KAGE_NSIG; i++)
-		in->actions[i] = (struct kage_inside_action){ actions[i].handler, actions[i].flags,
-							      actions[i].restorer, actions[i].mask };
+		in->actions[i] =
+			(struct kage_inside_action){ actions[i].handler, actions[i].flags,
+						     actions[i].restorer, actions[i].mask };
 	for (size_t i = 0; i < 3; i++)
 		in->itimers[i] = (struct kage_inside_interval){
 			(uint64_t)(itimers[i].left_s * 1000000000 + itimers[i].left_us * 1000),

@@ -65,8 +65,8 @@ static struct kage_err *split(struct kage_target *t, struct kage_thread *parent,
 	ret_child->attached = true;
 	TRY(kage_target_wait(t, ret_child->tid, BIRTH_TIMEOUT_MS * 1000000ull, &stop));
 	ret_child->stopped = stop.what != STOP_ENDED;
-	return set_options(ret_child->tid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD |
-						   PTRACE_O_TRACECLONE);
+	return set_options(ret_child->tid,
+			   PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE);
 }
 
 /* J2's one call, at an instruction of the vDSO itself. */

@@ -49,10 +49,11 @@ static struct kage_err *ask_filter(struct kage_target *t, struct kage_thread *th
 {
 	for (size_t i = 0; i < n; i++)
 		if (!allows(insns, n_insns, &calls[i], t->site ? t->site->runner : 0))
-			return kage_err_new(KAGE_UNSUPPORTED,
-					    "a seccomp filter of thread %d forbids system call %" PRIu64
-					    ", which would have to be made in it",
-					    thread->tid, calls[i].number);
+			return kage_err_new(
+				KAGE_UNSUPPORTED,
+				"a seccomp filter of thread %d forbids system call %" PRIu64
+				", which would have to be made in it",
+				thread->tid, calls[i].number);
 	return NULL;
 }
 
@@ -68,10 +69,11 @@ struct kage_err *kage_target_permits(struct kage_target *t, struct kage_thread *
 	if (mode == SECCOMP_MODE_DISABLED)
 		return NULL;
 	if (mode == SECCOMP_MODE_STRICT)
-		return kage_err_new(KAGE_UNSUPPORTED,
-				    "thread %d is in strict seccomp mode, in which no system call can be "
-				    "made in it",
-				    thread->tid);
+		return kage_err_new(
+			KAGE_UNSUPPORTED,
+			"thread %d is in strict seccomp mode, in which no system call can be "
+			"made in it",
+			thread->tid);
 	for (unsigned long i = 0;; i++) {
 		long got = ptrace(PTRACE_SECCOMP_GET_FILTER, thread->tid, (void *)i, insns);
 

@@ -49,10 +49,11 @@ static struct kage_err *choose_signal(struct kage_target *t, int *ret_signal)
 		*ret_signal = candidates[i];
 		return NULL;
 	}
-	return kage_err_new(KAGE_UNSUPPORTED,
-			    "process %d handles SIGURG, SIGWINCH and SIGCHLD, so that none is left to "
-			    "tell the end of a batch",
-			    t->pid);
+	return kage_err_new(
+		KAGE_UNSUPPORTED,
+		"process %d handles SIGURG, SIGWINCH and SIGCHLD, so that none is left to "
+		"tell the end of a batch",
+		t->pid);
 }
 
 /* Finds room for SIZE bytes behind the end of the vDSO's contents in its last page. */
@@ -77,10 +78,11 @@ static struct kage_err *find_tail(struct kage_target *t, const struct kage_maps 
 		t->site->vdso_start = v->start;
 		return NULL;
 	}
-	return kage_err_new(KAGE_UNSUPPORTED,
-			    "process %d has no vDSO with room for %zu bytes, where system calls could "
-			    "be made from",
-			    t->pid, size);
+	return kage_err_new(
+		KAGE_UNSUPPORTED,
+		"process %d has no vDSO with room for %zu bytes, where system calls could "
+		"be made from",
+		t->pid, size);
 }
 
 /* Lays the runner down so that it would restore THREAD and unmap AREA_BYTES at AREA. */
@@ -168,8 +170,7 @@ static struct kage_err *enter_live(struct kage_target *t, struct kage_thread *th
 		TRY(make_site(t));
 	TRY(kage_maps_read(t->proc_fd, false, &maps));
 	TRY(find_tail(t, &maps, t->site->code_size, &t->site->runner));
-	hole = kage_maps_hole(&maps, bytes, AREA_MARGIN_BYTES, 1ull << 20,
-			      KAGE_ARCH_USER_CEILING);
+	hole = kage_maps_hole(&maps, bytes, AREA_MARGIN_BYTES, 1ull << 20, KAGE_ARCH_USER_CEILING);
 	if (!hole)
 		return kage_err_new(KAGE_LIMIT, "process %d has no room for %zu bytes", t->pid,
 				    bytes);
@@ -184,10 +185,10 @@ struct kage_err *kage_site_enter(struct kage_target *t, struct kage_thread *thre
 	if (s && !s->live)
 		return bytes <= s->area_bytes
 			       ? NULL
-			       : kage_err_new(KAGE_LIMIT, "a batch of %zu bytes is too large", bytes);
+			       : kage_err_new(KAGE_LIMIT, "a batch of %zu bytes is too large",
+					      bytes);
 	if (s && s->area && bytes <= s->area_bytes)
-		return s->thread == thread ? NULL
-					   : lay_down(t, thread, s->area, s->area_bytes);
+		return s->thread == thread ? NULL : lay_down(t, thread, s->area, s->area_bytes);
 	kage_site_leave(t);
 	return enter_live(t, thread, bytes);
 }

@@ -66,14 +66,15 @@ static struct kage_err *check_status(int proc_fd, pid_t pid)
 	TRY(kage_file_slurp(proc_fd, "status", STATUS_MAX, &text, &size));
 	state = kage_text_field(text, "State", &size);
 	if (state && (*state == 'Z' || *state == 'X'))
-		return kage_err_new(KAGE_GONE, "process %d has ended already (it is a zombie)", pid);
-	if (!kage_text_field(text, "VmSize", &size))
-		return kage_err_new(KAGE_UNSUPPORTED,
-				    "process %d has no memory of its own (a kernel thread, or ending)",
+		return kage_err_new(KAGE_GONE, "process %d has ended already (it is a zombie)",
 				    pid);
+	if (!kage_text_field(text, "VmSize", &size))
+		return kage_err_new(
+			KAGE_UNSUPPORTED,
+			"process %d has no memory of its own (a kernel thread, or ending)", pid);
 	if (kage_text_u64(text, "Tgid", 10, &tgid) && tgid != (uint64_t)pid)
-		return kage_err_new(KAGE_INVALID, "%d is a thread of process %" PRIu64 "; name that",
-				    pid, tgid);
+		return kage_err_new(KAGE_INVALID,
+				    "%d is a thread of process %" PRIu64 "; name that", pid, tgid);
 	if (kage_text_u64(text, "TracerPid", 10, &tracer) && tracer) {
 		read_comm((pid_t)tracer, tracer_comm, sizeof(tracer_comm));
 		return kage_err_new(KAGE_BUSY,

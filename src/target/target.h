@@ -23,31 +23,31 @@
 
 struct kage_thread {
 	pid_t tid;
-	pid_t inner_tid;      /* in its own PID namespace, when that is not ours; else 0 */
-	bool attached;        /* ptrace knows it */
-	bool stopped;         /* and it stands */
-	bool job_stopped;     /* it stood already, by SIGSTOP or the like */
-	uint64_t sigmask;     /* as of the freeze */
+	pid_t inner_tid;       /* in its own PID namespace, when that is not ours; else 0 */
+	bool attached;         /* ptrace knows it */
+	bool stopped;          /* and it stands */
+	bool job_stopped;      /* it stood already, by SIGSTOP or the like */
+	uint64_t sigmask;      /* as of the freeze */
 	struct kage_regs regs; /* as of the freeze, general and extended */
 };
 
 struct kage_target {
 	struct kage_ctx *ctx; /* borrowed */
 	pid_t pid;
-	pid_t inner_pid;       /* in its own PID namespace, when that is not ours; else 0 */
+	pid_t inner_pid; /* in its own PID namespace, when that is not ours; else 0 */
 	int pidfd;
-	int proc_fd;           /* /proc/PID */
-	int mem_fd;            /* /proc/PID/mem, for reading and, where allowed, writing */
-	uint64_t start_ticks;  /* since boot; with the PID it names a process for ever */
+	int proc_fd;                  /* /proc/PID */
+	int mem_fd;                   /* /proc/PID/mem, for reading and, where allowed, writing */
+	uint64_t start_ticks;         /* since boot; with the PID it names a process for ever */
 	struct kage_thread **threads; /* the leader first */
 	size_t n_threads;
 	bool frozen;
-	bool gone;             /* it ended while we held it */
-	bool ours;             /* a stub of ours: dies with us, and need not be put back */
+	bool gone;                /* it ended while we held it */
+	bool ours;                /* a stub of ours: dies with us, and need not be put back */
 	uint64_t frozen_since_ns; /* CLOCK_MONOTONIC */
-	sigset_t caller_mask;  /* of our own thread, to be set again by thaw */
-	bool chld_eaten;       /* a SIGCHLD of the caller may have been consumed while waiting */
-	struct kage_site *site; /* where batches run, NULL before the first (target/batch.h) */
+	sigset_t caller_mask;     /* of our own thread, to be set again by thaw */
+	bool chld_eaten;          /* a SIGCHLD of the caller may have been consumed while waiting */
+	struct kage_site *site;   /* where batches run, NULL before the first (target/batch.h) */
 };
 
 /** Opens the process PID, which the caller must be allowed to trace. A process that somebody else

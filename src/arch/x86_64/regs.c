@@ -113,11 +113,15 @@ void kage_arch_settle_syscall(struct kage_regs *regs, Kage__SyscallState *state)
 }
 
 /* Both ways in one list, so that no register is forgotten in one of them. */
-#define EACH_REGISTER(X)                                                                           \
-	X(r15, r15) X(r14, r14) X(r13, r13) X(r12, r12) X(rbp, rbp) X(rbx, rbx) X(r11, r11)         \
-	X(r10, r10) X(r9, r9) X(r8, r8) X(rax, rax) X(rcx, rcx) X(rdx, rdx) X(rsi, rsi)             \
-	X(rdi, rdi) X(rip, rip) X(rsp, rsp) X(eflags, rflags) X(fs_base, fs_base)                   \
-	X(gs_base, gs_base) X(cs, cs) X(ss, ss) X(ds, ds) X(es, es) X(fs, fs) X(gs, gs)
+/* clang-format off */
+#define EACH_REGISTER(X)                                                \
+	X(r15, r15) X(r14, r14) X(r13, r13) X(r12, r12) X(rbp, rbp)     \
+	X(rbx, rbx) X(r11, r11) X(r10, r10) X(r9, r9) X(r8, r8)         \
+	X(rax, rax) X(rcx, rcx) X(rdx, rdx) X(rsi, rsi) X(rdi, rdi)     \
+	X(rip, rip) X(rsp, rsp) X(eflags, rflags) X(fs_base, fs_base)   \
+	X(gs_base, gs_base) X(cs, cs) X(ss, ss) X(ds, ds) X(es, es)     \
+	X(fs, fs) X(gs, gs)
+/* clang-format on */
 
 struct kage_err *kage_arch_encode_regs(struct arena *a, const struct kage_regs *regs,
 				       Kage__Registers *msg)

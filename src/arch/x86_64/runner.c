@@ -38,11 +38,27 @@ void kage_arch_runner_prepare(void *code, const struct kage_return *ret)
 
 	kage_x86_settle(&settled, true);
 	s = (struct saved){
-		.r15 = r->r15,   .r14 = r->r14,     .r13 = r->r13, .r12 = r->r12, .rbp = r->rbp,
-		.rbx = r->rbx,   .r11 = r->r11,     .r10 = r->r10, .r9 = r->r9,   .r8 = r->r8,
-		.rax = r->rax,   .rcx = r->rcx,     .rdx = r->rdx, .rsi = r->rsi, .rdi = r->rdi,
-		.rip = r->rip,   .rsp = r->rsp,     .flags = r->eflags,
-		.mask = ret->sigmask, .area = ret->area, .area_bytes = ret->area_bytes,
+		.r15 = r->r15,
+		.r14 = r->r14,
+		.r13 = r->r13,
+		.r12 = r->r12,
+		.rbp = r->rbp,
+		.rbx = r->rbx,
+		.r11 = r->r11,
+		.r10 = r->r10,
+		.r9 = r->r9,
+		.r8 = r->r8,
+		.rax = r->rax,
+		.rcx = r->rcx,
+		.rdx = r->rdx,
+		.rsi = r->rsi,
+		.rdi = r->rdi,
+		.rip = r->rip,
+		.rsp = r->rsp,
+		.flags = r->eflags,
+		.mask = ret->sigmask,
+		.area = ret->area,
+		.area_bytes = ret->area_bytes,
 	};
 	memcpy((uint8_t *)code + (kage_runner_saved - kage_runner_start), &s, sizeof(s));
 }
@@ -69,9 +85,12 @@ void kage_arch_enter_runner(const struct kage_regs *regs, uint64_t at, uint64_t 
 void kage_arch_enter_mapper(const struct kage_regs *regs, uint64_t at, uint64_t area,
 			    uint64_t area_bytes, struct kage_regs *ret_regs)
 {
-	const uint64_t args[6] = { area, area_bytes, 3 /* PROT_READ | PROT_WRITE */,
+	const uint64_t args[6] = { area,
+				   area_bytes,
+				   3 /* PROT_READ | PROT_WRITE */,
 				   0x100022 /* MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE */,
-				   (uint64_t)-1, 0 };
+				   (uint64_t)-1,
+				   0 };
 
 	kage_arch_enter_syscall(regs, at + (uint64_t)(kage_runner_map - kage_runner_start),
 				SYS_mmap, args, ret_regs);
