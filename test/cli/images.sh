@@ -1,0 +1,148 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# What commands about images print, as text and as JSON, on real images of a small program.
+. "$(dirname "$0")/lib.bash"
+
+program() {
+	sleep 1000 &
+	pid=$!
+}
+gone() { ! [ -e "/proc/$1" ] || grep -q '^State:.Z' "/proc/$1/status"; }
+# Waits up to five seconds for a command to succeed.
+until_true() {
+	local i
+	for ((i = 0; i < 250; i++)); do
+		"$@" && return 0
+		sleep 0.02
+	done
+	return 1
+}
+trap '[ -z "${pid-}" ] || kill -KILL $pid 2>/dev/null; rm -rf "$tmp"' EXIT
+
+try "$KAGE" log
+is "$status" 0 "log of a store that nobody made"
+like "$err" "no images yet; 'kage snap PID' takes one" "says how to begin"
+is "$("$KAGE" log --json 2>/dev/null | json 'd["images"]')" "[]" "log --json of it"
+try "$KAGE" --store "$tmp/nosuch" log
+is "$status" 1 "log of a store that was named and is not there"
+
+program
+try "$KAGE" snap $pid
+is "$status" 0 "snap"
+like "$out" "^sleep@1  [0-9.]+ (KiB|MiB) in [0-9.]+ (KiB|MiB|B), paused [0-9.]+ (µs|ms), [0-9.]+ ms in all$" \
+	"snap prints one line"
+is "$err" "" "and nothing else"
+try "$KAGE" snap $pid --json -m "the second"
+is "$(json 'd["image"], d["number"], d["threads"], d["killed"], d["pid"]' <<<"$out")" \
+	"('sleep@2', 2, 1, False, $pid)" "snap --json"
+is "$(json 'all(d[k] > 0 for k in ("pause_ns", "total_ns", "memory_bytes", "stored_bytes"))' <<<"$out")" \
+	True "with its figures"
+kill -0 $pid
+ok $? "the program goes on"
+
+try "$KAGE" log sleep
+is "$(wc -l <"$tmp/out")" 3 "log lists both"
+like "$out" "sleep@1 .*sleep 1000" "with the command line"
+like "$out" "sleep@2 .*the second" "or the message"
+is "$("$KAGE" log --json | json 'len(d["images"]), d["images"][0]["image"], d["images"][0]["message"]')" \
+	"(1, 'sleep@2', 'the second')" "log --json without a name: the newest of each"
+try "$KAGE" log nosuch
+is "$status" 1 "log of a history that is not there"
+is "$("$KAGE" --json log nosuch 2>/dev/null | json 'd["error"]["code"]')" notfound "as JSON"
+
+try "$KAGE" show sleep
+is "$status" 0 "show"
+like "$out" "sleep" "tells about the program"
+[[ $out != *$'\033'* ]]
+ok $? "without colours in a pipe"
+short=${#out}
+try "$KAGE" show sleep --full
+[ ${#out} -gt "$short" ]
+ok $? "show --full says more"
+is "$("$KAGE" show sleep@1 --json | json 'd["processes"][0]["pid"]')" $pid "show --json"
+try "$KAGE" show sleep@7
+is "$status" 1 "show of an image that is not there"
+
+try "$KAGE" check $pid
+is "$status" 0 "check of a process"
+try "$KAGE" check $pid --json
+is "$(json 'd["possible"], d["fatal"]' <<<"$out")" "(True, 0)" "check --json"
+try "$KAGE" check sleep
+is "$status" 1 "check of an image whose PID is taken"
+like "$out" "✗.*$pid" "names the PID"
+is "$("$KAGE" check sleep --json | json 'd["possible"], d["obstacles"][0]["fatal"]')" "(False, True)" \
+	"as JSON"
+try "$KAGE" restore sleep --detach
+is "$status" 1 "restore is refused then"
+
+try "$KAGE" core sleep -o "$tmp/core"
+is "$status" 0 "core"
+is "$(stat -c %a "$tmp/core")" 600 "for its owner only"
+is "$("$KAGE" core sleep -o - | head -c 4 | od -An -c | tr -d ' ')" '177ELF' "core to standard output"
+try "$KAGE" core sleep -o "$tmp/nosuch/core"
+is "$status" 1 "core where nothing can be written"
+is "$(find "$tmp" -name 'core.*')" "" "leaves nothing behind"
+try "$KAGE" gdb sleep -batch -ex bt -ex "info inferiors"
+is "$status" 0 "gdb"
+like "$out" "nanosleep" "finds where the program was"
+like "$out" "/sleep" "and the executable"
+
+try "$KAGE" fsck
+is "$status" 0 "fsck"
+like "$out" "^2 packs of [0-9.]+ .* read, none damaged$" "says what it read"
+pack=$(find "$KAGE_STORE" -type f -size +1k | sort | head -n 1)
+cp "$pack" "$tmp/pack"
+printf 'X' | dd of="$pack" bs=1 seek=700 conv=notrunc status=none
+try "$KAGE" fsck
+is "$status" 1 "fsck of a damaged store"
+is "$("$KAGE" fsck --json | json 'd["packs"], d["bad"], len(d["findings"]) > 0')" "(2, 1, True)" "as JSON"
+cp "$tmp/pack" "$pack"
+
+try "$KAGE" snap $pid --kill --name nap
+like "$out" "^nap@1 .*, killed$" "snap --kill"
+until_true gone $pid
+ok $? "ended the program"
+wait $pid 2>/dev/null
+try "$KAGE" restore nap --detach
+is "$status $out" "0 $pid" "restore --detach prints the PID"
+is "$(cat /proc/$pid/comm)" sleep "and the program lives"
+kill -KILL "$pid"
+until_true gone "$pid"
+
+"$KAGE" restore nap &
+kage=$!
+alive() { [ -e /proc/$pid ] && ! gone $pid; }
+until_true alive
+ok $? "restore in the foreground"
+kill -TERM $kage
+wait $kage
+is $? 143 "a signal goes to the program, and kage ends like it"
+gone $pid
+ok $? "which is gone"
+is "$("$KAGE" restore nap --detach --copies 2 | tee "$tmp/copies" | wc -l)" 2 "restore --copies 2"
+while read -r copy; do
+	is "$(cat "/proc/$copy/comm")" sleep "a copy lives"
+	kill -KILL "$copy"
+done <"$tmp/copies"
+
+# A name that goes with the program.
+"$KAGE" run --name shop sleep 1000 &
+kage=$!
+until_true pgrep -P $kage -x sleep >/dev/null
+like "$("$KAGE" snap "$(pgrep -P $kage -x sleep)")" "^shop@1 " "the history of run --name"
+kill -TERM $kage
+wait $kage
+
+try "$KAGE" rm sleep@9 --yes
+is "$status" 1 "rm of what is not there"
+is "$("$KAGE" rm sleep@1..2 --json)" '{"removed":2}' "rm of a range"
+is "$("$KAGE" rm nap@latest)" "1 image removed" "rm of one"
+try "$KAGE" log
+is "$(wc -l <"$tmp/out")" 2 "the others are there"
+try "$KAGE" rm shop
+is "$("$KAGE" log --json | json 'd["images"]')" "[]" "rm of a history"
+
+try "$KAGE" snap 4194999
+is "$status" 1 "snap of a process that is not there"
+is "$(wc -l <"$tmp/err")" 1 "is one line"
+finish
