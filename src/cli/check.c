@@ -2,6 +2,7 @@
 /* kage check: names every obstacle to taking an image of a process, or to restoring one. */
 #include "cli/cli.h"
 #include "cli/json.h"
+#include "cli/progress.h"
 #include "cli/table.h"
 #include "cli/text.h"
 
@@ -110,6 +111,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 		e = check_image(cli, argv[0], &report);
 	if (e)
 		return cli_fail(cli, e);
+	cli_progress_clear(cli->progress);
 	what = cli_printf(pid ? "an image of %s" : "restoring %s", argv[0]);
 	if (cli->json)
 		print_json(&report, argv[0]);

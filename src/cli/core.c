@@ -12,6 +12,7 @@
 
 #include "cli/cli.h"
 #include "cli/json.h"
+#include "cli/progress.h"
 #include "cli/text.h"
 
 struct core_values {
@@ -103,6 +104,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 		return write_core_take(cli, image, dup(STDOUT_FILENO), "standard output");
 	}
 	status = write_file(cli, image, values->output);
+	cli_progress_clear(cli->progress);
 	if (status == CLI_DONE)
 		print_result(cli, kage_image_label(image), values->output);
 	return status;

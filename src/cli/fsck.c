@@ -2,6 +2,7 @@
 /* kage fsck: reads every byte of a store and says what is damaged. */
 #include "cli/cli.h"
 #include "cli/json.h"
+#include "cli/progress.h"
 #include "cli/text.h"
 
 static void print_json(const struct kage_fsck_result *result)
@@ -50,6 +51,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 		e = kage_store_fsck(store, argc > 0 ? argv[0] : NULL, &result);
 	if (e)
 		return cli_fail(cli, e);
+	cli_progress_clear(cli->progress);
 	if (cli->json)
 		print_json(&result);
 	else

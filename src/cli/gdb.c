@@ -12,6 +12,7 @@
 
 #include "cli/cli.h"
 #include "cli/json.h"
+#include "cli/progress.h"
 
 /* A file without a name in $TMPDIR, or -1. */
 static int open_nameless(void)
@@ -74,6 +75,7 @@ static int exec_gdb(struct cli *cli, int core, const char *program, int argc, ch
 	char **args = cli_grow(NULL, (size_t)argc + 5, sizeof(*args));
 	size_t n = 0;
 
+	cli_progress_clear(cli->progress);
 	/* gdb must keep the descriptor that its core file is. */
 	fcntl(core, F_SETFD, 0);
 	args[n++] = "gdb";

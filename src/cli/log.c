@@ -4,6 +4,7 @@
 
 #include "cli/cli.h"
 #include "cli/json.h"
+#include "cli/progress.h"
 #include "cli/table.h"
 #include "cli/text.h"
 
@@ -118,6 +119,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 		e = kage_store_list(store, name, &list);
 	if (e)
 		return cli_fail(cli, e);
+	cli_progress_clear(cli->progress);
 	if (cli->json)
 		print_json(store, &list);
 	else if (list.n > 0)

@@ -20,7 +20,8 @@ struct cli_progress {
 /** Shows what CTX does on stderr, where that is a terminal. PROGRESS outlives CTX. */
 void cli_progress_start(struct cli_progress *progress, struct kage_ctx *ctx);
 
-/** Takes the line away: before any other output, and at the end. */
+/** Takes the line away. A command does so when the long part is over, before it prints; failures and
+ *  notes do it themselves. */
 void cli_progress_clear(struct cli_progress *progress);
 
 #endif

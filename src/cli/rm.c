@@ -7,6 +7,7 @@
 
 #include "cli/cli.h"
 #include "cli/json.h"
+#include "cli/progress.h"
 
 struct rm_values {
 	bool yes;
@@ -133,6 +134,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 		return cli_fail(cli, e);
 	for (int i = 0; i < argc && status == CLI_DONE; i++)
 		status = remove_one(cli, store, argv[i], ask, &removed);
+	cli_progress_clear(cli->progress);
 	if (cli->json && status == CLI_DONE)
 		cli_json_print_take(json_pack("{s:o}", "removed", cli_json_number(removed)));
 	else if (!cli->json && removed > 0)

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/progress.h"
 
 struct show_values {
 	bool full;
@@ -35,6 +36,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	struct kage_err *e = cli_image_open(cli, argv[0], &store, &image);
 
 	(void)argc;
+	cli_progress_clear(cli->progress);
 	if (!e && cli->json)
 		e = print_json(image);
 	else if (!e)

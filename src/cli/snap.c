@@ -6,6 +6,7 @@
 
 #include "cli/cli.h"
 #include "cli/json.h"
+#include "cli/progress.h"
 #include "cli/text.h"
 
 struct snap_values {
@@ -116,6 +117,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 				    "process trees come with a later version; without --tree, an "
 				    "image holds one process with all of its threads");
 	e = snap(cli, values, pid, &result);
+	cli_progress_clear(cli->progress);
 	if (e)
 		return cli_fail(cli, e);
 	if (cli->json)
