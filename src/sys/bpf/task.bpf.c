@@ -350,69 +350,48 @@ static __noinline int put_signals(struct seq_file *seq, __u64 list, __u32 type)
 
 /* --- POSIX timers ------------------------------------------------------------------------------- */
 
-enum { CLOCK_PROCESS = 2, CLOCK_THREAD = 3, CLOCK_RT_ALARM = 8, CLOCK_BOOT_ALARM = 9 };
-enum { SIGEV_TID = 4 };
-enum { TIMER_IDLE, TIMER_ARMED, TIMER_REQUEUE };
-
-static __always_inline void read_hrtimer(struct kage_task_timer *t, struct hrtimer *timer)
+/* What of these unions is meant is decided by the reader, who knows the clock: no branches here. */
+static __always_inline void read_expiries(struct kage_task_timer *t, struct k_itimer *timer)
 {
 	struct hrtimer_clock_base *base = 0;
-
-	READ(t->expires_ns, timer->node.expires);
-	READ(base, timer->base);
-	READ(t->base_clock, base->clockid);
-	READ(t->base_offset_ns, base->offset);
-}
-
-static __always_inline void read_expiry(struct kage_task_timer *t, struct k_itimer *timer)
-{
 	struct pid *pid = 0;
 
-	if (t->clock < 0 || t->clock == CLOCK_PROCESS || t->clock == CLOCK_THREAD) {
-		t->base_clock = t->clock;
-		READ(t->expires_ns, timer->it.cpu.node.expires);
-		READ(pid, timer->it.cpu.pid);
-		t->cpu_tid = own_number(pid);
-		return;
-	}
-	if (t->clock == CLOCK_RT_ALARM || t->clock == CLOCK_BOOT_ALARM)
-		read_hrtimer(t, &timer->it.alarm.alarmtimer.timer);
-	else
-		read_hrtimer(t, &timer->it.real.timer);
+	READ(t->plain.expires_ns, timer->it.real.timer.node.expires);
+	READ(base, timer->it.real.timer.base);
+	READ(t->plain.clock, base->clockid);
+	READ(t->plain.offset_ns, base->offset);
+	READ(t->alarm.expires_ns, timer->it.alarm.alarmtimer.timer.node.expires);
+	READ(base, timer->it.alarm.alarmtimer.timer.base);
+	READ(t->alarm.clock, base->clockid);
+	READ(t->alarm.offset_ns, base->offset);
+	READ(t->cpu_expires_ns, timer->it.cpu.node.expires);
+	READ(pid, timer->it.cpu.pid);
+	t->cpu_tid = own_number(pid);
 }
 
 static __always_inline void read_event(struct kage_task_timer *t, struct k_itimer *timer)
 {
 	struct k_itimer___before_6_13 *older = (void *)timer;
-	struct kage_task_signal info = {};
 	struct sigqueue *queued = &timer->sigq;
 	struct pid *pid = 0;
 
 	if (bpf_core_field_exists(older->sigq))
 		READ(queued, older->sigq);
-	bpf_probe_read_kernel(&info, sizeof(info),
-			      (void *)((__u64)queued + bpf_core_field_offset(struct sigqueue, info)));
-	t->signo = *(__s32 *)info.info;
-	t->value = *(__u64 *)(info.info + 24);
-	if (t->notify & SIGEV_TID) {
-		READ(pid, timer->it_pid);
-		t->tid = own_number(pid);
-	}
+	READ(t->info, queued->info);
+	READ(pid, timer->it_pid);
+	t->tid = own_number(pid);
 }
 
 static __always_inline void read_status(struct kage_task_timer *t, struct k_itimer *timer)
 {
 	struct k_itimer___before_6_13 *older = (void *)timer;
-	int pending = 0;
 
 	if (bpf_core_field_exists(timer->it_status)) {
 		READ(t->status, timer->it_status);
-		return;
+	} else {
+		READ(t->active, older->it_active);
+		READ(t->requeue_pending, older->it_requeue_pending);
 	}
-	READ(t->status, older->it_active);
-	READ(pending, older->it_requeue_pending);
-	if (pending & 1)
-		t->status = TIMER_REQUEUE;
 }
 
 static int put_one_timer(__u32 i, void *data)
@@ -421,7 +400,7 @@ static int put_one_timer(__u32 i, void *data)
 	RECORD(r, kage_task_timer);
 	struct kage_task_timer *t = &r.body;
 	struct k_itimer *timer;
-	__u64 owner = 0, next = 0;
+	__u64 next = 0;
 
 	if (!w->at || w->at == w->head) {
 		w->end = WALK_COMPLETE;
@@ -433,10 +412,8 @@ static int put_one_timer(__u32 i, void *data)
 	}
 	timer = (void *)(w->at - bpf_core_field_offset(struct k_itimer, list));
 	w->at = next;
-	/* A timer that is being made or deleted does not have this owner. */
-	READ(owner, timer->it_signal);
-	if (owner != (__u64)w->signal)
-		return 0;
+	READ(t->foreign, timer->it_signal);
+	t->foreign ^= (__u64)w->signal;
 	READ(t->id, timer->it_id);
 	READ(t->clock, timer->it_clock);
 	READ(t->notify, timer->it_sigev_notify);
@@ -445,7 +422,7 @@ static int put_one_timer(__u32 i, void *data)
 	READ(t->overrun_last, timer->it_overrun_last);
 	read_status(t, timer);
 	read_event(t, timer);
-	read_expiry(t, timer);
+	read_expiries(t, timer);
 	return SEND(w->seq, TASK_TIMER, r) != 0;
 }
 
@@ -512,23 +489,23 @@ enum { XSAVE_CHUNK = 256 };
 
 struct xsave_walk {
 	struct seq_file *seq;
-	__u64 at;
-	__u32 left;
+	__u64 from;
+	__u64 bytes;
 };
 
+/* The walk does not change: each round is the same to the verifier, which then sees only one. */
 static int put_some_xsave(__u32 i, void *data)
 {
-	struct xsave_walk *w = data;
+	const struct xsave_walk *w = data;
 	__u64 chunk[XSAVE_CHUNK / 8] = {};
-	__u32 n = w->left;
+	__u64 done = (__u64)i * XSAVE_CHUNK;
+	__u64 n = w->bytes - done;
 
+	if (done >= w->bytes)
+		return 1;
 	if (n > sizeof(chunk))
 		n = sizeof(chunk);
-	if (!n)
-		return 1;
-	bpf_probe_read_kernel(chunk, n, (void *)w->at);
-	w->at += n;
-	w->left -= n;
+	bpf_probe_read_kernel(chunk, n, (void *)(w->from + done));
 	return bpf_seq_write(w->seq, chunk, n) != 0;
 }
 
@@ -562,8 +539,8 @@ static __noinline int put_xsave(struct seq_file *seq, struct task_struct *task)
 	x->bytes = (x->size + 7) & ~7u;
 	if (x->bytes > KAGE_TASK_MAX_XSAVE)
 		x->bytes = KAGE_TASK_MAX_XSAVE;
-	w.left = x->bytes;
-	w.at = (__u64)state + bpf_core_field_offset(struct fpstate, regs);
+	w.bytes = x->bytes;
+	w.from = (__u64)state + bpf_core_field_offset(struct fpstate, regs);
 	r.head.size += x->bytes;
 	SEND(seq, TASK_XSAVE, r);
 	return bpf_loop(KAGE_TASK_MAX_XSAVE / XSAVE_CHUNK, put_some_xsave, &w, 0);
@@ -608,16 +585,15 @@ static __noinline int put_restart(struct seq_file *seq, struct task_struct *task
 	return 0;
 }
 
-#define KERNEL_TEXT 0xffffffff80000000ull
-
 /* A sleeper with a timeout has its timer on its own stack, followed by a pointer to itself. What
  * else on the stack points to the task is told apart by the reader, from the name of the function
  * which the timer calls. */
 struct stack_walk {
 	struct seq_file *seq;
 	__u64 task;
-	__u64 at;
-	__u64 hits; /* of the words from `at` on, those that point to the task */
+	__u64 from;
+	__u64 chunk;
+	__u64 hits; /* of the words of the chunk, those that point to the task */
 };
 
 static __always_inline void put_sleep(struct stack_walk *w, struct kage_task_sleep *s, void *function)
@@ -641,7 +617,7 @@ static __noinline int look_for_hrtimer(struct stack_walk *w, __u64 pointer)
 
 	READ(state, s->timer.state);
 	READ(function, s->timer.function);
-	if (state != 1 || (__u64)function < KERNEL_TEXT)
+	if (state != 1)
 		return 0;
 	READ(base, s->timer.base);
 	READ(found.clock, base->clockid);
@@ -661,9 +637,9 @@ static __noinline int look_for_wheel(struct stack_walk *w, __u64 pointer)
 	void *function = 0, *queued = 0;
 
 	READ(queued, p->timer.entry.pprev);
-	READ(function, p->timer.function);
-	if (!queued || (__u64)function < KERNEL_TEXT)
+	if (!queued)
 		return 0;
+	READ(function, p->timer.function);
 	READ(found.expires, p->timer.expires);
 	found.soft_expires = found.expires;
 	found.now = bpf_jiffies64();
@@ -676,7 +652,7 @@ enum { STACK_CHUNK = 8, MAX_STACK = 32768 };
 static int look_at_word(__u32 i, void *data)
 {
 	struct stack_walk *w = data;
-	__u64 pointer = w->at + i * 8;
+	__u64 pointer = w->chunk + i * 8;
 
 	if (!(w->hits >> i & 1))
 		return 0;
@@ -692,7 +668,8 @@ static int look_at_stack(__u32 i, void *data)
 	__u64 words[STACK_CHUNK] = {};
 	__u64 hits = 0;
 
-	bpf_probe_read_kernel(words, sizeof(words), (void *)w->at);
+	w->chunk = w->from + (__u64)i * sizeof(words);
+	bpf_probe_read_kernel(words, sizeof(words), (void *)w->chunk);
 #pragma unroll
 	for (int k = 0; k < STACK_CHUNK; k++) {
 		__u64 differ = words[k] ^ w->task;
@@ -706,7 +683,6 @@ static int look_at_stack(__u32 i, void *data)
 	w->hits = hits;
 	if (hits)
 		bpf_loop(STACK_CHUNK, look_at_word, w, 0);
-	w->at += sizeof(words);
 	return 0;
 }
 
@@ -716,10 +692,10 @@ static __noinline int put_sleeps(struct seq_file *seq, struct task_struct *task)
 	/* The stack ends where the saved registers begin. */
 	__u64 end = as_number((void *)bpf_task_pt_regs(task));
 
-	w.at = task->thread.sp;
-	if (w.at >= end || end - w.at > MAX_STACK)
+	w.from = task->thread.sp;
+	if (w.from >= end || end - w.from > MAX_STACK)
 		return 0;
-	bpf_loop((end - w.at) / (STACK_CHUNK * 8), look_at_stack, &w, 0);
+	bpf_loop((end - w.from) / (STACK_CHUNK * 8), look_at_stack, &w, 0);
 	return 0;
 }
 
@@ -733,41 +709,38 @@ static __noinline int put_end(struct seq_file *seq, struct task_struct *task)
 	return SEND(seq, TASK_END, r);
 }
 
-static __noinline int put_shared(struct seq_file *seq, struct task_struct *task)
-{
-	struct signal_struct *signal = 0;
-	struct sighand_struct *sighand = 0;
-
-	READ(signal, task->signal);
-	READ(sighand, task->sighand);
-	put_process(seq, signal);
-	put_actions(seq, sighand);
-	put_signals(seq, (__u64)&signal->shared_pending.list, TASK_SHARED_SIGNAL);
-	return put_timers(seq, signal);
-}
-
+/* The long straight functions stand first, those that walk lists last: the verifier goes through what
+ * follows a walk once for each way in which the walk can end. */
 SEC("iter/task")
 int kage_task(struct bpf_iter__task *ctx)
 {
 	struct seq_file *seq = ctx->meta->seq;
 	struct task_struct *task = ctx->task;
+	struct signal_struct *signal = 0;
+	struct sighand_struct *sighand = 0;
 	struct mm_struct *mm = 0;
 	struct cred *cred = 0;
 
 	if (!task)
 		return 0;
-	put_thread(seq, task);
-	if (ctx->meta->seq_num == 0)
-		put_shared(seq, task);
+	READ(signal, task->signal);
+	READ(sighand, task->sighand);
 	READ(mm, task->mm);
 	READ(cred, task->real_cred);
-	put_mm(seq, mm);
+	put_thread(seq, task);
 	put_creds(seq, cred);
-	put_signals(seq, (__u64)&task->pending.list, TASK_SIGNAL);
+	put_mm(seq, mm);
 	put_regs(seq, task);
 	put_restart(seq, task);
 	put_sleeps(seq, task);
 	put_xsave(seq, task);
+	put_signals(seq, (__u64)&task->pending.list, TASK_SIGNAL);
+	if (ctx->meta->seq_num == 0) {
+		put_process(seq, signal);
+		put_actions(seq, sighand);
+		put_signals(seq, (__u64)&signal->shared_pending.list, TASK_SHARED_SIGNAL);
+		put_timers(seq, signal);
+	}
 	put_end(seq, task);
 	return 0;
 }

@@ -103,7 +103,7 @@ struct alarm {
 };
 
 struct kernel_siginfo {
-	int si_signo;
+	int si_signo, si_errno, si_code;
 };
 
 struct sigqueue {

@@ -164,20 +164,28 @@ struct kage_task_signal {
 	__u8 info[48];
 };
 
+struct kage_task_expiry {
+	__s64 expires_ns;
+	__s64 offset_ns; /* what `clock` is ahead of the monotonic one */
+	__s32 clock;     /* of expires_ns */
+	__u32 pad;
+};
+
 struct kage_task_timer {
+	__u64 foreign; /* not 0: a timer that is being made or deleted */
 	__s32 id;
 	__s32 clock;
-	__s32 notify; /* SIGEV_… */
-	__s32 signo;
-	__u64 value; /* sigev_value */
-	__s32 tid;   /* SIGEV_THREAD_ID, as the target sees it */
-	__s32 cpu_tid; /* whose CPU time, as the target sees it; 0 when no CPU clock */
-	__s32 status;  /* 0 not armed, 1 armed, 2 expired and waiting for its signal to be taken */
-	__s32 base_clock; /* the clock of expires_ns */
-	__s64 expires_ns;
-	__s64 base_offset_ns; /* what base_clock is ahead of the monotonic one */
+	__s32 notify;  /* SIGEV_… */
+	__s32 tid;     /* whom the signal is for, as the target sees it */
+	__s32 cpu_tid; /* whose CPU time counts, as the target sees it */
+	__s32 status;  /* since 6.13: 0 not armed, 1 armed, 2 its signal is pending */
+	__s32 active;  /* before */
+	__s32 requeue_pending;
+	struct kage_task_signal info; /* the signal it sends */
+	struct kage_task_expiry plain, alarm; /* which of these is meant depends on the clock */
+	__u64 cpu_expires_ns;                 /* in CPU time */
 	__s64 interval_ns;
-	__s64 overrun; /* counted since the last signal, from -1 */
+	__s64 overrun;      /* counted since the last signal, from -1 */
 	__s64 overrun_last; /* what timer_getoverrun says */
 };
 
