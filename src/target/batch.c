@@ -317,6 +317,7 @@ static struct kage_err *permitted(struct kage_target *t, struct kage_thread *thr
 		{ .number = SYS_rt_sigprocmask }, { .number = SYS_tgkill },
 		{ .number = SYS_clone },          { .number = SYS_wait4 },
 		{ .number = SYS_exit },           { .number = SYS_madvise },
+		{ .number = SYS_setsid },
 	};
 
 	TRY(kage_target_permits(t, thread, around, ARRAY_SIZE(around)));

@@ -69,33 +69,52 @@ static struct kage_err *split(struct kage_target *t, struct kage_thread *parent,
 			   PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE);
 }
 
-/* J2's one call, at an instruction of the vDSO itself. */
-static struct kage_err *drop(struct kage_target *t, struct kage_thread *j,
-			     const struct kage_regs *from)
+/* A system call instruction of the vDSO itself: in its first page when it has several, else in what
+ * comes back in the same place. */
+static struct kage_err *find_instruction(struct kage_target *t, uint64_t *ret_at)
+{
+	uint8_t code[KAGE_PAGE_BYTES];
+	long found;
+
+	TRY(kage_target_read(t, addr(t->site->vdso_start), code, sizeof(code)));
+	found = kage_arch_find_syscall(code, sizeof(code));
+	*ret_at = t->site->vdso_start + (uint64_t)found;
+	if (found < 0 || *ret_at >= t->site->runner)
+		return kage_err_new(KAGE_UNSUPPORTED, "the vDSO has no system call instruction");
+	return NULL;
+}
+
+static struct kage_err *call_in(struct kage_target *t, struct kage_thread *j,
+				const struct kage_regs *from, uint64_t number,
+				const uint64_t args[6])
 {
 	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
-	uint64_t page = page_floor(t->site->runner);
-	const uint64_t args[6] = { page, KAGE_PAGE_BYTES, MADV_DONTNEED };
-	uint8_t code[KAGE_PAGE_BYTES];
-	uint64_t at = page;
-	long found;
+	uint64_t at = 0;
 
 	if (!regs)
 		return kage_err_nomem();
-	/* In its first page when the vDSO has several, else in what comes back in the same place. */
-	if (t->site->vdso_start != page)
-		at = t->site->vdso_start;
-	TRY(kage_target_read(t, addr(at), code, sizeof(code)));
-	found = kage_arch_find_syscall(code, sizeof(code));
-	if (found < 0 || at + (uint64_t)found >= t->site->runner)
-		return kage_err_new(KAGE_UNSUPPORTED, "the vDSO has no system call instruction");
-	kage_arch_enter_syscall(from, at + (uint64_t)found, SYS_madvise, args, regs);
+	TRY(find_instruction(t, &at));
+	kage_arch_enter_syscall(from, at, number, args, regs);
 	TRY(kage_arch_set_regs(j->tid, false, regs));
 	TRY(kage_target_step_syscall(t, j));
 	TRY(kage_target_step_syscall(t, j));
 	TRY(kage_arch_get_regs(j->tid, false, regs));
-	if (kage_arch_result(regs) != 0)
-		return kage_err_sys((int)-kage_arch_result(regs), "drop the vDSO's private page");
+	if (kage_arch_result(regs) < 0)
+		return kage_err_sys((int)-kage_arch_result(regs), "make system call %d in a helper",
+				    (int)number);
+	return NULL;
+}
+
+/* J2's work. It leaves the target's session first: until init has reaped it, it would keep the
+ * target's number from being given again. */
+static struct kage_err *drop(struct kage_target *t, struct kage_thread *j,
+			     const struct kage_regs *from)
+{
+	const uint64_t none[6] = { 0 };
+	const uint64_t page[6] = { page_floor(t->site->runner), KAGE_PAGE_BYTES, MADV_DONTNEED };
+
+	TRY(call_in(t, j, from, SYS_setsid, none));
+	TRY(call_in(t, j, from, SYS_madvise, page));
 	t->site->page_dropped = true;
 	return NULL;
 }
