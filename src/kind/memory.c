@@ -13,6 +13,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -21,7 +22,7 @@
 #include "sys/pagemap.h"
 #include "sys/text.h"
 
-enum { COPY_CHUNK_PAGES = 1024, AUXV_MAX = 1 << 16 };
+enum { AUXV_MAX = 1 << 16 };
 
 /* --- what a mapping is ------------------------------------------------------------------------ */
 
@@ -363,25 +364,60 @@ static struct kage_err *capture(struct kage_capture *c)
 
 /* --- contents --------------------------------------------------------------------------------- */
 
+enum { RUNS_AT_ONCE = 512 };
+
+/* Runs found by the scan are read some hundred at a time: most are a few pages, and the system call
+ * would cost more than the copy. */
 struct copying {
 	struct kage_capture *c;
-	uint32_t space;
+	size_t at; /* the mapping that was looked at last; both go upward */
+	struct iovec here[RUNS_AT_ONCE], there[RUNS_AT_ONCE];
+	size_t n;
 };
 
-static struct kage_err *copy_run(void *user, uint64_t start, uint64_t end)
+static struct kage_err *copy_collected(struct copying *k)
 {
-	struct copying *k = user;
+	struct kage_err *e = kage_target_readv(k->c->target, k->here, k->there, k->n);
+
+	k->n = 0;
+	return e;
+}
+
+static struct kage_err *copy_run(struct copying *k, uint64_t start, uint64_t end)
+{
+	uint32_t space = k->c->process->memory->space;
 	void *to;
 
-	TRY(kage_mem_pages_add(k->c->pages, k->space, start >> KAGE_PAGE_SHIFT,
+	TRY(kage_mem_pages_add(k->c->pages, space, start >> KAGE_PAGE_SHIFT,
 			       (end - start) >> KAGE_PAGE_SHIFT, &to));
-	return kage_target_read(k->c->target, addr(start), to, end - start);
+	k->here[k->n] = (struct iovec){ to, end - start };
+	k->there[k->n++] = (struct iovec){ (void *)(uintptr_t)start, end - start };
+	return k->n == RUNS_AT_ONCE ? copy_collected(k) : NULL;
+}
+
+/* What of a run lies in mappings whose private pages are ours to copy. */
+static struct kage_err *copy_found(void *user, uint64_t start, uint64_t end)
+{
+	struct copying *k = user;
+	const Kage__Memory *m = k->c->process->memory;
+
+	for (; k->at < m->n_mappings && m->mappings[k->at]->start < end; k->at++) {
+		const Kage__Mapping *map = m->mappings[k->at];
+		uint64_t from = start > map->start ? start : map->start;
+		uint64_t to = end < map->end ? end : map->end;
+
+		if (from < to && has_private_pages(map->backing))
+			TRY(copy_run(k, from, to));
+		if (map->end >= end)
+			break;
+	}
+	return NULL;
 }
 
 static struct kage_err *note_guard(void *user, uint64_t start, uint64_t end)
 {
-	struct copying *k = user;
-	Kage__Memory *m = k->c->process->memory;
+	struct kage_capture *c = user;
+	Kage__Memory *m = c->process->memory;
 
 	for (size_t i = 0; i < m->n_mappings; i++) {
 		Kage__Mapping *map = m->mappings[i];
@@ -389,11 +425,11 @@ static struct kage_err *note_guard(void *user, uint64_t start, uint64_t end)
 
 		if (end <= map->start || start >= map->end)
 			continue;
-		g = msg_append(&k->c->image->arena, map, guards, Kage__Range, kage__range__init);
+		g = msg_append(&c->image->arena, map, guards, Kage__Range, kage__range__init);
 		if (!g)
 			return kage_err_nomem();
-		g->start = start;
-		g->end = end;
+		g->start = start > map->start ? start : map->start;
+		g->end = end < map->end ? end : map->end;
 	}
 	return NULL;
 }
@@ -403,24 +439,33 @@ static int open_pagemap(struct kage_target *t)
 	return openat(t->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
 }
 
+static struct kage_err *copy_each_mapping(struct copying *k, int pagemap)
+{
+	const Kage__Memory *m = k->c->process->memory;
+
+	for (size_t i = 0; i < m->n_mappings; i++)
+		if (has_private_pages(m->mappings[i]->backing))
+			TRY(kage_pagemap_private(pagemap, m->mappings[i]->start,
+						 m->mappings[i]->end, copy_found, k));
+	return NULL;
+}
+
 struct kage_err *kage_memory_copy(struct kage_capture *c)
 {
 	_cleanup_fd_ int pagemap = open_pagemap(c->target);
-	const Kage__Memory *m = c->process->memory;
-	struct copying k = { c, m->space };
+	_cleanup_free_ struct copying *k = calloc(1, sizeof(*k));
 
+	if (!k)
+		return kage_err_nomem();
 	if (pagemap < 0)
 		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
-	for (size_t i = 0; i < m->n_mappings; i++) {
-		const Kage__Mapping *map = m->mappings[i];
-
-		if (!has_private_pages(map->backing))
-			continue;
-		TRY(kage_pagemap_private(pagemap, map->start, map->end, copy_run, &k));
-		if (map->backing == KAGE__MAPPING__BACKING__ANONYMOUS)
-			TRY(kage_pagemap_guards(pagemap, map->start, map->end, note_guard, &k));
-	}
-	return NULL;
+	k->c = c;
+	if (kage_pagemap_can_scan(pagemap))
+		TRY(kage_pagemap_private(pagemap, 0, KAGE_ARCH_USER_CEILING, copy_found, k));
+	else
+		TRY(copy_each_mapping(k, pagemap));
+	TRY(copy_collected(k));
+	return kage_pagemap_guards(pagemap, 0, KAGE_ARCH_USER_CEILING, note_guard, c);
 }
 
 static struct kage_err *add_up(void *user, uint64_t start, uint64_t end)

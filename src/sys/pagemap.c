@@ -74,6 +74,19 @@ static struct kage_err *read_entries(int fd, uint64_t start, uint64_t end, uint6
 	return run ? fn(user, run << KAGE_PAGE_SHIFT, page << KAGE_PAGE_SHIFT) : NULL;
 }
 
+bool kage_pagemap_can_scan(int pagemap_fd)
+{
+	struct kpage_region region;
+	struct kpm_scan_arg arg = { .size = sizeof(arg),
+				    .end = KAGE_PAGE_BYTES,
+				    .vec = (uint64_t)(uintptr_t)&region,
+				    .vec_len = 1,
+				    .category_mask = KPAGE_IS_PRESENT,
+				    .return_mask = KPAGE_IS_PRESENT };
+
+	return ioctl(pagemap_fd, KPAGEMAP_SCAN, &arg) >= 0;
+}
+
 struct kage_err *kage_pagemap_private(int pagemap_fd, uint64_t start, uint64_t end,
 				      kage_pagemap_fn *fn, void *user)
 {

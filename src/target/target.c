@@ -225,6 +225,25 @@ struct kage_err *kage_target_read(struct kage_target *t, kage_addr from, void *t
 	return NULL;
 }
 
+struct kage_err *kage_target_readv(struct kage_target *t, const struct iovec *here,
+				   const struct iovec *there, size_t n)
+{
+	ssize_t got = n ? process_vm_readv(t->pid, here, n, there, n, 0) : 0;
+	size_t done = got > 0 ? (size_t)got : 0;
+
+	for (size_t i = 0; i < n; i++) {
+		if (done >= there[i].iov_len) {
+			done -= there[i].iov_len;
+			continue;
+		}
+		/* It stopped here; the rest one by one, the slow way where need be. */
+		TRY(kage_target_read(t, addr((uint64_t)(uintptr_t)there[i].iov_base),
+				     here[i].iov_base, here[i].iov_len));
+		done = 0;
+	}
+	return NULL;
+}
+
 struct kage_err *kage_target_write_forced(struct kage_target *t, kage_addr to, const void *from,
 					  size_t size)
 {

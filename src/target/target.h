@@ -16,6 +16,7 @@
 
 #include <signal.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include "arch/arch.h"
 #include "base/ctx.h"
@@ -71,6 +72,11 @@ void kage_target_thaw(struct kage_target *t, bool kill);
 /** Reads exactly SIZE bytes at address FROM, also where the target itself may not read. */
 struct kage_err *kage_target_read(struct kage_target *t, kage_addr from, void *to, size_t size)
 	_must_check_;
+
+/** The same for N ranges at once: THERE[i] (addresses in the target) to HERE[i] of the same length. At most
+ *  IOV_MAX of them. */
+struct kage_err *kage_target_readv(struct kage_target *t, const struct iovec *here,
+				   const struct iovec *there, size_t n) _must_check_;
 
 /** Writes exactly SIZE bytes at address TO, also where the target itself may not write (private
  *  mappings only). The fast path needs the mapping to be writable. */
