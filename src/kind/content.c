@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kind/content.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+
+enum { PIECE_BYTES = 4 << 20, HASH_PIECE_BYTES = 256 * 1024 };
+
+struct kage_err *kage_content_space(struct kage_capture *c, Kage__Space__Kind kind,
+				    uint64_t size_bytes, Kage__Space **ret_space)
+{
+	Kage__Space *s = msg_append(&c->image->arena, c->image->msg, spaces, Kage__Space,
+				    kage__space__init);
+
+	if (!s)
+		return kage_err_nomem();
+	s->id = (uint32_t)c->image->msg->n_spaces;
+	s->kind = kind;
+	s->size_bytes = size_bytes;
+	*ret_space = s;
+	return NULL;
+}
+
+/* --- out of a file ------------------------------------------------------------------------------ */
+
+struct copying {
+	struct mem_pages *pages;
+	uint32_t space;
+	int fd;
+	XXH3_state_t *hash; /* NULL for none */
+	uint64_t hashed;
+};
+
+static void hash_zeros(struct copying *k, uint64_t until)
+{
+	static const char zeros[64 * 1024];
+
+	while (k->hash && k->hashed < until) {
+		uint64_t n = until - k->hashed;
+
+		if (n > sizeof(zeros))
+			n = sizeof(zeros);
+		XXH3_128bits_update(k->hash, zeros, n);
+		k->hashed += n;
+	}
+}
+
+/* FROM is on a page; whole pages are stored, the last one filled up with zeros. */
+static struct kage_err *copy_piece(struct copying *k, uint64_t from, uint64_t to)
+{
+	uint64_t bytes = page_ceil(to) - from;
+	void *at;
+	size_t n;
+
+	TRY(kage_mem_pages_add(k->pages, k->space, from >> KAGE_PAGE_SHIFT,
+			       bytes >> KAGE_PAGE_SHIFT, &at));
+	TRY(kage_file_read(k->fd, at, to - from, (off_t)from, "contents of a file", &n));
+	memset((char *)at + n, 0, bytes - n);
+	if (k->hash) {
+		hash_zeros(k, from);
+		XXH3_128bits_update(k->hash, at, to - from);
+		k->hashed = to;
+	}
+	return NULL;
+}
+
+/* The next stretch of data at or behind FROM. Where the file system cannot tell (EINVAL), all is data,
+ * as lseek(2) allows. */
+static bool next_data(int fd, uint64_t from, uint64_t size, uint64_t *ret_start, uint64_t *ret_end)
+{
+	off_t start = lseek(fd, (off_t)from, SEEK_DATA), end;
+
+	if (start < 0 && errno == ENXIO)
+		return false;
+	if (start < 0) {
+		*ret_start = from;
+		*ret_end = size;
+		return true;
+	}
+	end = lseek(fd, start, SEEK_HOLE);
+	*ret_start = (uint64_t)start;
+	*ret_end = end < 0 || (uint64_t)end > size ? size : (uint64_t)end;
+	return *ret_start < size;
+}
+
+static struct kage_err *copy_data(struct copying *k, uint64_t size)
+{
+	uint64_t at = 0, start, end;
+
+	while (at < size && next_data(k->fd, at, size, &start, &end)) {
+		start = page_floor(start);
+		if (start < at)
+			start = at;
+		end = page_ceil(end) < size ? page_ceil(end) : size;
+		for (at = start; at < end;) {
+			uint64_t to = end - at > PIECE_BYTES ? at + PIECE_BYTES : end;
+
+			TRY(copy_piece(k, at, to));
+			at = to;
+		}
+	}
+	hash_zeros(k, size);
+	return NULL;
+}
+
+static void finish_hash(XXH3_state_t *state, uint8_t hash[KAGE_HASH_BYTES])
+{
+	XXH128_canonical_t canonical;
+
+	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state));
+	memcpy(hash, &canonical, KAGE_HASH_BYTES);
+}
+
+static void free_hash(XXH3_state_t **state)
+{
+	XXH3_freeState(*state);
+}
+
+struct kage_err *kage_content_copy(struct kage_capture *c, const Kage__Space *space, int fd,
+				   uint64_t size, uint8_t *hash)
+{
+	_cleanup_(free_hash) XXH3_state_t *state = NULL;
+	struct copying k = { .pages = c->pages, .space = space->id, .fd = fd };
+
+	if (hash) {
+		state = XXH3_createState();
+		if (!state)
+			return kage_err_nomem();
+		XXH3_128bits_reset(state);
+		k.hash = state;
+	}
+	TRY(copy_data(&k, size));
+	if (hash)
+		finish_hash(state, hash);
+	return NULL;
+}
+
+/* --- into a file -------------------------------------------------------------------------------- */
+
+struct filling {
+	int fd;
+	uint64_t size;
+	unsigned char *map; /* hugetlbfs has no write(2), there the object is mapped */
+};
+
+static struct kage_err *fill_pages(void *user, uint32_t space, uint64_t first, uint64_t count,
+				   const void *bytes)
+{
+	const struct filling *k = user;
+	uint64_t from = first << KAGE_PAGE_SHIFT, n = count << KAGE_PAGE_SHIFT;
+
+	(void)space;
+	if (!bytes || from >= k->size)
+		return NULL;
+	if (n > k->size - from)
+		n = k->size - from;
+	if (k->map) {
+		memcpy(k->map + from, bytes, n);
+		return NULL;
+	}
+	return kage_file_write(k->fd, bytes, n, (off_t)from, "contents of a file");
+}
+
+struct kage_err *kage_content_fill(struct kage_pages *pages, const Kage__Space *space, int fd)
+{
+	struct filling k = { .fd = fd, .size = space->size_bytes };
+	struct kage_err *e;
+
+	if (ftruncate(fd, (off_t)space->size_bytes) < 0)
+		return kage_err_sys(errno, "give a file its size of %llu bytes",
+				    (unsigned long long)space->size_bytes);
+	if (!space->size_bytes)
+		return NULL;
+	if (space->hugetlb_bytes) {
+		k.map = mmap(NULL, k.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		if (k.map == MAP_FAILED)
+			return kage_err_sys(errno, "map %llu bytes of huge pages",
+					    (unsigned long long)k.size);
+	}
+	e = kage_pages_each(pages, space->id, fill_pages, &k);
+	if (k.map)
+		munmap(k.map, k.size);
+	return e;
+}
+
+/* --- hashes ------------------------------------------------------------------------------------- */
+
+static struct kage_err *hash_range(int fd, uint64_t offset, uint64_t size, XXH3_state_t *state)
+{
+	size_t room = size < HASH_PIECE_BYTES ? (size_t)size : HASH_PIECE_BYTES;
+	_cleanup_free_ char *buffer = malloc(room + 1);
+	size_t n;
+
+	if (!buffer)
+		return kage_err_nomem();
+	for (uint64_t done = 0; done < size; done += n) {
+		n = size - done < room ? (size_t)(size - done) : room;
+		TRY(kage_file_read(fd, buffer, n, (off_t)(offset + done), "contents of a file",
+				   &n));
+		if (n == 0)
+			break;
+		XXH3_128bits_update(state, buffer, n);
+	}
+	return NULL;
+}
+
+struct kage_err *kage_content_hash(int fd, uint64_t offset, uint64_t size,
+				   uint8_t hash[KAGE_HASH_BYTES])
+{
+	_cleanup_(free_hash) XXH3_state_t *state = XXH3_createState();
+
+	if (!state)
+		return kage_err_nomem();
+	XXH3_128bits_reset(state);
+	TRY(hash_range(fd, offset, size, state));
+	finish_hash(state, hash);
+	return NULL;
+}
+
+struct kage_err *kage_content_tail(int fd, uint64_t size, uint8_t hash[KAGE_HASH_BYTES])
+{
+	uint64_t n = size < KAGE_TAIL_BYTES ? size : KAGE_TAIL_BYTES;
+
+	return kage_content_hash(fd, size - n, n, hash);
+}
+
+struct kage_err *kage_content_set_hash(struct arena *a, const uint8_t hash[KAGE_HASH_BYTES],
+				       ProtobufCBinaryData *to)
+{
+	to->data = arena_dup(a, hash, KAGE_HASH_BYTES);
+	if (!to->data)
+		return kage_err_nomem();
+	to->len = KAGE_HASH_BYTES;
+	return NULL;
+}
+
+bool kage_content_is_hash(const ProtobufCBinaryData *field, const uint8_t hash[KAGE_HASH_BYTES])
+{
+	return field->len == KAGE_HASH_BYTES && memcmp(field->data, hash, KAGE_HASH_BYTES) == 0;
+}

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * timerfd_create(2). What is left of the time is kept relative, so that a timer goes on where it
+ * stood; only an absolute timer of the real-time clock means a time of day and keeps that.
+ * Started at the very end of a restore.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "kind/fds.h"
+#include "sys/text.h"
+
+static const uint64_t second_ns = 1000000000;
+
+/* include/uapi/linux/timerfd.h, since 3.17, with CONFIG_CHECKPOINT_RESTORE */
+#define KTFD_IOC_SET_TICKS _IOW('T', 0, uint64_t)
+
+static bool match(const struct kage_fd_seen *fd)
+{
+	return kage_fds_link_is(fd, "anon_inode:[timerfd]");
+}
+
+static uint64_t to_ns(const struct timespec *ts)
+{
+	return (uint64_t)ts->tv_sec * second_ns + (uint64_t)ts->tv_nsec;
+}
+
+static struct timespec to_timespec(uint64_t ns)
+{
+	return (struct timespec){ .tv_sec = (time_t)(ns / second_ns),
+				  .tv_nsec = (long)(ns % second_ns) };
+}
+
+/* An expired periodic timer stands until it is looked at; looking counts the periods that went by
+ * and sets it going again (timerfd_gettime() in fs/timerfd.c), which a reader cannot tell from not
+ * looking. So look first, and read the count afterwards. */
+static struct kage_err *read_time(struct kage_capture *c, const struct kage_fd_seen *fd,
+				  Kage__TimerFd *m)
+{
+	_cleanup_free_ char *info = NULL;
+	struct itimerspec now;
+	char path[48];
+	size_t size;
+
+	if (timerfd_gettime(fd->ours, &now) < 0)
+		return kage_err_sys(errno, "read a timer");
+	m->left_ns = to_ns(&now.it_value);
+	m->interval_ns = to_ns(&now.it_interval);
+	snprintf(path, sizeof(path), "fdinfo/%d", fd->fd);
+	TRY(kage_file_slurp(c->target->proc_fd, path, 1 << 16, &info, &size));
+	if (!kage_text_u64(info, "ticks", 10, &m->ticks))
+		return kage_err_new(KAGE_UNSUPPORTED, "this kernel does not show timers");
+	return NULL;
+}
+
+static struct kage_err *capture(struct kage_capture *c, const struct kage_fd_seen *fd,
+				Kage__Description *d)
+{
+	Kage__TimerFd *m = msg_new(&c->image->arena, Kage__TimerFd, kage__timer_fd__init);
+	uint64_t clock, flags;
+
+	if (!m)
+		return kage_err_nomem();
+	d->kind_case = KAGE__DESCRIPTION__KIND_TIMERFD;
+	d->timerfd = m;
+	if (!kage_text_u64(fd->info, "clockid", 10, &clock) ||
+	    !kage_text_u64(fd->info, "settime flags", 8, &flags))
+		return kage_err_new(KAGE_UNSUPPORTED, "this kernel does not show timers");
+	m->clock = (int32_t)clock;
+	m->settime_flags = (uint32_t)flags;
+	return read_time(c, fd, m);
+}
+
+static struct kage_err *make(struct kage_restore *r, const Kage__Description *d, int *ret_fd)
+{
+	int fd = timerfd_create(d->timerfd->clock, TFD_CLOEXEC | TFD_NONBLOCK);
+
+	(void)r;
+	if (fd < 0)
+		return kage_err_sys(errno, "timerfd of clock %d", d->timerfd->clock);
+	*ret_fd = fd;
+	return NULL;
+}
+
+/* Expirations not read yet. Without the ioctl one is made by letting it expire; their number is then
+ * lost, and so is the time left, for setting a timer resets the count. */
+static struct kage_err *set_ticks(const Kage__TimerFd *m, int fd)
+{
+	const struct itimerspec at_once = { .it_value = { .tv_nsec = 1 },
+					    .it_interval = to_timespec(m->interval_ns) };
+	uint64_t ticks = m->ticks;
+
+	if (ioctl(fd, KTFD_IOC_SET_TICKS, &ticks) == 0)
+		return NULL;
+	if (errno != ENOTTY && errno != EINVAL)
+		return kage_err_sys(errno, "set the count of a timer");
+	if (timerfd_settime(fd, 0, &at_once, NULL) < 0)
+		return kage_err_sys(errno, "let a timer expire");
+	return NULL;
+}
+
+/* ECANCELED is how a timer with TFD_TIMER_CANCEL_ON_SET is set while the clock was just changed: it is
+ * set all the same (timerfd_create(2)). */
+static struct kage_err *start(struct kage_restore *r, const Kage__Description *d, int ours)
+{
+	const Kage__TimerFd *m = d->timerfd;
+	const Kage__Source *s = r->image->msg->source;
+	bool time_of_day = m->clock == CLOCK_REALTIME && (m->settime_flags & TFD_TIMER_ABSTIME) &&
+			   s && s->realtime_ns;
+	struct itimerspec t = { .it_interval = to_timespec(m->interval_ns) };
+	int flags = time_of_day ? (int)(m->settime_flags &
+					(TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET)) : 0;
+
+	t.it_value = to_timespec(m->left_ns + (time_of_day ? s->realtime_ns : 0));
+	if (m->left_ns && timerfd_settime(ours, flags, &t, NULL) < 0 && errno != ECANCELED)
+		return kage_err_sys(errno, "set a timer");
+	return m->ticks ? set_ticks(m, ours) : NULL;
+}
+
+static void print(const struct kage_image *image, const Kage__Description *d, FILE *out)
+{
+	const Kage__TimerFd *m = d->timerfd;
+
+	(void)image;
+	fprintf(out, "clock %d, ", m->clock);
+	if (m->left_ns)
+		fprintf(out, "expires in %.6f s", (double)m->left_ns / 1e9);
+	else
+		fputs("not armed", out);
+	if (m->interval_ns)
+		fprintf(out, ", every %.6f s", (double)m->interval_ns / 1e9);
+	if (m->ticks)
+		fprintf(out, ", %" PRIu64 " expirations unread", m->ticks);
+}
+
+const struct kage_fd_kind kage_fd_timerfd = {
+	.name = "timerfd",
+	.which = KAGE__DESCRIPTION__KIND_TIMERFD,
+	.match = match,
+	.capture = capture,
+	.make = make,
+	.start = start,
+	.print = print,
+};

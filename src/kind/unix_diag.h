@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the kernel tells of a UNIX socket by netlink (sock_diag(7)) and no getsockopt(2) does. */
+#ifndef KIND_UNIX_DIAG_H
+#define KIND_UNIX_DIAG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "base/err.h"
+
+struct kage_unix_diag {
+	uint32_t peer_ino;   /* 0: no peer */
+	uint32_t vfs_ino;    /* of the socket file, lower 32 bits; 0: none */
+	uint32_t vfs_dev;    /* its device as the kernel numbers it */
+	uint32_t waiting;    /* a listener's connections not accepted yet; else bytes to read */
+	uint32_t backlog;    /* of a listener; else bytes sent and not read yet */
+	uint8_t shutdown;    /* 1: for reading, 2: for writing */
+};
+
+/** Asks for the socket with inode INO, of this network namespace. KAGE_NOTFOUND when there is none
+ *  here, KAGE_UNSUPPORTED when the kernel cannot tell. */
+struct kage_err *kage_unix_diag(uint32_t ino, struct kage_unix_diag *ret_diag) _must_check_;
+
+/** Whether some socket of this network namespace is bound to the socket file with stat ST. */
+struct kage_err *kage_unix_diag_bound(const struct stat *st, bool *ret_bound) _must_check_;
+
+#endif
