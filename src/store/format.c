@@ -116,8 +116,7 @@ static uint64_t record_checksum(const struct record_header *h, uint64_t offset)
 	return XXH3_64bits_withSeed(h, offsetof(struct record_header, checksum), offset);
 }
 
-void kage_format_put_record(const struct record *r, const uint8_t *payload,
-			    struct record_header *ret_bytes)
+void kage_format_put_record(const struct record *r, struct record_header *ret_bytes)
 {
 	struct record_header h = {
 		.type = le32_of(r->type),
@@ -125,7 +124,7 @@ void kage_format_put_record(const struct record *r, const uint8_t *payload,
 		.stored_bytes = le64_of(r->stored_bytes),
 		.raw_bytes = le64_of(r->raw_bytes),
 		.argument = le64_of(r->argument),
-		.payload_checksum = le64_of(XXH3_64bits(payload, r->stored_bytes)),
+		.payload_checksum = le64_of(r->payload_checksum),
 	};
 
 	h.checksum = le64_of(record_checksum(&h, r->offset));

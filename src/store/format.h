@@ -215,9 +215,8 @@ struct kage_err *kage_format_footer(const uint8_t *bytes, uint64_t offset, uint6
 /** A header with a fresh random id. */
 struct kage_err *kage_format_new_header(struct pack_header *ret_header) _must_check_;
 
-/** The 48 bytes of R, for a payload whose bytes are PAYLOAD. */
-void kage_format_put_record(const struct record *r, const uint8_t *payload,
-			    struct record_header *ret_bytes);
+/** The 48 bytes of R. */
+void kage_format_put_record(const struct record *r, struct record_header *ret_bytes);
 
 extern const uint8_t kage_format_footer_magic[8];
 

@@ -155,7 +155,7 @@ static struct kage_err *check(struct checker *c)
 struct kage_err *kage_pack_check(int fd, const char *path, kage_pack_finding_fn *fn, void *user)
 {
 	struct checker c = {
-		.file = { .fd = fd, .path = path },
+		.file = { .fd = fd, .direct_fd = -1, .path = path },
 		.fn = fn,
 		.user = user,
 	};

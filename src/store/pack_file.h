@@ -10,7 +10,8 @@
 #include "store/format.h"
 
 struct pack_file {
-	int fd; /* borrowed or owned, as the user of this has it */
+	int fd;        /* borrowed or owned, as the user of this has it */
+	int direct_fd; /* the same file past the page cache, -1 where that is not worth it */
 	const char *path;
 	uint64_t size;
 	uint8_t *head; /* the first head_bytes of the file */

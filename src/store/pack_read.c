@@ -2,19 +2,23 @@
 #include "store/pack_read.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
-#include "store/pack_file.h"
+#include "store/group.h"
 
 enum {
 	SMALL_BYTES = 256 * 1024, /* a pack up to this size is read in one go */
 	CACHED_GROUPS = 8,
+	MANY_GROUPS = 16,                /* from here on threads are worth it */
+	DIRECT_BYTES = 32 * 1024 * 1024, /* and from here on reading past the page cache */
 };
 
 struct kage_err *kage_pack_glance(int fd, const char *path, struct pack_glance *ret_glance)
 {
-	struct pack_file f = { .fd = fd, .path = path };
+	struct pack_file f = { .fd = fd, .direct_fd = -1, .path = path };
 	struct kage_err *e;
 
 	e = kage_pack_open_file(&f, 0, &ret_glance->payload, &ret_glance->summary);
@@ -28,16 +32,14 @@ struct kage_err *kage_pack_glance(int fd, const char *path, struct pack_glance *
 struct cached_group {
 	size_t number_plus_1; /* 0: empty */
 	uint64_t used;
-	uint8_t *record; /* the record of an uncompressed group, or room for the bytes of another */
+	struct group_reader reader;
 	const uint8_t *bytes;
 };
 
 struct pack_pages {
 	struct kage_pages base;
-	struct pack_file file; /* owned: fd, path, head */
+	struct pack_file file; /* owned: both descriptors, path, head */
 	struct pack_index index;
-	ZSTD_DCtx *zstd;
-	uint8_t *stored; /* a compressed record */
 	struct cached_group cache[CACHED_GROUPS];
 	uint64_t clock;
 };
@@ -52,54 +54,19 @@ static void pack_destroy(struct kage_pages *base)
 	struct pack_pages *p = pack_of(base);
 
 	for (size_t i = 0; i < CACHED_GROUPS; i++)
-		free(p->cache[i].record);
-	free(p->stored);
-	ZSTD_freeDCtx(p->zstd);
+		kage_group_reader_deinit(&p->cache[i].reader);
 	kage_format_index_deinit(&p->index);
 	close_fd(p->file.fd);
+	close_fd(p->file.direct_fd);
 	free((char *)p->file.path);
 	free(p->file.head);
 	free(p);
-}
-
-/* Reads group NUMBER into C. */
-static struct kage_err *fill(struct pack_pages *p, struct cached_group *c, size_t number)
-{
-	const struct group *g = &p->index.groups[number];
-	uint64_t raw = (uint64_t)g->n_pages * KAGE_PAGE_BYTES;
-	bool compressed = g->stored_bytes < raw;
-	uint8_t *into = compressed ? p->stored : c->record;
-	struct record r;
-
-	TRY(kage_pack_read_at(&p->file, g->offset, RECORD_BYTES + g->stored_bytes, into));
-	TRY(kage_format_record(into, g->offset, RECORD_BYTES + g->stored_bytes, &r));
-	if (r.type != RECORD_PAGES || r.argument != number || r.raw_bytes != raw ||
-	    r.stored_bytes != g->stored_bytes || r.compressed != compressed)
-		return kage_format_damage(g->offset,
-					  "not the group of pages that the index speaks of");
-	TRY(kage_format_payload(&r, into + RECORD_BYTES));
-	c->bytes = compressed ? c->record : into + RECORD_BYTES;
-	if (compressed)
-		TRY(kage_pack_decompress(p->zstd, &r, into + RECORD_BYTES, c->record));
-	return NULL;
-}
-
-static struct kage_err *prepare(struct pack_pages *p, struct cached_group *c)
-{
-	if (!p->zstd)
-		p->zstd = ZSTD_createDCtx();
-	if (!p->stored)
-		p->stored = malloc(RECORD_BYTES + GROUP_BYTES);
-	if (!c->record)
-		c->record = malloc(RECORD_BYTES + GROUP_BYTES);
-	return p->zstd && p->stored && c->record ? NULL : kage_err_nomem();
 }
 
 /* The bytes of group NUMBER, valid until other groups were asked for. */
 static struct kage_err *get_group(struct pack_pages *p, size_t number, const uint8_t **ret_bytes)
 {
 	struct cached_group *oldest = &p->cache[0];
-	struct kage_err *e;
 
 	for (size_t i = 0; i < CACHED_GROUPS; i++) {
 		struct cached_group *c = &p->cache[i];
@@ -112,11 +79,10 @@ static struct kage_err *get_group(struct pack_pages *p, size_t number, const uin
 		if (c->used < oldest->used)
 			oldest = c;
 	}
-	TRY(prepare(p, oldest));
 	oldest->number_plus_1 = 0;
-	e = fill(p, oldest, number);
-	if (e)
-		return kage_err_wrap(e, "pack %s", p->file.path);
+	TRY(kage_group_prepare(&oldest->reader));
+	TRY_WRAP(kage_group_read(&p->file, &p->index, number, &oldest->reader, &oldest->bytes),
+		 "pack %s", p->file.path);
 	oldest->number_plus_1 = number + 1;
 	oldest->used = ++p->clock;
 	*ret_bytes = oldest->bytes;
@@ -272,6 +238,67 @@ static struct kage_err *cut_all(struct pack_pages *p, uint32_t space, struct pie
 	return NULL;
 }
 
+/* Which groups the pieces are in, each once, ascending. */
+static struct kage_err *groups_of(const struct pack_index *x, const struct pieces *l,
+				  size_t **ret_numbers, size_t *ret_n)
+{
+	size_t *numbers = calloc(l->n + 1, sizeof(*numbers));
+	size_t n = 0;
+
+	if (!numbers)
+		return kage_err_nomem();
+	for (size_t i = 0; i < l->n; i++) {
+		size_t number = l->v[i].slot / x->group_pages;
+
+		if (n == 0 || numbers[n - 1] != number)
+			numbers[n++] = number;
+	}
+	*ret_numbers = numbers;
+	*ret_n = n;
+	return NULL;
+}
+
+/* Calls FN for all pieces; groups come from AHEAD, or from the cache when that is NULL. */
+static struct kage_err *give_pieces(struct pack_pages *p, const struct pieces *l,
+				    struct group_ahead *ahead, kage_pages_fn *fn, void *user)
+{
+	uint64_t group_pages = p->index.group_pages;
+	const uint8_t *bytes = NULL;
+	size_t now = SIZE_MAX;
+
+	for (size_t i = 0; i < l->n; i++) {
+		const struct piece *c = &l->v[i];
+		size_t number = c->slot / group_pages;
+
+		if (number != now && ahead)
+			TRY_WRAP(kage_group_ahead_next(ahead, &bytes), "pack %s", p->file.path);
+		else if (number != now)
+			TRY(get_group(p, number, &bytes));
+		now = number;
+		TRY(fn(user, c->space, c->page, c->count,
+		       bytes + c->slot % group_pages * KAGE_PAGE_BYTES));
+	}
+	return NULL;
+}
+
+static struct kage_err *read_pieces(struct pack_pages *p, const struct pieces *l, kage_pages_fn *fn,
+				    void *user)
+{
+	_cleanup_free_ size_t *numbers = NULL;
+	struct group_ahead *ahead = NULL;
+	long n_threads = sysconf(_SC_NPROCESSORS_ONLN);
+	struct kage_err *e;
+	size_t n = 0;
+
+	TRY(groups_of(&p->index, l, &numbers, &n));
+	if (n >= MANY_GROUPS && n_threads > 0)
+		TRY(kage_group_ahead_create(&p->file, &p->index, numbers, n, (unsigned)n_threads,
+					    &ahead));
+	e = give_pieces(p, l, ahead, fn, user);
+	kage_group_ahead_destroy(ahead);
+	return e;
+}
+
 static struct kage_err *pack_each(struct kage_pages *base, uint32_t space, kage_pages_fn *fn,
 				  void *user)
 {
@@ -281,17 +308,8 @@ static struct kage_err *pack_each(struct kage_pages *base, uint32_t space, kage_
 
 	if (!e && !l.sorted)
 		qsort(l.v, l.n, sizeof(*l.v), compare_pieces);
-	if (!e && l.n * sizeof(struct piece) > 0)
-		posix_fadvise(p->file.fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-	for (size_t i = 0; !e && i < l.n; i++) {
-		const struct piece *c = &l.v[i];
-		const uint8_t *bytes;
-		uint64_t n;
-
-		e = get_slots(p, c->slot, c->count, &bytes, &n);
-		if (!e)
-			e = fn(user, c->space, c->page, c->count, bytes);
-	}
+	if (!e)
+		e = read_pieces(p, &l, fn, user);
 	free(l.v);
 	return e;
 }
@@ -352,6 +370,17 @@ static struct kage_err *read_image(struct pack_pages *p, struct kage_image **ret
 	return kage_err_wrap(e, "damaged at offset %llu", (unsigned long long)r.offset);
 }
 
+/* Opens the pack a second time, for reading past the page cache. May well fail. */
+static void open_direct(struct pack_file *f)
+{
+	char self[32];
+
+	if (f->size < DIRECT_BYTES)
+		return;
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", f->fd);
+	f->direct_fd = open(self, O_RDONLY | O_DIRECT | O_CLOEXEC);
+}
+
 static struct kage_err *open_pack(struct pack_pages *p, struct kage_image **ret_image)
 {
 	_cleanup_free_ uint8_t *payload = NULL;
@@ -360,6 +389,7 @@ static struct kage_err *open_pack(struct pack_pages *p, struct kage_image **ret_
 	struct kage_err *e;
 
 	TRY(kage_pack_open_file(&p->file, SMALL_BYTES, &payload, &summary));
+	open_direct(&p->file);
 	TRY(read_index(p));
 	TRY(read_image(p, &image));
 	e = check_spaces(image, &p->index, p->file.footer.index_offset);
@@ -389,6 +419,7 @@ struct kage_err *kage_pack_open(int fd, const char *path, struct kage_image **re
 	}
 	p->base.ops = &pack_ops;
 	p->file.fd = fd;
+	p->file.direct_fd = -1;
 	p->file.path = name;
 	e = open_pack(p, ret_image);
 	if (e) {

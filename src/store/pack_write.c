@@ -1,25 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The order of the steps is that of the file: header, SUMMARY, IMAGE, PAGES, INDEX, FOOTER. Records
- * collect in one buffer, which goes to the file when it is full: a small pack is a single write.
+ * collect in one buffer, which goes to the file when it is full: a small pack is one or two writes.
+ * PAGES are compressed by threads when there are many; they are put in the order of their numbers.
  */
 #include "store/pack_write.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include <xxhash.h>
-#include <zstd.h>
 
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "store/dedupe.h"
 #include "store/format.h"
+#include "store/squeeze.h"
 
 enum {
 	DEFAULT_LEVEL = 1,
 	OUT_BYTES = 4 << 20,
+	SMALL_BYTES = 1 << 20,     /* one buffer does for an image with so much in it */
+	LARGE_PAGES = 8192,        /* from here on threads and direct writing are worth it */
 	WRITEBACK_BYTES = 8 << 20, /* the disk is set to work each time so much is written */
+	BLOCK_BYTES = 4096,        /* direct writes begin and end at such */
 };
 
 /* Where the page in a slot came from: its bytes are still there for a comparison. */
@@ -32,11 +37,12 @@ struct pack_writer {
 	const struct kage_ctx *ctx;
 	int fd;
 	const char *path;
-	ZSTD_CCtx *zstd;
+	struct squeeze squeeze;
 	XXH3_state_t *chain; /* over header and records' heads */
 	uint64_t n_records, image_offset, index_offset;
 
-	unsigned char *out; /* what is not written yet */
+	bool direct;        /* O_DIRECT is set: flush() keeps to blocks */
+	unsigned char *out; /* what is not written yet, beginning at a block */
 	size_t out_used, out_size;
 	uint64_t flushed;   /* bytes written: the offset of out[0] */
 	uint64_t writeback; /* bytes that the disk was told to write */
@@ -47,7 +53,7 @@ struct pack_writer {
 	struct origin *origins; /* of each slot */
 	uint64_t n_slots;
 	uint64_t zero_hash;
-	unsigned char *group; /* pages of the group that is being filled */
+	unsigned char *group; /* pages of the group that is being filled, a job's */
 	size_t group_used;    /* pages */
 	unsigned char *piece; /* pages of a source that does not lend */
 	unsigned char *other; /* one page likewise */
@@ -63,12 +69,11 @@ static const unsigned char zero_page[KAGE_PAGE_BYTES];
 
 static void writer_deinit(struct pack_writer *w)
 {
-	ZSTD_freeCCtx(w->zstd);
+	kage_squeeze_deinit(&w->squeeze);
 	XXH3_freeState(w->chain);
 	kage_dedupe_deinit(&w->dedupe);
 	free(w->out);
 	free(w->origins);
-	free(w->group);
 	free(w->piece);
 	free(w->other);
 	free(w->groups);
@@ -78,17 +83,70 @@ static void writer_deinit(struct pack_writer *w)
 
 /* --- bytes and records ------------------------------------------------------------------------ */
 
-static struct kage_err *flush(struct pack_writer *w)
+/* Large packs go past the page cache: nobody may read them soon, pages for them would have to be
+ * found and filled, and the memory is better left to the programs. */
+static void set_direct(struct pack_writer *w, bool on)
 {
-	TRY(kage_file_write(w->fd, w->out, w->out_used, -1, w->path));
-	w->flushed += w->out_used;
-	w->out_used = 0;
-	if (w->flushed - w->writeback < WRITEBACK_BYTES)
-		return NULL;
-	/* So that the disk works while we compress. Not a promise: that is for fdatasync. */
+	int flags = fcntl(w->fd, F_GETFL);
+
+	if (on == w->direct || flags < 0)
+		return;
+	flags = on ? flags | O_DIRECT : flags & ~O_DIRECT;
+	if (fcntl(w->fd, F_SETFL, flags) == 0) /* not every file system can */
+		w->direct = on;
+}
+
+/* So that the disk works while we compress. Not a promise: that is for fdatasync. */
+static void start_writeback(struct pack_writer *w)
+{
+	if (w->direct || w->flushed - w->writeback < WRITEBACK_BYTES)
+		return;
 	sync_file_range(w->fd, (off_t)w->writeback, (off_t)(w->flushed - w->writeback),
 			SYNC_FILE_RANGE_WRITE);
 	w->writeback = w->flushed;
+}
+
+/* Writes what is in the buffer; of the last block, if it is not full, only when ALL. */
+static struct kage_err *flush(struct pack_writer *w, bool all)
+{
+	size_t blocks = w->out_used / BLOCK_BYTES * BLOCK_BYTES;
+	struct kage_err *e = kage_file_write(w->fd, w->out, blocks, -1, w->path);
+
+	if (e && w->direct && kage_err_errno(e) == EINVAL) { /* larger blocks than ours */
+		err_drop(e);
+		set_direct(w, false);
+		e = kage_file_write(w->fd, w->out, blocks, (off_t)w->flushed, w->path);
+		if (!e && lseek(w->fd, (off_t)(w->flushed + blocks), SEEK_SET) < 0)
+			e = kage_err_sys(errno, "seek in %s", w->path);
+	}
+	TRY(e);
+	w->out_used -= blocks;
+	memmove(w->out, w->out + blocks, w->out_used);
+	w->flushed += blocks;
+	start_writeback(w);
+	if (!all)
+		return NULL;
+	set_direct(w, false);
+	TRY(kage_file_write(w->fd, w->out, w->out_used, -1, w->path));
+	w->flushed += w->out_used;
+	w->out_used = 0;
+	return NULL;
+}
+
+/* Makes the buffer SIZE bytes large, keeping what is in it. */
+static struct kage_err *resize(struct pack_writer *w, size_t size)
+{
+	unsigned char *grown;
+
+	size = (size + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+	grown = aligned_alloc(BLOCK_BYTES, size);
+	if (!grown)
+		return kage_err_nomem();
+	if (w->out_used)
+		memcpy(grown, w->out, w->out_used);
+	free(w->out);
+	w->out = grown;
+	w->out_size = size;
 	return NULL;
 }
 
@@ -97,16 +155,8 @@ static struct kage_err *make_room(struct pack_writer *w, size_t size)
 {
 	if (w->out_size - w->out_used >= size)
 		return NULL;
-	TRY(flush(w));
-	if (w->out_size < size) {
-		unsigned char *grown = realloc(w->out, size);
-
-		if (!grown)
-			return kage_err_nomem();
-		w->out = grown;
-		w->out_size = size;
-	}
-	return NULL;
+	TRY(flush(w, false));
+	return w->out_size - w->out_used >= size ? NULL : resize(w, w->out_used + size);
 }
 
 static uint64_t offset_of(const struct pack_writer *w)
@@ -114,41 +164,41 @@ static uint64_t offset_of(const struct pack_writer *w)
 	return w->flushed + w->out_used;
 }
 
-/* Puts PAYLOAD of R behind the place of R's head: compressed if that makes it smaller. */
-static void put_payload(struct pack_writer *w, struct record *r, const void *payload,
-			unsigned char *at)
+/* Puts the head of R, whose payload already stands behind its place. */
+static void put_head(struct pack_writer *w, const struct record *r)
 {
-	size_t n = 0;
+	struct record_header head;
 
-	if (r->type != RECORD_SUMMARY && r->type != RECORD_FOOTER && r->raw_bytes > 1) {
-		n = ZSTD_compress2(w->zstd, at, r->raw_bytes - 1, payload, r->raw_bytes);
-		r->compressed = !ZSTD_isError(n); /* it did not fit: it would not be smaller */
-	}
-	if (!r->compressed)
-		memcpy(at, payload, r->raw_bytes);
-	r->stored_bytes = r->compressed ? n : r->raw_bytes;
+	kage_format_put_record(r, &head);
+	memcpy(w->out + w->out_used, &head, sizeof(head));
+	if (r->type != RECORD_FOOTER)
+		XXH3_128bits_update(w->chain, &head, sizeof(head));
+	w->out_used += RECORD_BYTES + r->stored_bytes;
+	w->n_records++;
 }
 
-static struct kage_err *put_record(struct pack_writer *w, enum record_type type, uint64_t argument,
-				   const void *payload, size_t size, struct record *ret_record)
+/* A record with PAYLOAD, compressed if its type may be and that makes it smaller. */
+static struct kage_err *put_record(struct pack_writer *w, enum record_type type,
+				   const void *payload, size_t size)
 {
-	struct record r = { .type = type, .raw_bytes = size, .argument = argument };
-	struct record_header head;
+	struct record r = { .type = type, .raw_bytes = size, .stored_bytes = size };
+	unsigned char *at;
 
 	if (size > kage_format_raw_limit(type))
 		return kage_err_new(KAGE_LIMIT,
 				    "a record of %zu bytes is more than a pack can hold", size);
 	TRY(make_room(w, RECORD_BYTES + size));
 	r.offset = offset_of(w);
-	put_payload(w, &r, payload, w->out + w->out_used + RECORD_BYTES);
-	kage_format_put_record(&r, w->out + w->out_used + RECORD_BYTES, &head);
-	memcpy(w->out + w->out_used, &head, sizeof(head));
-	if (type != RECORD_FOOTER)
-		XXH3_128bits_update(w->chain, &head, sizeof(head));
-	w->out_used += RECORD_BYTES + r.stored_bytes;
-	w->n_records++;
-	if (ret_record)
-		*ret_record = r;
+	at = w->out + w->out_used + RECORD_BYTES;
+	if (type != RECORD_SUMMARY && type != RECORD_FOOTER)
+		r.stored_bytes = kage_squeeze_now(w->squeeze.zstd, payload, size, at);
+	r.compressed = r.stored_bytes && r.stored_bytes < size;
+	if (!r.compressed) {
+		memcpy(at, payload, size);
+		r.stored_bytes = size;
+	}
+	r.payload_checksum = XXH3_64bits(at, r.stored_bytes);
+	put_head(w, &r);
 	return NULL;
 }
 
@@ -192,7 +242,7 @@ static struct kage_err *put_summary(struct pack_writer *w, const Kage__Image *ms
 		at += n;
 	}
 	memcpy(payload, &f, sizeof(f));
-	return put_record(w, RECORD_SUMMARY, 0, payload, at, NULL);
+	return put_record(w, RECORD_SUMMARY, payload, at);
 }
 
 static struct kage_err *put_image(struct pack_writer *w, const struct kage_image *image)
@@ -202,27 +252,54 @@ static struct kage_err *put_image(struct pack_writer *w, const struct kage_image
 
 	TRY(kage_image_encode(image, &bytes, &size));
 	w->image_offset = offset_of(w);
-	return put_record(w, RECORD_IMAGE, 0, bytes, size, NULL);
+	return put_record(w, RECORD_IMAGE, bytes, size);
 }
 
 /* --- PAGES ------------------------------------------------------------------------------------ */
 
-static struct kage_err *put_group(struct pack_writer *w)
+/* Puts the oldest group that was given to the compressor, if any. */
+static struct kage_err *put_oldest(struct pack_writer *w)
 {
-	struct record r;
+	const struct squeeze_job *job = kage_squeeze_take(&w->squeeze);
+	struct record r = { .type = RECORD_PAGES, .argument = w->n_groups };
 
-	if (w->group_used == 0)
+	if (!job)
 		return NULL;
-	TRY(kage_ctx_poll(w->ctx));
-	TRY(put_record(w, RECORD_PAGES, w->n_groups, w->group, w->group_used * KAGE_PAGE_BYTES,
-		       &r));
+	r.raw_bytes = job->raw_bytes;
+	r.stored_bytes = job->stored_bytes;
+	r.compressed = job->stored_bytes < job->raw_bytes;
+	r.payload_checksum = job->checksum;
+	TRY(make_room(w, RECORD_BYTES + r.stored_bytes));
+	r.offset = offset_of(w);
+	memcpy(w->out + w->out_used + RECORD_BYTES, job->stored, r.stored_bytes);
+	put_head(w, &r);
 	w->groups[w->n_groups++] = (struct index_group){
 		.offset = le64_of(r.offset),
 		.stored_bytes = le64_of(r.stored_bytes),
 	};
+	return NULL;
+}
+
+/* The group that is being filled is complete. */
+static struct kage_err *end_group(struct pack_writer *w)
+{
+	TRY(kage_ctx_poll(w->ctx));
+	kage_squeeze_submit(&w->squeeze, w->group_used * KAGE_PAGE_BYTES);
 	w->group_used = 0;
+	if (kage_squeeze_full(&w->squeeze))
+		TRY(put_oldest(w));
+	w->group = kage_squeeze_raw(&w->squeeze);
 	kage_ctx_progress(w->ctx, "store", w->n_done * KAGE_PAGE_BYTES,
 			  w->n_pages * KAGE_PAGE_BYTES);
+	return NULL;
+}
+
+static struct kage_err *end_groups(struct pack_writer *w)
+{
+	if (w->group_used)
+		TRY(end_group(w));
+	while (w->n_groups < w->squeeze.n_submitted)
+		TRY(put_oldest(w));
 	return NULL;
 }
 
@@ -284,7 +361,7 @@ static struct kage_err *put_page(struct pack_writer *w, bool fresh, const struct
 	memcpy(w->group + w->group_used * KAGE_PAGE_BYTES, page, KAGE_PAGE_BYTES);
 	TRY(put_extent(w, fresh, slot, EXTENT_STORED));
 	if (++w->group_used == GROUP_PAGES)
-		return put_group(w);
+		return end_group(w);
 	return NULL;
 }
 
@@ -356,17 +433,15 @@ static struct kage_err *check_runs(const struct kage_image *image)
 
 static struct kage_err *pages_init(struct pack_writer *w)
 {
-	size_t group = w->n_pages < GROUP_PAGES ? w->n_pages : GROUP_PAGES;
-
 	w->zero_hash = XXH3_128bits(zero_page, sizeof(zero_page)).low64;
 	TRY(kage_dedupe_init(&w->dedupe, w->n_pages));
 	w->origins = malloc(w->n_pages * sizeof(*w->origins));
-	w->group = malloc(group * KAGE_PAGE_BYTES);
+	w->group = kage_squeeze_raw(&w->squeeze);
 	w->piece = malloc((size_t)KAGE_PAGES_PIECE * KAGE_PAGE_BYTES);
 	w->other = malloc(KAGE_PAGE_BYTES);
 	w->groups = calloc(w->n_pages / GROUP_PAGES + 1, sizeof(*w->groups));
 	w->runs = calloc(w->pages->n_runs, sizeof(*w->runs));
-	if (!w->origins || !w->group || !w->piece || !w->other || !w->groups || !w->runs)
+	if (!w->origins || !w->piece || !w->other || !w->groups || !w->runs)
 		return kage_err_nomem();
 	return NULL;
 }
@@ -378,7 +453,7 @@ static struct kage_err *put_pages(struct pack_writer *w)
 	TRY(pages_init(w));
 	for (size_t i = 0; i < w->pages->n_runs; i++)
 		TRY(put_run(w, &w->pages->runs[i]));
-	return put_group(w);
+	return end_groups(w);
 }
 
 /* --- INDEX, FOOTER ---------------------------------------------------------------------------- */
@@ -421,7 +496,7 @@ static struct kage_err *put_index(struct pack_writer *w)
 		at = put_bytes(at, &e, sizeof(e));
 	}
 	w->index_offset = offset_of(w);
-	return put_record(w, RECORD_INDEX, 0, payload, size, NULL);
+	return put_record(w, RECORD_INDEX, payload, size);
 }
 
 static struct kage_err *put_footer(struct pack_writer *w)
@@ -436,24 +511,29 @@ static struct kage_err *put_footer(struct pack_writer *w)
 	};
 
 	memcpy(f.magic, kage_format_footer_magic, sizeof(f.magic));
-	return put_record(w, RECORD_FOOTER, 0, &f, sizeof(f), NULL);
+	return put_record(w, RECORD_FOOTER, &f, sizeof(f));
 }
 
 /* --- all of it -------------------------------------------------------------------------------- */
 
 static struct kage_err *writer_init(struct pack_writer *w, int level)
 {
-	w->out_size = OUT_BYTES;
-	w->out = malloc(w->out_size);
+	bool large = w->n_pages >= LARGE_PAGES;
+	long n_threads = large ? sysconf(_SC_NPROCESSORS_ONLN) : 0;
+	uint64_t most = w->n_pages < GROUP_PAGES ? w->n_pages : GROUP_PAGES;
+
+	if (level < ZSTD_minCLevel() || level > ZSTD_maxCLevel())
+		return kage_err_new(KAGE_INVALID, "zstd has no compression level %d", level);
+	TRY(kage_squeeze_init(&w->squeeze, level ? level : DEFAULT_LEVEL,
+			      (most + !most) * KAGE_PAGE_BYTES,
+			      n_threads > 0 ? (unsigned)n_threads : 0));
 	w->chain = XXH3_createState();
-	w->zstd = ZSTD_createCCtx();
-	if (!w->out || !w->chain || !w->zstd)
+	if (!w->chain)
 		return kage_err_nomem();
 	XXH3_128bits_reset(w->chain);
-	if (ZSTD_isError(ZSTD_CCtx_setParameter(w->zstd, ZSTD_c_compressionLevel,
-						level ? level : DEFAULT_LEVEL)))
-		return kage_err_new(KAGE_INVALID, "zstd has no compression level %d", level);
-	return NULL;
+	if (large)
+		set_direct(w, true);
+	return resize(w, large ? OUT_BYTES : SMALL_BYTES);
 }
 
 static struct kage_err *write_all(struct pack_writer *w, const struct kage_image *image,
@@ -468,7 +548,7 @@ static struct kage_err *write_all(struct pack_writer *w, const struct kage_image
 	TRY(put_pages(w));
 	TRY(put_index(w));
 	TRY(put_footer(w));
-	return flush(w);
+	return flush(w, true);
 }
 
 struct kage_err *kage_pack_write(const struct kage_ctx *ctx, int fd, const char *path,

@@ -123,6 +123,18 @@ static void assert_sound(struct fixture *f, size_t packs)
 	kage_fsck_result_free(&result);
 }
 
+static void damage(const char *path, off_t at)
+{
+	int fd = open(path, O_RDWR);
+	unsigned char c;
+
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &c, 1, at), 1);
+	c ^= 0x10;
+	assert_int_equal(pwrite(fd, &c, 1, at), 1);
+	close(fd);
+}
+
 /* --- putting, listing ------------------------------------------------------------------------- */
 
 static void test_put_list_open(void **state)
@@ -216,6 +228,60 @@ static void test_names(void **state)
 	longest[63] = 'n';
 	longest[64] = '\0';
 	must_fail(kage_store_check_name(longest), KAGE_INVALID, "too long");
+}
+
+/* Large enough for threads and for going past the page cache. */
+enum { LARGE_PAGES = 12000 };
+
+struct seen {
+	struct kage_pages *expected;
+	uint64_t n, stop_at;
+};
+
+static struct kage_err *compare_pages(void *user, uint32_t space, uint64_t first, uint64_t count,
+				      const void *bytes)
+{
+	unsigned char page[KAGE_PAGE_BYTES];
+	struct seen *s = user;
+
+	for (uint64_t i = 0; i < count; i++) {
+		must(kage_pages_read(s->expected, space, first + i, 1, page));
+		if (bytes)
+			assert_memory_equal(page, (const char *)bytes + i * sizeof(page),
+					    sizeof(page));
+		else
+			assert_int_equal(page[0] | page[4095], 0);
+	}
+	s->n += count;
+	if (s->stop_at && s->n >= s->stop_at)
+		return kage_err_new(KAGE_LIMIT, "enough");
+	return NULL;
+}
+
+static void test_large(void **state)
+{
+	struct fixture *f = *state;
+	struct kage_image *image = image_of(77, LARGE_PAGES, 0), *back;
+	struct seen s = { .expected = image->pages };
+	struct kage_put_result result;
+
+	must(kage_store_put(f->store, "large", image, NULL, &result));
+	assert_sound(f, 1);
+	must(kage_image_open(f->store, "large", &back));
+	must(kage_pages_each(back->pages, 0, compare_pages, &s));
+	assert_int_equal(s.n, LARGE_PAGES + 7);
+	s = (struct seen){ .expected = image->pages, .stop_at = 3000 };
+	must_fail(kage_pages_each(back->pages, SAMPLE_SPACE, compare_pages, &s), KAGE_LIMIT,
+		  "enough");
+	kage_image_close(back);
+	/* Damage far behind is told when it is reached, and only then. */
+	damage(path_in(f, "large/0000000001.kage"), (off_t)result.stored_bytes / 2);
+	must(kage_image_open(f->store, "large", &back));
+	s = (struct seen){ .expected = image->pages };
+	must_fail(kage_pages_each(back->pages, 0, compare_pages, &s), KAGE_CORRUPT, "offset");
+	assert_true(s.n > LARGE_PAGES / 4);
+	kage_image_close(back);
+	kage_image_close(image);
 }
 
 /* --- finding ---------------------------------------------------------------------------------- */
@@ -334,18 +400,6 @@ static void test_remove_rubbish(void **state)
 
 /* --- damage ----------------------------------------------------------------------------------- */
 
-static void damage(const char *path, off_t at)
-{
-	int fd = open(path, O_RDWR);
-	unsigned char c;
-
-	assert_true(fd >= 0);
-	assert_int_equal(pread(fd, &c, 1, at), 1);
-	c ^= 0x10;
-	assert_int_equal(pwrite(fd, &c, 1, at), 1);
-	close(fd);
-}
-
 static void test_damaged_pack(void **state)
 {
 	struct fixture *f = *state;
@@ -405,7 +459,7 @@ static void test_full_disk(void **state)
 {
 	struct fixture *f = *state;
 	char *mount_point = strdup(path_in(f, "small"));
-	struct kage_image *image = image_of(3, 2000, 0);
+	struct kage_image *image = image_of(3, LARGE_PAGES, 0);
 	struct kage_put_result result;
 	struct kage_store *small;
 
@@ -557,6 +611,8 @@ static void test_failing_calls(void **state)
 
 	fail_with = EIO;
 	fail_each_call(f, image, 0);
+	kage_image_close(image);
+	image = image_of(1, LARGE_PAGES, 0);
 	fail_with = ENOSPC;
 	fail_each_call(f, image, 1);
 	kage_image_close(image);
@@ -741,16 +797,27 @@ static void test_trust_owners(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_put_list_open),  TEST(test_empty_store),
-		TEST(test_default_path),   TEST(test_names),
-		TEST(test_resolve),        TEST(test_suggestions),
-		TEST(test_remove),         TEST(test_remove_rubbish),
-		TEST(test_damaged_pack),   TEST(test_foreign_files),
-		TEST(test_full_disk),      TEST(test_file_size_limit),
-		TEST(test_failing_calls),  TEST(test_without_nameless_files),
-		TEST(test_two_writers),    TEST(test_writer_and_remover),
-		TEST(test_killed_writers), TEST(test_interrupted),
-		TEST(test_trust),          TEST(test_trust_owners),
+		TEST(test_large),
+		TEST(test_put_list_open),
+		TEST(test_empty_store),
+		TEST(test_default_path),
+		TEST(test_names),
+		TEST(test_resolve),
+		TEST(test_suggestions),
+		TEST(test_remove),
+		TEST(test_remove_rubbish),
+		TEST(test_damaged_pack),
+		TEST(test_foreign_files),
+		TEST(test_full_disk),
+		TEST(test_file_size_limit),
+		TEST(test_failing_calls),
+		TEST(test_without_nameless_files),
+		TEST(test_two_writers),
+		TEST(test_writer_and_remover),
+		TEST(test_killed_writers),
+		TEST(test_interrupted),
+		TEST(test_trust),
+		TEST(test_trust_owners),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
