@@ -107,7 +107,9 @@ try "$KAGE" restore nap --detach
 is "$status $out" "0 $pid" "restore --detach prints the PID"
 is "$(cat /proc/$pid/comm)" sleep "and the program lives"
 kill -KILL "$pid"
-until_true gone "$pid"
+# Its number is free when it has been reaped, by whoever inherited it.
+reaped() { ! [ -e "/proc/$pid" ]; }
+until_true reaped
 
 "$KAGE" restore nap &
 kage=$!
