@@ -45,7 +45,7 @@ _kage_pids() {
 # Sets COMPREPLY to those of the words on standard input that begin with $1. Readline may take '@' as
 # the end of a word: then what stands before it is not to be repeated.
 _kage_reply() {
-	local word kept=
+	local word kept=""
 	[[ $1 == *@* && $COMP_WORDBREAKS == *@* ]] && kept=${1%@*}@
 	while read -r word; do
 		[[ $word == "$1"* ]] && COMPREPLY+=("${word#"$kept"}")
@@ -64,7 +64,7 @@ _kage_arguments() {
 
 _kage() {
 	# Split at blanks only, whatever readline thinks of '@', '=' and ':'.
-	local line=${COMP_LINE:0:COMP_POINT} cur prev command= i
+	local line=${COMP_LINE:0:COMP_POINT} cur prev command="" i
 	local -a words store=()
 	read -ra words <<<"$line"
 	[[ $line == *[[:space:]] ]] && words+=("")
