@@ -143,4 +143,30 @@ long kage_arch_find_syscall(const void *code, size_t size);
 /** The value that a system call left in REGS. */
 int64_t kage_arch_result(const struct kage_regs *regs);
 
+/* --- core files -------------------------------------------------------------------------------- */
+
+enum {
+	KAGE_ARCH_CORE_GENERAL_MAX = 272, /* bytes; of aarch64 */
+	KAGE_ARCH_CORE_FP_MAX = 528,
+	KAGE_ARCH_CORE_XSTATE_MAX = 2696,
+};
+
+/* The registers of a thread as the notes of a core file have them. */
+struct kage_core_regs {
+	uint16_t machine; /* EM_* of elf.h */
+	size_t general_bytes;
+	uint8_t general[KAGE_ARCH_CORE_GENERAL_MAX]; /* the end of NT_PRSTATUS */
+	size_t fp_bytes;                             /* 0: not known */
+	uint8_t fp[KAGE_ARCH_CORE_FP_MAX];           /* NT_FPREGSET */
+	uint32_t xstate_note;                        /* type of the note for what follows */
+	size_t xstate_bytes;                         /* 0: none */
+	uint8_t xstate[KAGE_ARCH_CORE_XSTATE_MAX];
+};
+
+/** Registers of THREAD as a debugger sees them in a live process: a system call in progress is not
+ *  stepped back. XCR0 is CpuFeatures.xcr0. Needs no particular machine to run on. KAGE_UNSUPPORTED
+ *  when they are of an unknown architecture. */
+struct kage_err *kage_arch_core_regs(const Kage__Thread *thread, uint64_t xcr0,
+				     struct kage_core_regs *ret_regs) _must_check_;
+
 #endif
