@@ -138,6 +138,8 @@ static void resolve(const struct kage_batch *b, const struct layout *l, uint64_t
  * without us the kernel drops it, because it is ignored. */
 static struct kage_call event_call(const struct kage_target *t, const struct kage_thread *thread)
 {
+	if (!t->site->event_signal)
+		return (struct kage_call){ .number = SYS_getpid, .go_on = 1 };
 	return (struct kage_call){ .number = SYS_tgkill,
 				   .args = { (uint64_t)(t->inner_pid ? t->inner_pid : t->pid),
 					     (uint64_t)(thread->inner_tid ? thread->inner_tid
@@ -241,6 +243,19 @@ static struct kage_err *unexpected_signal(struct kage_target *t, struct kage_thr
 		regs ? kage_arch_ip(regs) : 0);
 }
 
+/* The slow way, for a target that handles every signal which could tell us: from system call to system
+ * call, until it is about to make the last one. */
+static struct kage_err *step_to_last(struct kage_target *t, struct kage_thread *thread)
+{
+	struct kage_run state;
+
+	do {
+		TRY(kage_target_step_syscall(t, thread));
+		TRY(kage_target_read(t, addr(t->site->area), &state, sizeof(state)));
+	} while (state.left > 1);
+	return kage_target_settle(t, thread);
+}
+
 /* Lets THREAD run until it tells that the batch is done. */
 static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *thread)
 {
@@ -285,7 +300,8 @@ static struct kage_err *set_mask(struct kage_thread *thread, uint64_t mask)
 static struct kage_err *run(struct kage_target *t, struct kage_thread *thread)
 {
 	struct kage_regs *regs = calloc(1, sizeof(*regs));
-	uint64_t event_bit = 1ull << (t->site->event_signal - 1);
+	int signal = t->site->event_signal;
+	uint64_t event_bit = signal ? 1ull << (signal - 1) : 0;
 	struct kage_err *e, *e2;
 
 	if (!regs)
@@ -296,7 +312,7 @@ static struct kage_err *run(struct kage_target *t, struct kage_thread *thread)
 	if (!e)
 		e = set_mask(thread, ~event_bit);
 	if (!e)
-		e = run_to_event(t, thread);
+		e = signal ? run_to_event(t, thread) : step_to_last(t, thread);
 	if (!thread->attached)
 		return e;
 	e2 = set_mask(thread, thread->sigmask);

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A program to measure: touches MIB of memory (half text-like, half random), keeps writing a tenth of it a
+ * second, and watches its own clock. What it sees stands in a shared file:
+ *
+ *	target FILE MIB
+ */
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+struct seen {
+	volatile uint64_t ready;      /* 1 once all memory is touched */
+	volatile uint64_t order;      /* set by the runner: 1 forget the gap, 2 fork, 3 memcpy */
+	volatile uint64_t done;       /* the last order that was carried out */
+	volatile uint64_t gap_ns;     /* largest gap between two readings of the clock */
+	volatile uint64_t gap_end_ns; /* when it ended, CLOCK_MONOTONIC */
+	volatile uint64_t result_ns;  /* of orders 2 and 3 */
+	volatile uint64_t steps;
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static uint64_t random_next(uint64_t *s)
+{
+	*s ^= *s << 13;
+	*s ^= *s >> 7;
+	*s ^= *s << 17;
+	return *s;
+}
+
+static void fill(char *p, size_t bytes)
+{
+	static const char *const words[] = { "the ", "image ", "of ", "a ", "program ", "lives ",
+					     "and ", "waits ", "in ", "memory ", "for ", "its ",
+					     "time ", "to ", "come ", "again\n" };
+	uint64_t s = 88172645463325252u;
+	size_t half = bytes / 2;
+
+	for (size_t i = 0; i + 16 < half;) {
+		const char *w = words[random_next(&s) % 16];
+		size_t n = strlen(w);
+
+		memcpy(p + i, w, n);
+		i += n;
+	}
+	for (size_t i = half; i + 8 <= bytes; i += 8) {
+		uint64_t v = random_next(&s);
+
+		memcpy(p + i, &v, 8);
+	}
+}
+
+static uint64_t time_fork(void)
+{
+	uint64_t begin = now_ns(), end;
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(0);
+	end = now_ns();
+	waitpid(pid, NULL, 0);
+	return end - begin;
+}
+
+static uint64_t time_memcpy(char *from, size_t bytes)
+{
+	char *to = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	uint64_t begin = now_ns(), end;
+
+	memcpy(to, from, bytes);
+	end = now_ns();
+	munmap(to, bytes);
+	return end - begin;
+}
+
+static void obey(struct seen *seen, char *memory, size_t bytes)
+{
+	uint64_t order = seen->order;
+
+	if (order == 2)
+		seen->result_ns = time_fork();
+	if (order == 3)
+		seen->result_ns = time_memcpy(memory, bytes);
+	seen->gap_ns = 0;
+	seen->order = 0;
+	seen->done = order;
+}
+
+int main(int argc, char **argv)
+{
+	size_t bytes = argc > 2 ? (size_t)atol(argv[2]) << 20 : 64 << 20;
+	int fd = argc > 1 ? open(argv[1], O_RDWR) : -1;
+	struct seen *seen = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t last, t, begin, written = 0;
+
+	if (seen == MAP_FAILED || memory == MAP_FAILED)
+		return 1;
+	madvise(memory, bytes, MADV_NOHUGEPAGE);
+	fill(memory, bytes);
+	seen->ready = 1;
+	begin = last = now_ns();
+	for (;; last = t) {
+		t = now_ns();
+		if (t - last > seen->gap_ns) {
+			seen->gap_ns = t - last;
+			seen->gap_end_ns = t;
+		}
+		seen->steps++;
+		if (seen->order) {
+			obey(seen, memory, bytes);
+			begin = t = now_ns();
+			written = 0;
+		}
+		/* A tenth of all pages a second, one byte each. */
+		if (written < (t - begin) / 10 * (bytes / 4096) / 1000000000u) {
+			memory[written * 7919 * 4096 % bytes]++;
+			written++;
+		}
+	}
+}
