@@ -94,7 +94,8 @@ struct kage_site {
 	uint64_t area;       /* address of the area that the runner works in */
 	size_t area_bytes;
 	void *area_here;  /* the same area, when it is shared with us; else NULL */
-	int event_signal; /* tells us that a batch has ended; suppressed, and ignored by default */
+	int event_signal; /* tells us that a batch has ended; suppressed, and ignored by default. 0:
+			   * none can, the batch is stepped through */
 	bool live;        /* in the vDSO of a target that is not ours */
 	uint8_t *code;    /* live: the runner as it was laid down */
 	size_t code_size;

@@ -32,7 +32,7 @@ void kage_site_destroy(struct kage_site *site)
 }
 
 /* Signals that the kernel drops when nobody handles them. The first that the target has no handler
- * for serves. */
+ * for serves; 0 when it handles them all, as Go programs do. */
 static struct kage_err *choose_signal(struct kage_target *t, int *ret_signal)
 {
 	static const int candidates[] = { SIGURG, SIGWINCH, SIGCHLD };
@@ -49,11 +49,8 @@ static struct kage_err *choose_signal(struct kage_target *t, int *ret_signal)
 		*ret_signal = candidates[i];
 		return NULL;
 	}
-	return kage_err_new(
-		KAGE_UNSUPPORTED,
-		"process %d handles SIGURG, SIGWINCH and SIGCHLD, so that none is left to "
-		"tell the end of a batch",
-		t->pid);
+	*ret_signal = 0;
+	return NULL;
 }
 
 /* Finds room for SIZE bytes behind the end of the vDSO's contents in its last page. */
