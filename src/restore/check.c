@@ -3,8 +3,10 @@
  * Everything that stands in the way of a restore, found before anything is touched.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -14,6 +16,7 @@
 #include "kind/obstacles.h"
 #include "restore/restore.h"
 #include "store/store.h"
+#include "sys/text.h"
 
 static void check_arch(struct kage_restore *r)
 {
@@ -24,9 +27,23 @@ static void check_arch(struct kage_restore *r)
 			      "the image is of %s, this machine is %s", s->arch, kage_arch_name);
 }
 
-static bool taken(pid_t pid)
+/* Who has the number: 0 nobody, else what to say of it. */
+static const char *taken_by(pid_t pid)
 {
-	return kill(pid, 0) == 0 || errno != ESRCH;
+	_cleanup_free_ char *text = NULL;
+	char path[64];
+	const char *state;
+	size_t size;
+
+	if (kill(pid, 0) < 0 && errno == ESRCH)
+		return NULL;
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	err_drop(kage_file_slurp(AT_FDCWD, path, 1 << 20, &text, &size));
+	state = text ? kage_text_field(text, "State", &size) : NULL;
+	if (state && *state == 'Z')
+		return "the process that has it has ended, but its parent has not taken note yet "
+		       "(a zombie)";
+	return "it is taken by a process that is alive";
 }
 
 static void check_pids(struct kage_restore *r)
@@ -39,13 +56,15 @@ static void check_pids(struct kage_restore *r)
 	for (size_t i = 0; i < p->n_threads; i++) {
 		pid_t tid = p->threads[i]->tid;
 
-		if (!taken(tid))
+		const char *who = taken_by(tid);
+
+		if (!who)
 			continue;
 		snprintf(object, sizeof(object), "%s %d", i ? "thread number" : "process number",
 			 tid);
 		kage_obstacle(r->obstacles, true,
 			      "end the process that has it, or restore with --pid new", object,
-			      "it is taken by a process that is alive");
+			      "%s", who);
 	}
 	if (geteuid() != 0)
 		kage_obstacle(r->obstacles, false, "restore with --pid new, or as root",
