@@ -15,6 +15,8 @@ $(B)/bpf/%.bpf.o: src/sys/bpf/%.bpf.c $(wildcard src/sys/bpf/*.h)
 	$(Q)$(CLANG) $(BPF_CFLAGS) -c $< -o $@
 	$(Q)llvm-strip -g $@ 2>/dev/null || llvm-strip-14 -g $@ 2>/dev/null || true
 
-# The pragma keeps our warnings off generated code.
+# The pragma keeps our warnings off generated code; the hash names the program where it is pinned.
 $(B)/bpf/%.lskel.h: $(B)/bpf/%.bpf.o
-	$(Q)(echo '#pragma GCC system_header'; $(BPFTOOL) gen skeleton -L $< name $*_bpf) > $@
+	$(Q)(echo '#pragma GCC system_header'; echo '#include <errno.h>'; echo '#include <string.h>'; \
+		echo "#define $$(echo $* | tr a-z A-Z)_BPF_HASH \"$$(sha256sum < $< | cut -c1-32)\""; \
+		$(BPFTOOL) gen skeleton -L $< name $*_bpf) > $@
