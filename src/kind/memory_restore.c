@@ -20,8 +20,6 @@
 #include "kind/memory.h"
 #include "sys/kernel.h"
 
-enum { FILL_CHUNK_PAGES = 256 };
-
 static const char *label(struct kage_restore *r, const char *what, const Kage__Mapping *m)
 {
 	const char *s =
@@ -316,28 +314,51 @@ struct kage_err *kage_memory_build(struct kage_restore *r, const struct kage_map
 
 /* --- contents ----------------------------------------------------------------------------------- */
 
-struct kage_err *kage_memory_fill(struct kage_restore *r)
+static const Kage__Mapping *mapping_of(const Kage__Memory *m, uint64_t address)
 {
-	_cleanup_free_ void *buffer = malloc(FILL_CHUNK_PAGES * KAGE_PAGE_BYTES);
-	struct kage_pages *pages = r->image->pages;
-	uint32_t space = r->process->memory->space;
+	size_t low = 0, high = m->n_mappings;
 
-	if (!buffer)
-		return kage_err_nomem();
-	for (size_t i = kage_pages_find(pages, space, 0);
-	     i < pages->n_runs && pages->runs[i].space == space; i++) {
-		const struct page_run *run = &pages->runs[i];
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
 
-		for (uint64_t done = 0, n; done < run->count; done += n) {
-			n = run->count - done;
-			if (n > FILL_CHUNK_PAGES)
-				n = FILL_CHUNK_PAGES;
-			TRY(kage_pages_read(pages, space, run->first + done, n, buffer));
-			TRY(kage_target_write(r->stub, addr((run->first + done) << KAGE_PAGE_SHIFT),
-					      buffer, n << KAGE_PAGE_SHIFT));
-		}
+		if (m->mappings[mid]->end <= address)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < m->n_mappings ? m->mappings[low] : NULL;
+}
+
+/* Zeros: fresh anonymous memory has them already; over a file's page they must be written. */
+static struct kage_err *fill_zeros(struct kage_restore *r, uint64_t first, uint64_t count)
+{
+	static const uint8_t zeros[KAGE_PAGE_BYTES];
+
+	for (uint64_t i = 0; i < count; i++) {
+		kage_addr at = addr((first + i) << KAGE_PAGE_SHIFT);
+		const Kage__Mapping *m = mapping_of(r->process->memory, at.v);
+
+		if (m && m->backing != KAGE__MAPPING__BACKING__ANONYMOUS)
+			TRY(kage_target_write(r->stub, at, zeros, sizeof(zeros)));
 	}
 	return NULL;
+}
+
+static struct kage_err *fill_piece(void *user, uint32_t space, uint64_t first, uint64_t count,
+				   const void *bytes)
+{
+	struct kage_restore *r = user;
+
+	(void)space;
+	if (!bytes)
+		return fill_zeros(r, first, count);
+	return kage_target_write(r->stub, addr(first << KAGE_PAGE_SHIFT), bytes,
+				 count << KAGE_PAGE_SHIFT);
+}
+
+struct kage_err *kage_memory_fill(struct kage_restore *r)
+{
+	return kage_pages_each(r->image->pages, r->process->memory->space, fill_piece, r);
 }
 
 /* --- the end: what would have been in the way before --------------------------------------------- */
