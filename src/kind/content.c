@@ -16,8 +16,8 @@ enum { PIECE_BYTES = 4 << 20, HASH_PIECE_BYTES = 256 * 1024 };
 struct kage_err *kage_content_space(struct kage_capture *c, Kage__Space__Kind kind,
 				    uint64_t size_bytes, Kage__Space **ret_space)
 {
-	Kage__Space *s = msg_append(&c->image->arena, c->image->msg, spaces, Kage__Space,
-				    kage__space__init);
+	Kage__Space *s =
+		msg_append(&c->image->arena, c->image->msg, spaces, Kage__Space, kage__space__init);
 
 	if (!s)
 		return kage_err_nomem();

@@ -133,10 +133,12 @@ static const struct kage_fd_seen *find_watched(const struct kage_capture *c,
 
 static void note_lost(struct kage_capture *c, const struct kage_fd_seen *fd, uint32_t number)
 {
-	kage_obstacle(c->obstacles, false, "none is needed if the program ignores such events",
-		      kage_fds_label(c, fd),
-		      "it watches what was descriptor %u once and is in no table of the program any "
-		      "more; that watch is lost", number);
+	kage_obstacle(
+		c->obstacles, false, "none is needed if the program ignores such events",
+		kage_fds_label(c, fd),
+		"it watches what was descriptor %u once and is in no table of the program any "
+		"more; that watch is lost",
+		number);
 }
 
 /* The kernel lists watches ordered by file and number; of several with one number the order is that

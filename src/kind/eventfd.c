@@ -30,9 +30,10 @@ static struct kage_err *capture(struct kage_capture *c, const struct kage_fd_see
 	if (kage_text_u64(fd->info, "eventfd-semaphore", 10, &semaphore))
 		m->semaphore = semaphore;
 	else /* shown since 6.5 */
-		kage_obstacle(c->obstacles, false, "none is needed for an ordinary one",
-			      kage_fds_label(c, fd),
-			      "this kernel does not tell whether it is a semaphore (EFD_SEMAPHORE)");
+		kage_obstacle(
+			c->obstacles, false, "none is needed for an ordinary one",
+			kage_fds_label(c, fd),
+			"this kernel does not tell whether it is a semaphore (EFD_SEMAPHORE)");
 	return NULL;
 }
 
@@ -40,8 +41,8 @@ static struct kage_err *capture(struct kage_capture *c, const struct kage_fd_see
 static struct kage_err *make(struct kage_restore *r, const Kage__Description *d, int *ret_fd)
 {
 	const Kage__EventFd *m = d->eventfd;
-	_cleanup_fd_ int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK |
-						 (m->semaphore ? EFD_SEMAPHORE : 0));
+	_cleanup_fd_ int fd =
+		eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | (m->semaphore ? EFD_SEMAPHORE : 0));
 
 	(void)r;
 	if (fd < 0)

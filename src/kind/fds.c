@@ -123,8 +123,7 @@ static int by_number(const void *a, const void *b)
 
 static struct kage_err *list_numbers(struct kage_capture *c)
 {
-	_cleanup_fd_ int dir =
-		openat(c->target->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_fd_ int dir = openat(c->target->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	_cleanup_free_ char *buffer = malloc(DIRENT_BYTES);
 	ssize_t n;
 

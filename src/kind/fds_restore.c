@@ -148,9 +148,8 @@ static struct kage_err *place_numbers(struct kage_restore *r, struct kage_batch 
 
 		if (!d || n->fd < next)
 			return kage_err_new(KAGE_CORRUPT, "descriptor %u is out of order", n->fd);
-		BATCH(b, "put a descriptor in its place", SYS_dup3,
-		      V(r->fds[kage_fds_index(r, d)]), V(n->fd),
-		      V(n->close_on_exec ? O_CLOEXEC : 0));
+		BATCH(b, "put a descriptor in its place", SYS_dup3, V(r->fds[kage_fds_index(r, d)]),
+		      V(n->fd), V(n->close_on_exec ? O_CLOEXEC : 0));
 	}
 	for (size_t i = 0; i < p->n_descriptors; i++) {
 		if (p->descriptors[i]->fd > next)

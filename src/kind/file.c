@@ -78,7 +78,8 @@ static struct kage_err *find_file(struct kage_restore *r, const Kage__Descriptio
 				  const Kage__FileObject **ret_f)
 {
 	*ret_f = kage_image_file(r->image, d->file->file);
-	return *ret_f ? NULL : kage_err_new(KAGE_CORRUPT, "the image has no file %u", d->file->file);
+	return *ret_f ? NULL
+		      : kage_err_new(KAGE_CORRUPT, "the image has no file %u", d->file->file);
 }
 
 static int open_flags(const Kage__Description *d, const Kage__FileObject *f)
@@ -180,7 +181,8 @@ static struct kage_err *place(struct kage_restore *r, const Kage__Description *d
 		place_own_proc(r, d, f, rest, b);
 	/* A lease belongs to who asks for it, so the process itself does. */
 	if (d->file->lease != F_UNLCK)
-		BATCH(b, "take its lease again", SYS_fcntl, V(fd), V(F_SETLEASE), V(d->file->lease));
+		BATCH(b, "take its lease again", SYS_fcntl, V(fd), V(F_SETLEASE),
+		      V(d->file->lease));
 	return NULL;
 }
 

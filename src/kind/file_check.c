@@ -111,7 +111,8 @@ struct kage_err *kage_file_compare(const Kage__FileObject *f, enum kage_file_sta
 	int r = S_ISLNK(f->mode) ? lstat(f->path, &st) : stat(f->path, &st);
 
 	if (r < 0) {
-		*ret_state = errno == EACCES || errno == EPERM ? KAGE_FILE_HIDDEN : KAGE_FILE_MISSING;
+		*ret_state =
+			errno == EACCES || errno == EPERM ? KAGE_FILE_HIDDEN : KAGE_FILE_MISSING;
 		return NULL;
 	}
 	if (!same_type(f, &st)) {
@@ -123,7 +124,8 @@ struct kage_err *kage_file_compare(const Kage__FileObject *f, enum kage_file_sta
 		return NULL;
 	fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	if (fd >= 0)
-		return kage_err_wrap(compare_contents(f, fd, &st, ret_state), "compare %s", f->path);
+		return kage_err_wrap(compare_contents(f, fd, &st, ret_state), "compare %s",
+				     f->path);
 	if (errno != EACCES && errno != EPERM)
 		return kage_err_sys(errno, "open %s", f->path);
 	/* Open for writing only, in a directory of somebody else: size and time must do. */
@@ -176,7 +178,8 @@ static void missing(struct kage_restore *r, const Kage__FileObject *f)
 	if (put_back(r, f) && has_parent(f->path))
 		return;
 	if (put_back(r, f))
-		no(r, f, "make its directory again, writable", "it is gone, and so is its directory");
+		no(r, f, "make its directory again, writable",
+		   "it is gone, and so is its directory");
 	else if (f->written && f->content_space)
 		no(r, f, "restore with --files=restore, which makes it again", why);
 	else if (S_ISDIR(f->mode))
@@ -213,8 +216,10 @@ static void appended(struct kage_restore *r, const Kage__FileObject *f)
 	if (f->written && !f->content_space && r->options->files == KAGE_FILES_RESTORE)
 		kage_obstacle(r->obstacles, false,
 			      "cut it back by hand (truncate) if the program needs it", f->path,
-			      "it grew from %" PRIu64 " bytes, and stays as it is: its contents are "
-			      "not in the image", f->size_bytes);
+			      "it grew from %" PRIu64
+			      " bytes, and stays as it is: its contents are "
+			      "not in the image",
+			      f->size_bytes);
 	else if (!f->written && f->build_id.len)
 		changed(r, f);
 }
@@ -259,8 +264,9 @@ struct kage_err *kage_files_check(struct kage_restore *r)
 		if (!f->unlinked)
 			TRY(check_named(r, f));
 		else if (S_ISREG(f->mode) && !f->content_space)
-			no(r, f, "take another image", "it had no name, and its contents are not in "
-						       "the image");
+			no(r, f, "take another image",
+			   "it had no name, and its contents are not in "
+			   "the image");
 	}
 	return NULL;
 }

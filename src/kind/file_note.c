@@ -177,10 +177,11 @@ static bool too_large(struct kage_capture *c, const struct stat *st, const Kage_
 
 	if (f->unlinked || data <= content_max_bytes)
 		return false;
-	kage_obstacle(c->obstacles, false,
-		      "keep a copy of it beside the image if it may change otherwise than by growing",
-		      f->path, "it is written and has %llu MiB: its contents are not in the image",
-		      (unsigned long long)data >> 20);
+	kage_obstacle(
+		c->obstacles, false,
+		"keep a copy of it beside the image if it may change otherwise than by growing",
+		f->path, "it is written and has %llu MiB: its contents are not in the image",
+		(unsigned long long)data >> 20);
 	return true;
 }
 
@@ -203,9 +204,8 @@ static struct kage_err *take_along(struct kage_capture *c, int ours, const struc
 		return NULL;
 	fd = kage_fds_reopen(ours, O_RDONLY | O_NOCTTY | O_NONBLOCK);
 	if (fd < 0) {
-		kage_obstacle(c->obstacles, f->unlinked,
-			      "run kage with the right to read the file", f->path,
-			      "its contents cannot be read (%s)", strerror(errno));
+		kage_obstacle(c->obstacles, f->unlinked, "run kage with the right to read the file",
+			      f->path, "its contents cannot be read (%s)", strerror(errno));
 		return NULL;
 	}
 	TRY_WRAP(read_tail(c, fd, f), "read %s", f->path);
@@ -246,7 +246,8 @@ struct kage_err *kage_file_note(struct kage_capture *c, int ours, const struct s
 	copy_stat(st, f);
 	TRY(find_path(c, st, link, f));
 	if (f->unlinked && !S_ISREG(f->mode) && !S_ISDIR(f->mode) && !S_ISFIFO(f->mode))
-		kage_obstacle(c->obstacles, true, "keep the name while the program uses it", f->path,
+		kage_obstacle(c->obstacles, true, "keep the name while the program uses it",
+			      f->path,
 			      "its name is gone, and it is neither a file nor a directory");
 	later = S_ISREG(f->mode) && !f->written && !f->unlinked && !kage_file_is_pseudo(f);
 	TRY(kage_noted_add(c, st, false, f->id, later ? ours : -1));
@@ -300,7 +301,8 @@ struct kage_err *kage_files_finish(struct kage_capture *c)
 		if (n->is_space || n->fd < 0)
 			continue;
 		f = kage_image_file(c->image, n->id);
-		if (!f->written && !has_lease(c, &(struct stat){ .st_dev = n->dev, .st_ino = n->ino }))
+		if (!f->written &&
+		    !has_lease(c, &(struct stat){ .st_dev = n->dev, .st_ino = n->ino }))
 			TRY_WRAP(finish_file(c, n->fd, f), "read %s", f->path);
 	}
 	return NULL;

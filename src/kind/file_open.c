@@ -70,7 +70,8 @@ static struct kage_err *fill(struct kage_restore *r, const Kage__FileObject *f, 
 	const Kage__Space *space = kage_image_space(r->image, f->content_space);
 
 	if (!space)
-		return kage_err_new(KAGE_CORRUPT, "the contents of %s are not in the image", f->path);
+		return kage_err_new(KAGE_CORRUPT, "the contents of %s are not in the image",
+				    f->path);
 	TRY_WRAP(kage_content_fill(r->image->pages, space, fd), "fill %s", f->path);
 	return dress(f, fd);
 }

@@ -29,9 +29,9 @@ enum kage_file_state {
 	KAGE_FILE_TOUCHED,  /* times or inode differ, the contents do not, as far as can be told */
 	KAGE_FILE_APPENDED, /* the old contents are its beginning */
 	KAGE_FILE_CHANGED,
-	KAGE_FILE_OTHER,    /* of another type */
+	KAGE_FILE_OTHER, /* of another type */
 	KAGE_FILE_MISSING,
-	KAGE_FILE_HIDDEN,   /* there, but not to be read by us */
+	KAGE_FILE_HIDDEN, /* there, but not to be read by us */
 };
 
 /** Compares F with what its path leads to now. */
@@ -51,7 +51,8 @@ bool kage_file_is_pseudo(const Kage__FileObject *f);
 
 /** Whether F belongs to /proc/PID of the image's own process, so that only the restored process itself
  *  can open it. */
-bool kage_file_is_own_proc(const Kage__Process *p, const Kage__FileObject *f, const char **ret_rest);
+bool kage_file_is_own_proc(const Kage__Process *p, const Kage__FileObject *f,
+			   const char **ret_rest);
 
 /** The fd kind of regular files, directories, devices and O_PATH. */
 extern const struct kage_fd_kind kage_fd_file;

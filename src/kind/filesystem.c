@@ -17,8 +17,7 @@
 static struct kage_err *note(struct kage_capture *c, const char *name, bool unless_ours,
 			     uint32_t *ret_id)
 {
-	_cleanup_fd_ int fd =
-		openat(c->target->proc_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_fd_ int fd = openat(c->target->proc_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	_cleanup_free_ char *link = NULL;
 	struct stat st, ours;
 

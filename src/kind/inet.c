@@ -151,10 +151,12 @@ static void read_listener(struct kage_capture *c, const struct kage_fd_seen *fd,
 	m->state = KAGE__INET_SOCKET__STATE__LISTENING;
 	m->backlog = info->tcpi_sacked;
 	if (info->tcpi_unacked)
-		kage_obstacle(c->obstacles, false, "none is needed; their clients connect again",
-			      kage_fds_label(c, fd),
-			      "%u connections wait to be accepted; a restored program does not have "
-			      "them", info->tcpi_unacked);
+		kage_obstacle(
+			c->obstacles, false, "none is needed; their clients connect again",
+			kage_fds_label(c, fd),
+			"%u connections wait to be accepted; a restored program does not have "
+			"them",
+			info->tcpi_unacked);
 }
 
 static struct kage_err *read_tcp(struct kage_capture *c, const struct kage_fd_seen *fd,
@@ -298,9 +300,8 @@ static struct kage_err *check(struct kage_restore *r, const Kage__Description *d
 		kage_obstacle(r->obstacles, true, "end the program that has it (ss -lnp shows it)",
 			      object, "%s is taken", text);
 	else
-		kage_obstacle(r->obstacles, true,
-			      "restore where the program may have this address", object,
-			      "%s cannot be had: %s", text, kage_err_message(e));
+		kage_obstacle(r->obstacles, true, "restore where the program may have this address",
+			      object, "%s cannot be had: %s", text, kage_err_message(e));
 	kage_err_free(e);
 	return NULL;
 }

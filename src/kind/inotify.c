@@ -25,8 +25,8 @@
 enum {
 	HANDLE_MAX_BYTES = 128, /* MAX_HANDLE_SZ */
 	MOUNTS_MAX_BYTES = 16 << 20,
-	ENTRIES_MAX = 10000,    /* of a directory that is searched */
-	DUMMIES_MAX = 1 << 20,  /* additions for reaching a number, where it cannot be set */
+	ENTRIES_MAX = 10000,   /* of a directory that is searched */
+	DUMMIES_MAX = 1 << 20, /* additions for reaching a number, where it cannot be set */
 };
 
 /* include/uapi/linux/inotify.h, since 4.18, with CONFIG_CHECKPOINT_RESTORE */
@@ -249,10 +249,11 @@ static void look_for_unread(struct kage_capture *c, const struct kage_fd_seen *f
 	int waiting = 0;
 
 	if (ioctl(fd->ours, FIONREAD, &waiting) == 0 && waiting > 0)
-		kage_obstacle(c->obstacles, false, "take the image a moment later",
-			      kage_fds_label(c, fd),
-			      "%d bytes of events wait to be read; a restored program does not have "
-			      "them", waiting);
+		kage_obstacle(
+			c->obstacles, false, "take the image a moment later", kage_fds_label(c, fd),
+			"%d bytes of events wait to be read; a restored program does not have "
+			"them",
+			waiting);
 }
 
 /* In the second round, for the files that the program has open help to find paths. */
@@ -343,8 +344,8 @@ static struct kage_err *add(int fd, const Kage__Inotify__Watch *w)
 	if (wd < 0)
 		return kage_err_sys(errno, "watch %s", w->path);
 	if (wd != w->wd)
-		return kage_err_new(KAGE_CHANGED, "watch %s: number %d was wanted, %d came", w->path,
-				    w->wd, wd);
+		return kage_err_new(KAGE_CHANGED, "watch %s: number %d was wanted, %d came",
+				    w->path, w->wd, wd);
 	return NULL;
 }
 

@@ -124,8 +124,8 @@ static struct kage_err *capture_line(struct kage_capture *c, const struct kage_f
 	struct line l;
 
 	if (!parse(text, &l))
-		return kage_err_new(KAGE_CORRUPT, "a lock of fd %d is not understood: %.80s", fd->fd,
-				    text);
+		return kage_err_new(KAGE_CORRUPT, "a lock of fd %d is not understood: %.80s",
+				    fd->fd, text);
 	if (l.kind == KAGE__FILE_LOCK__KIND__NONE || l.waits || is_known(c, fd, &l))
 		return NULL;
 	m = msg_append(&c->image->arena, c->process, locks, Kage__FileLock, kage__file_lock__init);
@@ -243,8 +243,8 @@ static void print(const struct kage_image *image, const Kage__Process *p, FILE *
 	for (size_t i = 0; i < p->n_locks; i++) {
 		const Kage__FileLock *m = p->locks[i];
 
-		fprintf(out, "  %s %s of fd %u", m->exclusive ? "exclusive" : "shared", kind_name(m),
-			m->fd);
+		fprintf(out, "  %s %s of fd %u", m->exclusive ? "exclusive" : "shared",
+			kind_name(m), m->fd);
 		if (m->kind == KAGE__FILE_LOCK__KIND__FLOCK)
 			fputc('\n', out);
 		else if (m->end == UINT64_MAX)

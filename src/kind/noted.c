@@ -81,10 +81,11 @@ struct kage_err *kage_noted_add(struct kage_capture *c, const struct stat *st, b
 		if (copy < 0)
 			return kage_err_sys(errno, "keep a descriptor");
 	}
-	c->noted->entries[c->noted->n++] = (struct kage_noted_entry){
-		.dev = st->st_dev, .ino = st->st_ino, .id = id, .is_space = is_space,
-		.fd = take_fd(&copy)
-	};
+	c->noted->entries[c->noted->n++] = (struct kage_noted_entry){ .dev = st->st_dev,
+								      .ino = st->st_ino,
+								      .id = id,
+								      .is_space = is_space,
+								      .fd = take_fd(&copy) };
 	insert(c->noted, c->noted->n - 1);
 	return NULL;
 }

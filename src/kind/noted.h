@@ -10,9 +10,9 @@
 
 struct kage_noted_entry {
 	uint64_t dev, ino;
-	uint32_t id;   /* of the FileObject, or of the Space */
+	uint32_t id; /* of the FileObject, or of the Space */
 	bool is_space;
-	int fd;        /* a descriptor of ours for what is read after the thaw, -1 for none */
+	int fd; /* a descriptor of ours for what is read after the thaw, -1 for none */
 };
 
 struct kage_noted {

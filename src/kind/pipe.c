@@ -261,7 +261,8 @@ static struct kage_err *make_pair(struct kage_restore *r, const Kage__Descriptio
 }
 
 /* Opened for both first: that never waits for a partner (fifo(7)). */
-static struct kage_err *open_fifo(const Kage__FileObject *f, const Kage__Description *d, int *ret_fd)
+static struct kage_err *open_fifo(const Kage__FileObject *f, const Kage__Description *d,
+				  int *ret_fd)
 {
 	_cleanup_fd_ int both = open(f->path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
 	_cleanup_fd_ int fd = -1;

@@ -215,8 +215,8 @@ struct kage_err *kage_sockopt_restore(int fd, const Kage__SocketOptions *list)
 {
 	for (size_t i = 0; list && i < list->n_options; i++) {
 		const Kage__SocketOptions__Option *o = list->options[i];
-		bool buffer = o->level == SOL_SOCKET &&
-			      (o->name == SO_SNDBUF || o->name == SO_RCVBUF);
+		bool buffer =
+			o->level == SOL_SOCKET && (o->name == SO_SNDBUF || o->name == SO_RCVBUF);
 		int shown, r;
 
 		if (!is_known(o))

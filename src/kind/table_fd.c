@@ -10,9 +10,13 @@ extern const struct kage_fd_kind kage_fd_no_file, kage_fd_terminal, kage_fd_memf
 	kage_fd_inet, kage_fd_unix, kage_fd_file, kage_fd_other;
 
 const struct kage_fd_kind *const kage_fd_kinds[] = {
-	&kage_fd_no_file, &kage_fd_terminal, &kage_fd_memfd,    &kage_fd_pipe,    &kage_fd_eventfd,
-	&kage_fd_epoll,   &kage_fd_timerfd,  &kage_fd_signalfd, &kage_fd_inotify, &kage_fd_inet,
-	&kage_fd_unix,    &kage_fd_file,     &kage_fd_other,    NULL,
+	&kage_fd_no_file, &kage_fd_terminal,
+	&kage_fd_memfd,   &kage_fd_pipe,
+	&kage_fd_eventfd, &kage_fd_epoll,
+	&kage_fd_timerfd, &kage_fd_signalfd,
+	&kage_fd_inotify, &kage_fd_inet,
+	&kage_fd_unix,    &kage_fd_file,
+	&kage_fd_other,   NULL,
 };
 
 const struct kage_fd_kind *kage_fd_kind_of(const Kage__Description *d)

@@ -68,7 +68,7 @@ static struct kage_err *read_controlling(struct kage_capture *c, uint64_t *ret_t
 static struct kage_err *store_termios(struct arena *a, const struct ktermios2 *t,
 				      ProtobufCBinaryData *ret)
 {
-	const uint32_t words[7] = { t->iflag, t->oflag, t->cflag, t->lflag,
+	const uint32_t words[7] = { t->iflag, t->oflag,  t->cflag, t->lflag,
 				    t->line,  t->ispeed, t->ospeed };
 	uint8_t bytes[TERMIOS_BYTES];
 
@@ -86,8 +86,12 @@ static void load_termios(const uint8_t *bytes, struct ktermios2 *t)
 
 	for (size_t i = 0; i < 7; i++)
 		words[i] = (uint32_t)le_load_(bytes + i * 4, 4);
-	*t = (struct ktermios2){ .iflag = words[0], .oflag = words[1], .cflag = words[2],
-				 .lflag = words[3], .line = (uint8_t)words[4], .ispeed = words[5],
+	*t = (struct ktermios2){ .iflag = words[0],
+				 .oflag = words[1],
+				 .cflag = words[2],
+				 .lflag = words[3],
+				 .line = (uint8_t)words[4],
+				 .ispeed = words[5],
 				 .ospeed = words[6] };
 	memcpy(t->cc, bytes + 28, N_CONTROL);
 }
@@ -128,8 +132,8 @@ static struct kage_err *capture(struct kage_capture *c, const struct kage_fd_see
 static struct kage_err *check(struct kage_restore *r, const Kage__Description *d)
 {
 	if (r->tty_fd < 0 && !r->options->tty && !isatty(STDIN_FILENO) && !isatty(STDOUT_FILENO))
-		kage_obstacle(r->obstacles, false, "restore it on a terminal, or name one with --tty",
-			      d->terminal->path,
+		kage_obstacle(r->obstacles, false,
+			      "restore it on a terminal, or name one with --tty", d->terminal->path,
 			      "there is no terminal for the program; /dev/null takes its place");
 	return NULL;
 }

@@ -3,20 +3,25 @@
  * timerfd_create(2). What is left of the time is kept relative, so that a timer goes on where it
  * stood; only an absolute timer of the real-time clock means a time of day and keeps that.
  * Started at the very end of a restore.
+ *
+ * A periodic timer that has expired and was not read stands still: only a look at it counts the
+ * periods that went by and sets it going again (fs/timerfd.c). Such a look through our duplicate would
+ * wake an edge-triggered epoll of the target once more, so fdinfo alone is read. The restored timer
+ * stands expired too, and counts from then on.
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
-#include <string.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/file.h"
 #include "kind/fds.h"
 #include "sys/text.h"
+
+enum { EXPIRY_MS = 1000 };
 
 static const uint64_t second_ns = 1000000000;
 
@@ -28,37 +33,25 @@ static bool match(const struct kage_fd_seen *fd)
 	return kage_fds_link_is(fd, "anon_inode:[timerfd]");
 }
 
-static uint64_t to_ns(const struct timespec *ts)
-{
-	return (uint64_t)ts->tv_sec * second_ns + (uint64_t)ts->tv_nsec;
-}
-
 static struct timespec to_timespec(uint64_t ns)
 {
 	return (struct timespec){ .tv_sec = (time_t)(ns / second_ns),
 				  .tv_nsec = (long)(ns % second_ns) };
 }
 
-/* An expired periodic timer stands until it is looked at; looking counts the periods that went by
- * and sets it going again (timerfd_gettime() in fs/timerfd.c), which a reader cannot tell from not
- * looking. So look first, and read the count afterwards. */
-static struct kage_err *read_time(struct kage_capture *c, const struct kage_fd_seen *fd,
-				  Kage__TimerFd *m)
+/* "(3, 500)": seconds and nanoseconds. */
+static bool read_pair(const char *info, const char *name, uint64_t *ret_ns)
 {
-	_cleanup_free_ char *info = NULL;
-	struct itimerspec now;
-	char path[48];
-	size_t size;
+	uint64_t s, ns;
+	size_t n;
+	const char *p = kage_text_field(info, name, &n);
 
-	if (timerfd_gettime(fd->ours, &now) < 0)
-		return kage_err_sys(errno, "read a timer");
-	m->left_ns = to_ns(&now.it_value);
-	m->interval_ns = to_ns(&now.it_interval);
-	snprintf(path, sizeof(path), "fdinfo/%d", fd->fd);
-	TRY(kage_file_slurp(c->target->proc_fd, path, 1 << 16, &info, &size));
-	if (!kage_text_u64(info, "ticks", 10, &m->ticks))
-		return kage_err_new(KAGE_UNSUPPORTED, "this kernel does not show timers");
-	return NULL;
+	if (!p || !kage_text_char(&p, '(') || !kage_text_number(&p, 10, &s) ||
+	    !kage_text_char(&p, ',') || !kage_text_char(&p, ' ') ||
+	    !kage_text_number(&p, 10, &ns) || s > UINT64_MAX / second_ns - 1)
+		return false;
+	*ret_ns = s * second_ns + ns;
+	return true;
 }
 
 static struct kage_err *capture(struct kage_capture *c, const struct kage_fd_seen *fd,
@@ -72,11 +65,14 @@ static struct kage_err *capture(struct kage_capture *c, const struct kage_fd_see
 	d->kind_case = KAGE__DESCRIPTION__KIND_TIMERFD;
 	d->timerfd = m;
 	if (!kage_text_u64(fd->info, "clockid", 10, &clock) ||
-	    !kage_text_u64(fd->info, "settime flags", 8, &flags))
+	    !kage_text_u64(fd->info, "settime flags", 8, &flags) ||
+	    !kage_text_u64(fd->info, "ticks", 10, &m->ticks) ||
+	    !read_pair(fd->info, "it_value", &m->left_ns) ||
+	    !read_pair(fd->info, "it_interval", &m->interval_ns))
 		return kage_err_new(KAGE_UNSUPPORTED, "this kernel does not show timers");
 	m->clock = (int32_t)clock;
 	m->settime_flags = (uint32_t)flags;
-	return read_time(c, fd, m);
+	return NULL;
 }
 
 static struct kage_err *make(struct kage_restore *r, const Kage__Description *d, int *ret_fd)
@@ -90,21 +86,31 @@ static struct kage_err *make(struct kage_restore *r, const Kage__Description *d,
 	return NULL;
 }
 
-/* Expirations not read yet. Without the ioctl one is made by letting it expire; their number is then
- * lost, and so is the time left, for setting a timer resets the count. */
-static struct kage_err *set_ticks(const Kage__TimerFd *m, int fd)
+/* Lets a periodic timer expire and stand, as it stood. */
+static struct kage_err *let_expire(const Kage__TimerFd *m, int fd)
 {
 	const struct itimerspec at_once = { .it_value = { .tv_nsec = 1 },
 					    .it_interval = to_timespec(m->interval_ns) };
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	if (timerfd_settime(fd, 0, &at_once, NULL) < 0)
+		return kage_err_sys(errno, "let a timer expire");
+	if (poll(&p, 1, EXPIRY_MS) < 1)
+		return kage_err_new(KAGE_LIMIT, "a timer does not expire");
+	return NULL;
+}
+
+/* Expirations not read yet. Setting a timer resets the count, so it comes after. Without the ioctl one
+ * expiration is made in place of all, and what is left of the time is lost with it. */
+static struct kage_err *set_ticks(const Kage__TimerFd *m, int fd)
+{
 	uint64_t ticks = m->ticks;
 
 	if (ioctl(fd, KTFD_IOC_SET_TICKS, &ticks) == 0)
 		return NULL;
 	if (errno != ENOTTY && errno != EINVAL)
 		return kage_err_sys(errno, "set the count of a timer");
-	if (timerfd_settime(fd, 0, &at_once, NULL) < 0)
-		return kage_err_sys(errno, "let a timer expire");
-	return NULL;
+	return let_expire(m, fd);
 }
 
 /* ECANCELED is how a timer with TFD_TIMER_CANCEL_ON_SET is set while the clock was just changed: it is
@@ -116,12 +122,16 @@ static struct kage_err *start(struct kage_restore *r, const Kage__Description *d
 	bool time_of_day = m->clock == CLOCK_REALTIME && (m->settime_flags & TFD_TIMER_ABSTIME) &&
 			   s && s->realtime_ns;
 	struct itimerspec t = { .it_interval = to_timespec(m->interval_ns) };
-	int flags = time_of_day ? (int)(m->settime_flags &
-					(TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET)) : 0;
+	int flags =
+		time_of_day
+			? (int)(m->settime_flags & (TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET))
+			: 0;
 
 	t.it_value = to_timespec(m->left_ns + (time_of_day ? s->realtime_ns : 0));
 	if (m->left_ns && timerfd_settime(ours, flags, &t, NULL) < 0 && errno != ECANCELED)
 		return kage_err_sys(errno, "set a timer");
+	if (m->ticks && m->interval_ns && !m->left_ns)
+		TRY(let_expire(m, ours));
 	return m->ticks ? set_ticks(m, ours) : NULL;
 }
 

@@ -158,10 +158,12 @@ static struct kage_err *capture(struct kage_capture *c, const struct kage_fd_see
 	if (m->state == KAGE__INET_SOCKET__STATE__LISTENING) {
 		m->backlog = diag.backlog;
 		if (diag.waiting)
-			kage_obstacle(c->obstacles, false, "none is needed; their clients connect again",
+			kage_obstacle(c->obstacles, false,
+				      "none is needed; their clients connect again",
 				      kage_fds_label(c, fd),
 				      "%u connections wait to be accepted; a restored program does "
-				      "not have them", diag.waiting);
+				      "not have them",
+				      diag.waiting);
 	}
 	if (is_path(&m->name) && m->state != KAGE__INET_SOCKET__STATE__CONNECTED)
 		TRY(find_file(c, fd, diag.vfs_ino, m));
@@ -221,8 +223,7 @@ static struct kage_err *capture_queue(struct kage_capture *c, const struct kage_
 	if (is_stream(m))
 		return peek(c, fd, m);
 	/* The end of a sequence of packets is readable too, with nothing in it. */
-	if (m->type == SOCK_SEQPACKET &&
-	    (ioctl(fd->ours, FIONREAD, &waiting) < 0 || waiting == 0))
+	if (m->type == SOCK_SEQPACKET && (ioctl(fd->ours, FIONREAD, &waiting) < 0 || waiting == 0))
 		return NULL;
 	if (has_unread(fd))
 		kage_obstacle(c->obstacles, m->peer_description || m->type == SOCK_SEQPACKET,
@@ -288,10 +289,10 @@ static struct kage_err *address_of(const ProtobufCBinaryData *name, struct socka
 struct errand {
 	const Kage__UnixSocket *m;
 	int fd;
-	bool only_look;  /* check: nothing is changed */
+	bool only_look; /* check: nothing is changed */
 	struct kage_err *e;
-	bool taken;      /* somebody listens */
-	bool no_socket;  /* a file of another type has the name */
+	bool taken;     /* somebody listens */
+	bool no_socket; /* a file of another type has the name */
 };
 
 /* A stale socket file is one to which no socket is bound any more. An abstract name goes with its
@@ -463,8 +464,8 @@ static struct kage_err *dress(const Kage__UnixSocket *a, const Kage__UnixSocket 
 static struct kage_err *make_pair(struct kage_restore *r, const Kage__Description *d, int *ret_fd)
 {
 	const Kage__UnixSocket *m = d->unix_socket;
-	Kage__Description *o = m->peer_closed ? NULL
-					      : kage_image_description(r->image, m->peer_description);
+	Kage__Description *o =
+		m->peer_closed ? NULL : kage_image_description(r->image, m->peer_description);
 	_cleanup_(close_pair) struct pair p = { -1, -1 };
 
 	if (o && o->kind_case != KAGE__DESCRIPTION__KIND_UNIX_SOCKET)

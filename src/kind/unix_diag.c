@@ -66,7 +66,8 @@ static struct kage_err *check_head(const struct nlmsghdr *h, size_t size)
 			return kage_err_new(KAGE_NOTFOUND, "not in this network namespace");
 		return kage_err_new(KAGE_UNSUPPORTED, "the kernel does not tell of UNIX sockets");
 	}
-	if (h->nlmsg_type != NLMSG_DONE && h->nlmsg_len < NLMSG_LENGTH(sizeof(struct unix_diag_msg)))
+	if (h->nlmsg_type != NLMSG_DONE &&
+	    h->nlmsg_len < NLMSG_LENGTH(sizeof(struct unix_diag_msg)))
 		return kage_err_new(KAGE_CORRUPT, "a short answer of the kernel");
 	return NULL;
 }
@@ -98,13 +99,15 @@ static struct kage_err *hear(int fd, void *answer, size_t room, size_t *ret_size
 
 struct kage_err *kage_unix_diag(uint32_t ino, struct kage_unix_diag *ret_diag)
 {
-	const struct request q = {
-		.head = { .nlmsg_len = sizeof(q), .nlmsg_type = SOCK_DIAG_BY_FAMILY,
-			  .nlmsg_flags = NLM_F_REQUEST },
-		.ask = { .sdiag_family = AF_UNIX, .udiag_states = ~0u, .udiag_ino = ino,
-			 .udiag_show = UDIAG_SHOW_VFS | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN,
-			 .udiag_cookie = { ~0u, ~0u } }
-	};
+	const struct request q = { .head = { .nlmsg_len = sizeof(q),
+					     .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+					     .nlmsg_flags = NLM_F_REQUEST },
+				   .ask = { .sdiag_family = AF_UNIX,
+					    .udiag_states = ~0u,
+					    .udiag_ino = ino,
+					    .udiag_show = UDIAG_SHOW_VFS | UDIAG_SHOW_PEER |
+							  UDIAG_SHOW_RQLEN,
+					    .udiag_cookie = { ~0u, ~0u } } };
 	_Alignas(16) char answer[8192];
 	struct kage_unix_diag d = { 0 };
 	_cleanup_fd_ int fd = -1;
@@ -127,11 +130,12 @@ static bool is_file(const struct kage_unix_diag *d, const struct stat *st)
 
 struct kage_err *kage_unix_diag_bound(const struct stat *st, bool *ret_bound)
 {
-	const struct request q = {
-		.head = { .nlmsg_len = sizeof(q), .nlmsg_type = SOCK_DIAG_BY_FAMILY,
-			  .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
-		.ask = { .sdiag_family = AF_UNIX, .udiag_states = ~0u, .udiag_show = UDIAG_SHOW_VFS }
-	};
+	const struct request q = { .head = { .nlmsg_len = sizeof(q),
+					     .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+					     .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
+				   .ask = { .sdiag_family = AF_UNIX,
+					    .udiag_states = ~0u,
+					    .udiag_show = UDIAG_SHOW_VFS } };
 	_Alignas(16) char answer[32768];
 	_cleanup_fd_ int fd = -1;
 	bool bound = false;

@@ -10,12 +10,12 @@
 #include "base/err.h"
 
 struct kage_unix_diag {
-	uint32_t peer_ino;   /* 0: no peer */
-	uint32_t vfs_ino;    /* of the socket file, lower 32 bits; 0: none */
-	uint32_t vfs_dev;    /* its device as the kernel numbers it */
-	uint32_t waiting;    /* a listener's connections not accepted yet; else bytes to read */
-	uint32_t backlog;    /* of a listener; else bytes sent and not read yet */
-	uint8_t shutdown;    /* 1: for reading, 2: for writing */
+	uint32_t peer_ino; /* 0: no peer */
+	uint32_t vfs_ino;  /* of the socket file, lower 32 bits; 0: none */
+	uint32_t vfs_dev;  /* its device as the kernel numbers it */
+	uint32_t waiting;  /* a listener's connections not accepted yet; else bytes to read */
+	uint32_t backlog;  /* of a listener; else bytes sent and not read yet */
+	uint8_t shutdown;  /* 1: for reading, 2: for writing */
 };
 
 /** Asks for the socket with inode INO, of this network namespace. KAGE_NOTFOUND when there is none
