@@ -53,30 +53,43 @@ struct kage_err *kage_file_read(int fd, void *p, size_t size, off_t offset, cons
 	return NULL;
 }
 
+/* One read that goes on after EINTR only: files of /proc give what they have piece by piece, and only
+ * an empty piece is the end. */
+static struct kage_err *read_piece(int fd, char *p, size_t size, off_t offset, const char *name,
+				   size_t *ret_n)
+{
+	ssize_t n;
+
+	do
+		n = pread(fd, p, size, offset);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return kage_err_sys(errno, "read %s", name);
+	*ret_n = (size_t)n;
+	return NULL;
+}
+
 struct kage_err *kage_file_slurp_fd(int fd, const char *name, size_t max, char **ret_text,
 				    size_t *ret_size)
 {
 	_cleanup_free_ char *text = NULL;
-	size_t size = 0, room = 0;
+	size_t size = 0, room = 0, got;
 
-	for (;;) {
-		size_t got;
-		char *grown;
-
+	do {
 		if (size > max)
 			return kage_err_new(KAGE_LIMIT, "%s is larger than %zu bytes", name, max);
 		if (room - size < 4096) {
+			char *grown;
+
 			room = room ? room * 2 : 16384;
 			grown = realloc(text, room);
 			if (!grown)
 				return kage_err_nomem();
 			text = grown;
 		}
-		TRY(kage_file_read(fd, text + size, room - size - 1, (off_t)size, name, &got));
-		if (got == 0)
-			break;
+		TRY(read_piece(fd, text + size, room - size - 1, (off_t)size, name, &got));
 		size += got;
-	}
+	} while (got > 0);
 	text[size] = '\0';
 	*ret_text = take_ptr(text);
 	*ret_size = size;
