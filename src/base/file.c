@@ -73,7 +73,7 @@ struct kage_err *kage_file_slurp_fd(int fd, const char *name, size_t max, char *
 				    size_t *ret_size)
 {
 	_cleanup_free_ char *text = NULL;
-	size_t size = 0, room = 0, got;
+	size_t size = 0, room = 0, got = 0;
 
 	do {
 		if (size > max)
