@@ -129,9 +129,29 @@ static struct kage_err *capture(struct kage_capture *c, const struct kage_fd_see
 
 /* --- restore ------------------------------------------------------------------------------------ */
 
+/* The terminal named by the caller, else the one that the caller itself is on. */
+static void find_terminal(struct kage_restore *r)
+{
+	if (r->tty_fd >= 0)
+		return;
+	if (r->options->tty) {
+		r->tty_fd = open(r->options->tty, O_RDWR | O_NOCTTY | O_CLOEXEC);
+		return;
+	}
+	for (int fd = 0; !r->options->detached && fd <= 2 && r->tty_fd < 0; fd++)
+		if (isatty(fd))
+			r->tty_fd = kage_fds_reopen(fd, O_RDWR | O_NOCTTY);
+}
+
 static struct kage_err *check(struct kage_restore *r, const Kage__Description *d)
 {
-	if (r->tty_fd < 0 && !r->options->tty && !isatty(STDIN_FILENO) && !isatty(STDOUT_FILENO))
+	find_terminal(r);
+	if (r->tty_fd >= 0 && isatty(r->tty_fd))
+		return NULL;
+	if (r->options->tty)
+		kage_obstacle(r->obstacles, true, "name one that you can open", r->options->tty,
+			      "it cannot be opened as a terminal (%s)", strerror(errno));
+	else
 		kage_obstacle(r->obstacles, false,
 			      "restore it on a terminal, or name one with --tty", d->terminal->path,
 			      "there is no terminal for the program; /dev/null takes its place");
@@ -143,6 +163,7 @@ static struct kage_err *make(struct kage_restore *r, const Kage__Description *d,
 {
 	int flags = (int)(d->flags & O_ACCMODE) | O_NOCTTY | O_NONBLOCK, fd;
 
+	find_terminal(r);
 	if (r->tty_fd >= 0)
 		fd = kage_fds_reopen(r->tty_fd, flags);
 	else

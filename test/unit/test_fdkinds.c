@@ -61,9 +61,9 @@ extern const struct kage_kind kage_kind_filesystem, kage_kind_locks;
 
 /* --- a process that tells what went wrong in it --------------------------------------------------- */
 
-static char dir[64];     /* fresh for every test, also the working directory of the target */
-static int port = 43117; /* new for every test: connections outlive their program */
-static char *words;      /* shared with the processes made here */
+static char dir[64]; /* fresh for every test, also the working directory of the target */
+static int port;     /* new for every test: connections outlive their program */
+static char *words;  /* shared with the processes made here */
 enum { WORDS_BYTES = 4096 };
 
 /* In processes of the test: ends with a message unless COND holds. */
@@ -1449,6 +1449,7 @@ int main(void)
 	words = mmap(NULL, WORDS_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (words == MAP_FAILED)
 		return 1;
+	port = 20000 + getpid() % 1000 * 12; /* below those that the kernel gives out */
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
