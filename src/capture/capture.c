@@ -25,6 +25,7 @@
 #include "kind/memory.h"
 #include "kind/obstacles.h"
 #include "kind/timers.h"
+#include "sys/taskread.h"
 
 enum { STATUS_MAX = 1 << 20 };
 
@@ -33,6 +34,7 @@ static void deinit(struct kage_capture *c)
 	kage_fds_free(c);
 	kage_maps_deinit(&c->maps);
 	kage_inside_deinit(&c->inside);
+	kage_taskread_close(c->reader);
 	free(c->status);
 	kage_image_close(c->image);
 	if (c->pages)
@@ -48,12 +50,29 @@ static struct kage_err *init(struct kage_capture *c)
 	return c->process ? NULL : kage_err_nomem();
 }
 
+/* The kernel's own knowledge if we may have it; else the target will have to be asked. */
+static struct kage_err *open_reader(struct kage_capture *c)
+{
+	const char *forced = secure_getenv("KAGE_RUNG"); /* for tests */
+	struct kage_err *e;
+
+	if (forced && strcmp(forced, "2") == 0)
+		return NULL;
+	e = kage_taskread_open(KAGE_TASKREAD_PINS, &c->reader);
+	if (e && (kage_err_code(e) == KAGE_PERM || kage_err_code(e) == KAGE_UNSUPPORTED)) {
+		err_drop(e);
+		return NULL;
+	}
+	return e;
+}
+
 /* Beside the running target. Flags of mappings are slow to read (a walk over all page tables), so
  * they are read here and are good as long as the map is the same in the freeze. */
 static struct kage_err *look(struct kage_capture *c)
 {
-	uint64_t bytes;
+	uint64_t bytes = 0;
 
+	TRY(open_reader(c));
 	TRY(kage_maps_read(c->target->proc_fd, true, &c->maps));
 	if (c->checking)
 		return NULL;
@@ -77,7 +96,6 @@ static struct kage_err *ask_inside(struct kage_capture *c)
 	const Kage__Process *p = c->process;
 	_cleanup_free_ int32_t *ids = NULL;
 
-	TRY(kage_timers_list(c));
 	ids = calloc(p->n_posix_timers + 1, sizeof(*ids));
 	if (!ids)
 		return kage_err_nomem();
@@ -86,6 +104,17 @@ static struct kage_err *ask_inside(struct kage_capture *c)
 	TRY(kage_inside_ask(c->target, ids, p->n_posix_timers, &c->inside));
 	kage_site_leave(c->target);
 	return NULL;
+}
+
+/* What neither /proc nor ptrace tells, by the rung that changes least. */
+static struct kage_err *learn_inside(struct kage_capture *c)
+{
+	bool complete = false;
+
+	TRY(kage_timers_list(c));
+	if (c->reader)
+		TRY(kage_inside_read(c->reader, c->target, &c->inside, &complete));
+	return complete ? NULL : ask_inside(c);
 }
 
 /* The target stands still. */
@@ -97,7 +126,7 @@ static struct kage_err *see(struct kage_capture *c)
 	TRY(kage_file_slurp(c->target->proc_fd, "status", STATUS_MAX, &c->status, &size));
 	TRY(reread_maps(c));
 	TRY(source_instant(c));
-	TRY(ask_inside(c));
+	TRY(learn_inside(c));
 	TRY(kage_fds_scan(c));
 	for (const struct kage_kind *const *k = kage_kinds; *k; k++)
 		if ((*k)->capture)

@@ -45,6 +45,7 @@ struct kage_capture {
 	Kage__Process *process;       /* the one process of this version */
 	struct mem_pages *pages;      /* contents of spaces */
 	struct kage_maps maps;        /* the memory map, with flags */
+	struct kage_taskread *reader; /* of the kernel's own knowledge; NULL: the target is asked */
 	struct kage_inside inside;    /* what only the target or the kernel knows */
 	char *status;                 /* text of /proc/PID/status */
 	struct kage_fd_seen *fds;     /* ascending */

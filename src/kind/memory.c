@@ -358,6 +358,7 @@ static struct kage_err *capture(struct kage_capture *c)
 	for (size_t i = 0; i < c->maps.n; i++)
 		TRY(capture_mapping(c, m, i));
 	m->brk = c->inside.brk;
+	m->lock_future = c->inside.lock_future;
 	m->thp_disabled = kage_text_u64(c->status, "THP_enabled", 10, &thp) && !thp;
 	return hash_vdso(c, m);
 }

@@ -50,12 +50,20 @@ struct kage_inside {
 	uint32_t dumpable;
 	bool child_subreaper;
 	bool io_flusher;
+	uint32_t lock_future; /* MCL_… of mlockall for later mappings; rung 2 cannot tell */
 	struct kage_inside_thread *threads; /* as in the target's list */
 	size_t n_threads;
 };
 
 /** Frees what INSIDE holds. */
 void kage_inside_deinit(struct kage_inside *inside);
+
+struct kage_taskread;
+
+/** Reads it out of the kernel by READER (sys/taskread.h); the target T is frozen. *RET_COMPLETE is false, and
+ *  nothing else is given, when the kernel did not tell everything. */
+struct kage_err *kage_inside_read(const struct kage_taskread *reader, struct kage_target *t,
+				  struct kage_inside *ret_inside, bool *ret_complete) _must_check_;
 
 /** Asks the frozen target T itself. TIMER_IDS: the POSIX timers that it has (/proc/PID/timers). */
 struct kage_err *kage_inside_ask(struct kage_target *t, const int32_t *timer_ids, size_t n_timers,
