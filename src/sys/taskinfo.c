@@ -313,7 +313,9 @@ static void finish_timer(const struct kage_taskinfo *info, const struct kage_tas
 {
 	bool alarm = raw->clock == CLOCK_REALTIME_ALARM || raw->clock == CLOCK_BOOTTIME_ALARM;
 	const struct kage_task_expiry *e = alarm ? &raw->alarm : &raw->plain;
-	bool armed = raw->status || raw->active;
+	bool pending = raw->status == 2 || raw->requeue_pending & 1;
+	/* While its signal is pending the kernel does not run it; it goes on when that is taken. */
+	bool armed = raw->status == 1 || raw->active || (pending && raw->interval_ns);
 
 	t->id = raw->id;
 	t->clock = raw->clock;
@@ -321,7 +323,7 @@ static void finish_timer(const struct kage_taskinfo *info, const struct kage_tas
 	memcpy(&t->signo, raw->info.info, sizeof(t->signo));
 	memcpy(&t->value, raw->info.info + 24, sizeof(t->value));
 	t->tid = raw->notify & SIGEV_THREAD_ID ? raw->tid : 0;
-	t->pending = raw->status == 2 || raw->requeue_pending & 1;
+	t->pending = pending;
 	t->interval_ns = (uint64_t)raw->interval_ns;
 	t->overrun = raw->overrun;
 	t->overrun_last = raw->overrun_last;

@@ -190,8 +190,8 @@ static __always_inline int next_timer_id(struct signal_struct *signal)
 
 	if (bpf_core_field_exists(newer->next_posix_timer_id))
 		READ(id, newer->next_posix_timer_id);
-	else if (bpf_core_field_exists(older->posix_timer_id))
-		READ(id, older->posix_timer_id);
+	else if (bpf_core_field_exists(older->next_posix_timer_id))
+		READ(id, older->next_posix_timer_id);
 	return id;
 }
 
@@ -372,12 +372,15 @@ static __always_inline void read_expiries(struct kage_task_timer *t, struct k_it
 static __always_inline void read_event(struct kage_task_timer *t, struct k_itimer *timer)
 {
 	struct k_itimer___before_6_13 *older = (void *)timer;
-	struct sigqueue *queued = &timer->sigq;
+	struct sigqueue *queued = 0;
 	struct pid *pid = 0;
 
-	if (bpf_core_field_exists(older->sigq))
+	if (bpf_core_field_exists(timer->sigq.info)) {
+		READ(t->info, timer->sigq.info);
+	} else {
 		READ(queued, older->sigq);
-	READ(t->info, queued->info);
+		READ(t->info, queued->info);
+	}
 	READ(pid, timer->it_pid);
 	t->tid = own_number(pid);
 }

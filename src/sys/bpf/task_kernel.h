@@ -189,7 +189,7 @@ struct signal_struct {
 };
 
 struct signal_struct___before_6_14 {
-	int posix_timer_id;
+	int next_posix_timer_id;
 };
 
 struct signal_struct___since_6_14 {
