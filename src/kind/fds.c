@@ -18,6 +18,7 @@
 
 enum {
 	INFO_MAX_BYTES = 256 << 20, /* an epoll with millions of watches */
+	INFO_USUAL_BYTES = 2048,
 	DIRENT_BYTES = 64 * 1024,
 };
 
@@ -67,16 +68,9 @@ size_t kage_fds_index(const struct kage_restore *r, const Kage__Description *d)
 	return i;
 }
 
-static int compare_ours(int a, int b)
+static int compare_ours(pid_t self, int a, int b)
 {
-	pid_t self = getpid();
-
 	return (int)syscall(SYS_kcmp, self, self, KCMP_FILE, a, b);
-}
-
-bool kage_fds_same(int a, int b)
-{
-	return compare_ours(a, b) == 0;
 }
 
 int kage_fds_reopen(int fd, int flags)
@@ -121,14 +115,11 @@ static int by_number(const void *a, const void *b)
 	return (x->fd > y->fd) - (x->fd < y->fd);
 }
 
-static struct kage_err *list_numbers(struct kage_capture *c)
+static struct kage_err *list_numbers(struct kage_capture *c, int dir)
 {
-	_cleanup_fd_ int dir = openat(c->target->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	_cleanup_free_ char *buffer = malloc(DIRENT_BYTES);
 	ssize_t n;
 
-	if (dir < 0)
-		return kage_err_sys(errno, "open /proc/%d/fd", c->target->pid);
 	if (!buffer)
 		return kage_err_nomem();
 	while ((n = syscall(SYS_getdents64, dir, buffer, DIRENT_BYTES)) > 0) {
@@ -146,19 +137,62 @@ static struct kage_err *list_numbers(struct kage_capture *c)
 	return NULL;
 }
 
-static struct kage_err *look_at(struct kage_capture *c, struct kage_fd_seen *fd)
+/* The kernel writes all of an fdinfo as one record (single_open() in fs/proc/fd.c), so a read that
+ * does not fill the buffer was the whole of it. The target stands still: each call counts. */
+static struct kage_err *read_info(int dir, const char *name, char **ret_info)
 {
-	char path[48];
+	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+	char text[INFO_USUAL_BYTES];
+	ssize_t n;
 	size_t size;
 
-	snprintf(path, sizeof(path), "fd/%d", fd->fd);
-	TRY(kage_file_readlink(c->target->proc_fd, path, &fd->link));
-	snprintf(path, sizeof(path), "fdinfo/%d", fd->fd);
-	TRY(kage_file_slurp(c->target->proc_fd, path, INFO_MAX_BYTES, &fd->info, &size));
+	if (fd < 0)
+		return kage_err_sys(errno, "open fdinfo/%s", name);
+	n = pread(fd, text, sizeof(text), 0);
+	if (n < 0 || n == sizeof(text))
+		return kage_file_slurp_fd(fd, "fdinfo", INFO_MAX_BYTES, ret_info, &size);
+	*ret_info = strndup(text, (size_t)n);
+	return *ret_info ? NULL : kage_err_nomem();
+}
+
+struct proc_dirs {
+	int fd, fdinfo;
+};
+
+static void close_dirs(struct proc_dirs *d)
+{
+	close_fd(d->fd);
+	close_fd(d->fdinfo);
+}
+
+static struct kage_err *look_at(struct kage_capture *c, const struct proc_dirs *dirs,
+				struct kage_fd_seen *fd)
+{
+	char name[16];
+
+	snprintf(name, sizeof(name), "%d", fd->fd);
+	TRY(kage_file_readlink(dirs->fd, name, &fd->link));
+	TRY(read_info(dirs->fdinfo, name, &fd->info));
 	fd->close_on_exec = kage_fds_flags(fd) & O_CLOEXEC;
 	TRY(kage_target_get_fd(c->target, fd->fd, &fd->ours));
 	if (fstat(fd->ours, &fd->st) < 0)
 		return kage_err_sys(errno, "stat %s", fd->link);
+	return NULL;
+}
+
+static struct kage_err *look_at_all(struct kage_capture *c)
+{
+	const int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
+	_cleanup_(close_dirs) struct proc_dirs dirs = {
+		openat(c->target->proc_fd, "fd", flags),
+		openat(c->target->proc_fd, "fdinfo", flags),
+	};
+
+	if (dirs.fd < 0 || dirs.fdinfo < 0)
+		return kage_err_sys(errno, "open /proc/%d/fd", c->target->pid);
+	TRY(list_numbers(c, dirs.fd));
+	for (size_t i = 0; i < c->n_fds; i++)
+		TRY_WRAP(look_at(c, &dirs, &c->fds[i]), "fd %d", c->fds[i].fd);
 	return NULL;
 }
 
@@ -195,8 +229,9 @@ static void check_tables(struct kage_capture *c)
 /* kcmp(2) orders descriptions, so that sorting finds the equal ones. Those of one description have the
  * same inode, which is compared first and without a system call. Our duplicates are compared, which
  * needs no right over the target. */
-static int by_description(const void *a, const void *b)
+static int by_description(const void *a, const void *b, void *user)
 {
+	const pid_t *self = user;
 	const struct kage_fd_seen *x = *(const struct kage_fd_seen *const *)a;
 	const struct kage_fd_seen *y = *(const struct kage_fd_seen *const *)b;
 	int r;
@@ -205,7 +240,7 @@ static int by_description(const void *a, const void *b)
 		return x->st.st_dev < y->st.st_dev ? -1 : 1;
 	if (x->st.st_ino != y->st.st_ino)
 		return x->st.st_ino < y->st.st_ino ? -1 : 1;
-	r = x->ours == y->ours ? 0 : compare_ours(x->ours, y->ours);
+	r = x->ours == y->ours ? 0 : compare_ours(*self, x->ours, y->ours);
 	if (r == 1 || r == 2)
 		return r == 1 ? -1 : 1;
 	return by_number(x, y); /* equal, or not to be told: see same_description() */
@@ -213,14 +248,14 @@ static int by_description(const void *a, const void *b)
 
 /* Without kcmp in the kernel: two of one file with one offset and the same flags are taken for one.
  * Objects without a name all share an inode, there nothing can be told and nothing is shared. */
-static bool same_description(const struct kage_fd_seen *a, const struct kage_fd_seen *b)
+static bool same_description(pid_t self, const struct kage_fd_seen *a, const struct kage_fd_seen *b)
 {
 	uint64_t pos_a, pos_b;
 	int r;
 
 	if (a->st.st_dev != b->st.st_dev || a->st.st_ino != b->st.st_ino)
 		return false;
-	r = compare_ours(a->ours, b->ours);
+	r = compare_ours(self, a->ours, b->ours);
 	if (r >= 0)
 		return r == 0;
 	return strncmp(a->link, "anon_inode:", 11) != 0 &&
@@ -271,18 +306,19 @@ static struct kage_err *add_descriptor(struct kage_capture *c, const struct kage
 static struct kage_err *find_shared(const struct kage_capture *c, size_t *first)
 {
 	_cleanup_free_ const struct kage_fd_seen **sorted = calloc(c->n_fds + 1, sizeof(*sorted));
+	pid_t self = getpid();
 
 	if (!sorted)
 		return kage_err_nomem();
 	for (size_t i = 0; i < c->n_fds; i++)
 		sorted[i] = &c->fds[i];
-	qsort(sorted, c->n_fds, sizeof(*sorted), by_description);
+	qsort_r(sorted, c->n_fds, sizeof(*sorted), by_description, &self);
 	for (size_t i = 0; i < c->n_fds; i++) {
-		size_t self = (size_t)(sorted[i] - c->fds);
+		size_t at = (size_t)(sorted[i] - c->fds);
 
-		first[self] = self;
-		if (i && same_description(sorted[i - 1], sorted[i]))
-			first[self] = first[sorted[i - 1] - c->fds];
+		first[at] = at;
+		if (i && same_description(self, sorted[i - 1], sorted[i]))
+			first[at] = first[sorted[i - 1] - c->fds];
 	}
 	return NULL;
 }
@@ -357,9 +393,7 @@ static struct kage_err *capture_links(struct kage_capture *c)
 struct kage_err *kage_fds_scan(struct kage_capture *c)
 {
 	kage_fds_raise_limit();
-	TRY(list_numbers(c));
-	for (size_t i = 0; i < c->n_fds; i++)
-		TRY_WRAP(look_at(c, &c->fds[i]), "fd %d", c->fds[i].fd);
+	TRY(look_at_all(c));
 	check_tables(c);
 	TRY(group(c));
 	TRY(capture_all(c));

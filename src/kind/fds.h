@@ -60,9 +60,6 @@ const char *kage_fds_label_of(struct kage_restore *r, const Kage__Description *d
 /** The index of D in the image's list. */
 size_t kage_fds_index(const struct kage_restore *r, const Kage__Description *d);
 
-/** Whether our descriptors A and B share one description. False where the kernel has no kcmp(2). */
-bool kage_fds_same(int a, int b);
-
 /** Raises our own soft limit of open files to the hard one: we hold a duplicate of every descriptor of
  *  a target, or make all of an image's. */
 void kage_fds_raise_limit(void);

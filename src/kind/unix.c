@@ -468,8 +468,10 @@ static struct kage_err *make_pair(struct kage_restore *r, const Kage__Descriptio
 		m->peer_closed ? NULL : kage_image_description(r->image, m->peer_description);
 	_cleanup_(close_pair) struct pair p = { -1, -1 };
 
-	if (o && o->kind_case != KAGE__DESCRIPTION__KIND_UNIX_SOCKET)
-		return kage_err_new(KAGE_CORRUPT, "the other end is no UNIX socket");
+	if (!m->peer_closed &&
+	    (!o || o == d || o->kind_case != KAGE__DESCRIPTION__KIND_UNIX_SOCKET ||
+	     o->unix_socket->peer_description != d->id))
+		return kage_err_new(KAGE_CORRUPT, "the other end of the pair is not in the image");
 	if (socketpair(AF_UNIX, (int)m->type | SOCK_CLOEXEC, 0, (int *)&p) < 0)
 		return kage_err_sys(errno, "make a pair of sockets");
 	TRY(dress(m, o ? o->unix_socket : NULL, &p));
