@@ -111,43 +111,37 @@ static bool leads_to(const char *path, const struct line *l)
 
 /* --- finding the path --------------------------------------------------------------------------- */
 
-/* Opens some directory on the file system of L, as a handle is understood by its file system only. The
- * fifth field of mountinfo is the mount point, the third the device (proc_pid_mountinfo(5)). */
-static int open_mount(const char *mounts, const struct line *l)
+/* A mount point of the file system of L. The fifth field of mountinfo is the mount point, the third the
+ * device (proc_pid_mountinfo(5)). */
+static char *mount_of(struct arena *a, const char *mounts, const struct line *l)
 {
 	char device[32];
-	int fd = -1;
 
 	snprintf(device, sizeof(device), " %u:%u ", (unsigned)(l->dev >> 20),
 		 (unsigned)(l->dev & 0xfffff));
-	for (const char *p = mounts; p && fd < 0; p = kage_text_next_line(p)) {
+	for (const char *p = mounts; p; p = kage_text_next_line(p)) {
 		size_t n = strcspn(p, "\n");
 		const char *at = memmem(p, n, device, strlen(device));
-		char path[4096];
-		size_t len;
 
 		at = at ? strchr(at + strlen(device), ' ') : NULL;
 		if (!at || at > p + n)
 			continue;
-		len = strcspn(++at, " \n");
-		if (len >= sizeof(path))
-			continue;
-		memcpy(path, at, len);
-		path[len] = '\0';
-		fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		at++;
+		return arena_printf(a, "%.*s", (int)strcspn(at, " \n"), at);
 	}
-	return fd;
+	return NULL;
 }
 
-static char *path_by_handle(struct arena *a, const char *mounts, struct line *l)
+/* A handle is understood by its own file system only, so some directory of that is opened first. */
+static char *path_by_handle(struct arena *a, const char *mount_path, struct line *l)
 {
 	_cleanup_fd_ int mount = -1, fd = -1;
 	_cleanup_free_ char *path = NULL;
 	char self[32];
 
-	if (!l->handle.head.handle_bytes)
+	if (!l->handle.head.handle_bytes || !mount_path)
 		return NULL;
-	mount = open_mount(mounts, l);
+	mount = open(mount_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (mount < 0)
 		return NULL;
 	fd = open_by_handle_at(mount, &l->handle.head, O_PATH | O_CLOEXEC);
@@ -192,7 +186,7 @@ static char *among_entries(struct arena *a, const char *dir, const struct line *
 }
 
 /* Where programs usually look: what they have open, where they stand, and what lies beside it. */
-static char *path_by_guess(struct kage_capture *c, const struct line *l)
+static char *path_by_guess(struct kage_capture *c, const char *mount, const struct line *l)
 {
 	struct arena *a = &c->image->arena;
 	const Kage__Image *m = c->image->msg;
@@ -206,6 +200,10 @@ static char *path_by_guess(struct kage_capture *c, const struct line *l)
 		found = among_parents(a, m->files[i]->path, l);
 	if (!found && cwd)
 		found = among_entries(a, cwd, l);
+	if (!found && mount)
+		found = among_parents(a, mount, l);
+	if (!found && mount)
+		found = among_entries(a, mount, l);
 	return found;
 }
 
@@ -218,14 +216,16 @@ static struct kage_err *capture_watch(struct kage_capture *c, const struct kage_
 	Kage__Inotify__Watch *w =
 		msg_append(a, m, watches, Kage__Inotify__Watch, kage__inotify__watch__init);
 
+	char *mount = mount_of(a, mounts, l);
+
 	if (!w)
 		return kage_err_nomem();
 	w->wd = (int32_t)l->wd;
 	w->mask = (uint32_t)l->mask;
 	w->ino = l->ino;
-	w->path = path_by_handle(a, mounts, l);
+	w->path = path_by_handle(a, mount, l);
 	if (!w->path)
-		w->path = path_by_guess(c, l);
+		w->path = path_by_guess(c, mount, l);
 	if (w->path)
 		return NULL;
 	w->path = arena_strdup(a, "");
