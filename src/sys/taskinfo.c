@@ -123,8 +123,8 @@ static struct kage_err *parse_actions(struct parser *p, size_t size)
 	return copy(p, size, p->info->actions, sizeof(p->info->actions));
 }
 
-static struct kage_err *parse_signal(struct parser *p, size_t size, struct kage_task_signal **signals,
-				     size_t *n)
+static struct kage_err *parse_signal(struct parser *p, size_t size,
+				     struct kage_task_signal **signals, size_t *n)
 {
 	struct kage_task_signal *s;
 	int32_t code;
@@ -532,8 +532,8 @@ uint64_t kage_taskthread_sigmask(const struct kage_taskthread *t)
 	/* sigsuspend asks for its mask to be put back only when it is woken. */
 	if (!kage_taskthread_in_syscall(t, &number, &compat))
 		return t->task.blocked;
-	if (compat ? number == I386_SIGSUSPEND || number == I386_RT_SIGSUSPEND :
-		     number == SYS_rt_sigsuspend)
+	if (compat ? number == I386_SIGSUSPEND || number == I386_RT_SIGSUSPEND
+		   : number == SYS_rt_sigsuspend)
 		return t->task.saved_sigmask;
 	return t->task.blocked;
 }
@@ -541,6 +541,7 @@ uint64_t kage_taskthread_sigmask(const struct kage_taskthread *t)
 bool kage_taskthread_slept_on(const struct kage_taskthread *before,
 			      const struct kage_taskthread *after)
 {
-	return before->task.tid == after->task.tid && before->task.start_ns == after->task.start_ns &&
-	       before->asleep && after->asleep && same_pulse(&before->end, &after->task.pulse);
+	return before->task.tid == after->task.tid &&
+	       before->task.start_ns == after->task.start_ns && before->asleep && after->asleep &&
+	       same_pulse(&before->end, &after->task.pulse);
 }

@@ -226,7 +226,8 @@ static struct kage_err *read_some(int iter, char **buf, size_t *size, size_t *ca
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return NULL;
 	if (n < 0 && errno == E2BIG)
-		return kage_err_new(KAGE_LIMIT, "a thread has more state than the iterator can hold");
+		return kage_err_new(KAGE_LIMIT,
+				    "a thread has more state than the iterator can hold");
 	if (n < 0)
 		return kage_err_sys(errno, "read the task iterator");
 	*size += (size_t)n;
@@ -276,5 +277,6 @@ struct kage_err *kage_taskread_read(const struct kage_taskread *reader, pid_t tg
 		}
 		kage_taskinfo_free(info);
 	}
-	return kage_err_new(KAGE_BUSY, "signals of process %d come and go too fast to be read", tgid);
+	return kage_err_new(KAGE_BUSY, "signals of process %d come and go too fast to be read",
+			    tgid);
 }

@@ -44,10 +44,10 @@ enum kage_restart {
 
 /* The end of a sleep with a timeout, which the kernel keeps only on the sleeper's stack. */
 struct kage_tasksleep {
-	bool timed;   /* there is one */
-	bool coarse;  /* it counts ticks (SO_RCVTIMEO and the like): right to one tick */
-	int clock;    /* CLOCK_… that the timer runs on; monotonic when coarse */
-	uint64_t deadline_ns; /* on that clock, as asked for: without slack */
+	bool timed;            /* there is one */
+	bool coarse;           /* it counts ticks (SO_RCVTIMEO and the like): right to one tick */
+	int clock;             /* CLOCK_… that the timer runs on; monotonic when coarse */
+	uint64_t deadline_ns;  /* on that clock, as asked for: without slack */
 	uint64_t remaining_ns; /* from the moment of reading; 0: about to end */
 };
 
@@ -56,7 +56,7 @@ struct kage_taskthread {
 	struct kage_task_creds creds;
 	struct kage_task_regs regs;
 	struct kage_task_pulse end; /* task.pulse is the beginning */
-	bool asleep; /* it slept from beginning to end: what is told here is exact */
+	bool asleep;                /* it slept from beginning to end: what is told here is exact */
 	enum kage_restart restart_kind;
 	struct kage_task_restart restart; /* see kage_taskthread_restarting() */
 	struct kage_tasksleep sleep;
@@ -64,7 +64,8 @@ struct kage_taskthread {
 	size_t n_signals;
 	bool signals_cut; /* there are more than KAGE_TASK_MAX_SIGNALS */
 	struct kage_task_xsave xsave;
-	uint8_t *xsave_area; /* xsave.bytes as the kernel keeps them (arch/x86_64/xsave.h); may be NULL */
+	uint8_t *
+		xsave_area; /* xsave.bytes as the kernel keeps them (arch/x86_64/xsave.h); may be NULL */
 };
 
 /* Remaining time and interval; both 0: not armed. */
@@ -78,9 +79,9 @@ struct kage_tasktimer {
 	int clock;
 	int notify; /* SIGEV_… */
 	int signo;
-	uint64_t value; /* sigev_value */
-	pid_t tid;      /* SIGEV_THREAD_ID, as the target sees it; else 0 */
-	bool pending;   /* expired; its signal waits to be taken */
+	uint64_t value;     /* sigev_value */
+	pid_t tid;          /* SIGEV_THREAD_ID, as the target sees it; else 0 */
+	bool pending;       /* expired; its signal waits to be taken */
 	bool absolute_real; /* set to an instant of CLOCK_REALTIME: deadline_ns */
 	bool unknown;       /* remaining_ns could not be found: the CPU time of another process */
 	uint64_t remaining_ns; /* 0: not armed */
@@ -99,7 +100,7 @@ struct kage_taskinfo {
 	struct kage_taskitimer itimers[3];               /* ITIMER_REAL, _VIRTUAL, _PROF */
 	struct kage_tasktimer *timers;
 	size_t n_timers;
-	bool timers_cut; /* there are more than KAGE_TASK_MAX_TIMERS */
+	bool timers_cut;                  /* there are more than KAGE_TASK_MAX_TIMERS */
 	struct kage_task_signal *signals; /* pending for the process, in order of arrival */
 	size_t n_signals;
 	bool signals_cut;
@@ -113,7 +114,8 @@ struct kage_taskread;
 /** Gets the program ready. PINS is the directory of pins, KAGE_TASKREAD_PINS unless in tests; NULL: load,
  *  and leave nothing behind. Fails with KAGE_PERM without the rights, KAGE_UNSUPPORTED when the kernel
  *  cannot. */
-struct kage_err *kage_taskread_open(const char *pins, struct kage_taskread **ret_reader) _must_check_;
+struct kage_err *kage_taskread_open(const char *pins, struct kage_taskread **ret_reader)
+	_must_check_;
 
 /** Whether the program was taken from its pin. */
 bool kage_taskread_was_pinned(const struct kage_taskread *reader);

@@ -73,8 +73,8 @@ struct truth {
 
 static struct truth *share(void)
 {
-	struct truth *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE,
-			       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct truth *t =
+		mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	assert_ptr_not_equal(t, MAP_FAILED);
 	return t;
@@ -172,7 +172,8 @@ static void make_timers(struct truth *t)
 	t->timers[2] = make_timer(CLOCK_BOOTTIME, SIGEV_THREAD_ID, SIGUSR2, 78, 0, FAR_S, 0);
 	t->timers[3] = make_timer(CLOCK_PROCESS_CPUTIME_ID, SIGEV_SIGNAL, SIGUSR2, 79, 0, FAR_S, 0);
 	t->timers[4] = make_timer(CLOCK_THREAD_CPUTIME_ID, SIGEV_SIGNAL, SIGUSR2, 80, 0, FAR_S, 0);
-	t->timers[5] = make_timer(CLOCK_REALTIME, SIGEV_SIGNAL, SIGUSR2, 81, TIMER_ABSTIME, FAR_S, 0);
+	t->timers[5] =
+		make_timer(CLOCK_REALTIME, SIGEV_SIGNAL, SIGUSR2, 81, TIMER_ABSTIME, FAR_S, 0);
 	t->timers[6] = make_timer(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGUSR2, 82, 0, 0, 0);
 	t->deadline_ns = (uint64_t)now + FAR_S * S_NS;
 	setitimer(ITIMER_REAL, &real, NULL);
@@ -218,7 +219,8 @@ static void everything(struct truth *t)
 	prctl(PR_SET_NAME, "kage-every");
 	prctl(PR_SET_DUMPABLE, 0);
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	t->words[0] = syscall(SYS_mlockall, MCL_FUTURE) == 0; /* sanitizers make the other do nothing */
+	t->words[0] =
+		syscall(SYS_mlockall, MCL_FUTURE) == 0; /* sanitizers make the other do nothing */
 	syscall(SYS_get_robust_list, 0, &t->robust, &len);
 	t->rseq = (uintptr_t)__builtin_thread_pointer() + (uintptr_t)__rseq_offset;
 	syscall(SYS_arch_prctl, 0x1003, &t->fs_base);
@@ -606,15 +608,15 @@ static void test_restart_block(void **state)
 /* --- registers ------------------------------------------------------------------------------------------ */
 
 /* Sleeps in the futex at WORD with known values in registers that a call keeps. */
-#define ASM_SLEEP(t, SETUP, ...)                                                                   \
-	__asm__ volatile(SETUP "mov $0x1111111111111111, %%rbx\n"                                  \
-			       "mov $0x2222222222222222, %%r12\n"                                  \
-			       "mov $202, %%eax\n"                                                 \
-			       "xor %%esi, %%esi\nxor %%edx, %%edx\nxor %%r10d, %%r10d\n"          \
-			       "syscall\n"                                                         \
-			 :                                                                         \
-			 : "D"(&(t)->words[1]), "r"(&(t)->words[8])                                \
-			 : "rax", "rbx", "rcx", "rdx", "rsi", "r10", "r11", "r12",                 \
+#define ASM_SLEEP(t, SETUP, ...)                                                          \
+	__asm__ volatile(SETUP "mov $0x1111111111111111, %%rbx\n"                         \
+			       "mov $0x2222222222222222, %%r12\n"                         \
+			       "mov $202, %%eax\n"                                        \
+			       "xor %%esi, %%esi\nxor %%edx, %%edx\nxor %%r10d, %%r10d\n" \
+			       "syscall\n"                                                \
+			 :                                                                \
+			 : "D"(&(t)->words[1]), "r"(&(t)->words[8])                       \
+			 : "rax", "rbx", "rcx", "rdx", "rsi", "r10", "r11", "r12",        \
 			   "memory" __VA_ARGS__)
 
 static void fill_words(struct truth *t)
@@ -1097,6 +1099,27 @@ static void test_pins(void **state)
 	rmdir(mount_point);
 }
 
+/* Who may not is told so. */
+static void test_rights(void **state)
+{
+	int status;
+	pid_t pid;
+
+	(void)state;
+	pid = fork();
+	if (!pid) {
+		struct kage_taskread *r;
+		struct kage_err *e;
+
+		if (setresuid(65534, 65534, 65534) < 0)
+			_exit(2);
+		e = kage_taskread_open(KAGE_TASKREAD_PINS, &r);
+		_exit(e && kage_err_code(e) == KAGE_PERM ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
 /* --- figures ------------------------------------------------------------------------------------------------ */
 
 static void test_speed(void **state)
@@ -1151,20 +1174,21 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_everything),    cmocka_unit_test(test_expired_timer),
-		cmocka_unit_test(test_sleeps),        cmocka_unit_test(test_restart_block),
-		cmocka_unit_test(test_registers),     cmocka_unit_test(test_undisturbed),
-		cmocka_unit_test(test_running),       cmocka_unit_test(test_threads),
-		cmocka_unit_test(test_leader_gone),   cmocka_unit_test(test_limits),
-		cmocka_unit_test(test_gone),          cmocka_unit_test(test_storm),
-		cmocka_unit_test(test_parse),         cmocka_unit_test(test_pins),
-		cmocka_unit_test(test_speed),
+		cmocka_unit_test(test_everything),  cmocka_unit_test(test_expired_timer),
+		cmocka_unit_test(test_sleeps),      cmocka_unit_test(test_restart_block),
+		cmocka_unit_test(test_registers),   cmocka_unit_test(test_undisturbed),
+		cmocka_unit_test(test_running),     cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_leader_gone), cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_gone),        cmocka_unit_test(test_storm),
+		cmocka_unit_test(test_parse),       cmocka_unit_test(test_pins),
+		cmocka_unit_test(test_rights),      cmocka_unit_test(test_speed),
 	};
 	struct kage_taskread *r;
 	struct kage_err *e = kage_taskread_open(NULL, &r);
 
 	if (e) {
-		bool missing = kage_err_code(e) == KAGE_UNSUPPORTED || kage_err_code(e) == KAGE_PERM;
+		bool missing =
+			kage_err_code(e) == KAGE_UNSUPPORTED || kage_err_code(e) == KAGE_PERM;
 
 		kage_err_free(e);
 		if (missing)

@@ -165,8 +165,8 @@ struct kage_err *kage_x86_xsave_standard(const struct kage_task_xsave *x, const 
 
 	TRY(standard_size(&size));
 	if (capacity < size)
-		return kage_err_new(KAGE_LIMIT, "extended state has %zu bytes, room is for %zu", size,
-				    capacity);
+		return kage_err_new(KAGE_LIMIT, "extended state has %zu bytes, room is for %zu",
+				    size, capacity);
 	if (x->bytes < EXTENDED)
 		return kage_err_new(KAGE_CORRUPT, "extended state of %u bytes", x->bytes);
 	present = load64(area + HEADER) & x->user_features;

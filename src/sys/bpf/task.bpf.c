@@ -24,16 +24,16 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-#define RECORD(NAME, TYPE)                                                                         \
-	struct {                                                                                   \
-		struct task_record head;                                                           \
-		struct TYPE body;                                                                  \
+#define RECORD(NAME, TYPE)               \
+	struct {                         \
+		struct task_record head; \
+		struct TYPE body;        \
 	} NAME = { .head = { .size = sizeof(struct TYPE) } }
 
-#define SEND(seq, TYPE, r)                                                                         \
-	({                                                                                         \
-		(r).head.type = (TYPE);                                                            \
-		bpf_seq_write((seq), &(r), sizeof(r));                                             \
+#define SEND(seq, TYPE, r)                             \
+	({                                             \
+		(r).head.type = (TYPE);                \
+		bpf_seq_write((seq), &(r), sizeof(r)); \
 	})
 
 #define READ(dst, src) bpf_core_read(&(dst), sizeof(dst), &(src))
@@ -290,62 +290,60 @@ static __noinline int put_actions(struct seq_file *seq, struct sighand_struct *s
 	return bpf_loop(KAGE_TASK_NSIG / ACTIONS_PER_WRITE, put_some_actions, &w, 0);
 }
 
+/* Where a walk stands. It is changed through bpf_probe_read_kernel() only: what a number came from is
+ * something the verifier remembers, and for as long as that changes from round to round it goes through
+ * the body once more. */
 struct list_walk {
 	struct seq_file *seq;
 	struct signal_struct *signal;
 	__u64 head;
 	__u64 at;
 	__u64 before;
-	__u32 type;
-	__u32 end;
+	__u64 type;
 };
+
+static __noinline int put_list_end(struct seq_file *seq, __u64 type, __u64 end)
+{
+	RECORD(r, kage_task_list);
+
+	r.body.type = type;
+	r.body.end = end;
+	return SEND(seq, TASK_LIST, r);
+}
 
 static int put_one_signal(__u32 i, void *data)
 {
 	struct list_walk *w = data;
 	RECORD(r, kage_task_signal);
 	struct list_head links = {};
-	__u64 queued;
+	__u64 at = w->at, queued = at - bpf_core_field_offset(struct sigqueue, list);
 
-	if (w->at == w->head) {
-		w->end = WALK_COMPLETE;
+	if (at == w->head)
 		return 1;
-	}
-	queued = w->at - bpf_core_field_offset(struct sigqueue, list);
 	bpf_probe_read_kernel(&r.body, sizeof(r.body),
 			      (void *)(queued + bpf_core_field_offset(struct sigqueue, info)));
 	/* An entry that was taken off meanwhile points no more to the one that we come from. */
-	bpf_probe_read_kernel(&links, sizeof(links), (void *)w->at);
+	bpf_probe_read_kernel(&links, sizeof(links), (void *)at);
 	if ((__u64)links.prev != w->before || !links.next) {
-		w->end = WALK_TORN;
+		put_list_end(w->seq, w->type, WALK_TORN);
 		return 1;
 	}
-	w->before = w->at;
-	w->at = (__u64)links.next;
-	return SEND(w->seq, w->type, r) != 0;
+	bpf_probe_read_kernel(&w->before, sizeof(w->before), &at);
+	bpf_probe_read_kernel(&w->at, sizeof(w->at), &links.next);
+	r.head.type = w->type;
+	return bpf_seq_write(w->seq, &r, sizeof(r)) != 0;
 }
 
-static __noinline int put_list_end(struct seq_file *seq, const struct list_walk *w)
+static __noinline int put_signals(struct seq_file *seq, const struct list_head *list, __u64 type)
 {
-	RECORD(r, kage_task_list);
+	struct list_walk w = { .seq = seq, .type = type };
 
-	r.body.type = w->type;
-	r.body.end = w->end;
-	return SEND(seq, TASK_LIST, r);
-}
-
-static __noinline int put_signals(struct seq_file *seq, __u64 list, __u32 type)
-{
-	struct list_walk w = { .seq = seq, .type = type, .end = WALK_CUT };
-
-	w.head = list;
-	w.before = list;
-	bpf_probe_read_kernel(&w.at, sizeof(w.at), (void *)list);
-	if (w.at == w.head)
-		return 0;
+	bpf_probe_read_kernel(&w.head, sizeof(w.head), &list);
+	bpf_probe_read_kernel(&w.before, sizeof(w.before), &list);
+	bpf_probe_read_kernel(&w.at, sizeof(w.at), &list->next);
 	/* One round more, which sees the end of a list of just the greatest length. */
 	bpf_loop(KAGE_TASK_MAX_SIGNALS + 1, put_one_signal, &w, 0);
-	return put_list_end(seq, &w);
+	return w.at == w.head ? 0 : put_list_end(seq, type, WALK_CUT);
 }
 
 /* --- POSIX timers ------------------------------------------------------------------------------- */
@@ -402,19 +400,15 @@ static int put_one_timer(__u32 i, void *data)
 	struct list_walk *w = data;
 	RECORD(r, kage_task_timer);
 	struct kage_task_timer *t = &r.body;
-	struct k_itimer *timer;
-	__u64 next = 0;
+	__u64 at = w->at;
+	struct k_itimer *timer = (void *)(at - bpf_core_field_offset(struct k_itimer, list));
 
-	if (!w->at || w->at == w->head) {
-		w->end = WALK_COMPLETE;
+	if (!at || at == w->head)
+		return 1;
+	if (bpf_probe_read_kernel(&w->at, sizeof(w->at), (void *)at)) {
+		put_list_end(w->seq, TASK_TIMER, WALK_TORN);
 		return 1;
 	}
-	if (bpf_probe_read_kernel(&next, sizeof(next), (void *)w->at)) {
-		w->end = WALK_TORN;
-		return 1;
-	}
-	timer = (void *)(w->at - bpf_core_field_offset(struct k_itimer, list));
-	w->at = next;
 	READ(t->foreign, timer->it_signal);
 	t->foreign ^= (__u64)w->signal;
 	READ(t->id, timer->it_id);
@@ -431,15 +425,13 @@ static int put_one_timer(__u32 i, void *data)
 
 static __noinline int put_timers(struct seq_file *seq, struct signal_struct *signal)
 {
-	struct list_walk w = { .seq = seq, .signal = signal, .type = TASK_TIMER, .end = WALK_CUT };
+	struct list_walk w = { .seq = seq, .signal = signal };
 
 	/* The list is one with two links and a ring, or one with one link and an end. */
 	w.head = (__u64)&signal->posix_timers;
 	READ(w.at, signal->posix_timers);
-	if (!w.at || w.at == w.head)
-		return 0;
 	bpf_loop(KAGE_TASK_MAX_TIMERS + 1, put_one_timer, &w, 0);
-	return put_list_end(seq, &w);
+	return !w.at || w.at == w.head ? 0 : put_list_end(seq, TASK_TIMER, WALK_CUT);
 }
 
 /* --- rights -------------------------------------------------------------------------------------- */
@@ -599,7 +591,8 @@ struct stack_walk {
 	__u64 hits; /* of the words of the chunk, those that point to the task */
 };
 
-static __always_inline void put_sleep(struct stack_walk *w, struct kage_task_sleep *s, void *function)
+static __always_inline void put_sleep(struct stack_walk *w, struct kage_task_sleep *s,
+				      void *function)
 {
 	RECORD(r, kage_task_sleep);
 
@@ -691,10 +684,12 @@ static int look_at_stack(__u32 i, void *data)
 
 static __noinline int put_sleeps(struct seq_file *seq, struct task_struct *task)
 {
-	struct stack_walk w = { .seq = seq, .task = as_number(task) };
+	struct stack_walk w; /* `chunk` and `hits` are set by each round before it uses them */
 	/* The stack ends where the saved registers begin. */
 	__u64 end = as_number((void *)bpf_task_pt_regs(task));
 
+	w.seq = seq;
+	w.task = as_number(task);
 	w.from = task->thread.sp;
 	if (w.from >= end || end - w.from > MAX_STACK)
 		return 0;
@@ -737,11 +732,11 @@ int kage_task(struct bpf_iter__task *ctx)
 	put_restart(seq, task);
 	put_sleeps(seq, task);
 	put_xsave(seq, task);
-	put_signals(seq, (__u64)&task->pending.list, TASK_SIGNAL);
+	put_signals(seq, &task->pending.list, TASK_SIGNAL);
 	if (ctx->meta->seq_num == 0) {
 		put_process(seq, signal);
 		put_actions(seq, sighand);
-		put_signals(seq, (__u64)&signal->shared_pending.list, TASK_SHARED_SIGNAL);
+		put_signals(seq, &signal->shared_pending.list, TASK_SHARED_SIGNAL);
 		put_timers(seq, signal);
 	}
 	put_end(seq, task);

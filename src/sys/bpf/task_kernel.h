@@ -180,7 +180,7 @@ struct signal_struct {
 	unsigned int flags;
 	unsigned int is_child_subreaper : 1;
 	unsigned int timer_create_restore_ids : 1; /* since 6.16 */
-	struct hlist_head posix_timers; /* a list_head before 6.12 */
+	struct hlist_head posix_timers;            /* a list_head before 6.12 */
 	struct hrtimer real_timer;
 	__s64 it_real_incr;
 	struct cpu_itimer it[2];
@@ -267,7 +267,6 @@ struct thread_struct {
 	unsigned long iopl_emul;
 	__u32 pkru;
 };
-
 
 /* --- the thread ----------------------------------------------------------------------------------- */
 

@@ -46,7 +46,7 @@ enum task_record_type {
 	TASK_RESTART, /* struct kage_task_restart, then a symbol */
 	TASK_SLEEP,   /* struct kage_task_sleep, then a symbol */
 	TASK_XSAVE,   /* struct kage_task_xsave, then its bytes, filled up to 8 */
-	TASK_END, /* struct kage_task_pulse, when the reading of this thread ended */
+	TASK_END,     /* struct kage_task_pulse, when the reading of this thread ended */
 };
 
 struct task_record {
@@ -56,17 +56,17 @@ struct task_record {
 
 /* Whether a thread ran: equal at two instants of sleep means that it did not run between them. */
 struct kage_task_pulse {
-	__u64 nvcsw;  /* voluntary and involuntary context switches */
+	__u64 nvcsw; /* voluntary and involuntary context switches */
 	__u64 nivcsw;
-	__u32 state;  /* task_struct.__state: 0 running, 1 interruptible, 2 not interruptible, … */
+	__u32 state; /* task_struct.__state: 0 running, 1 interruptible, 2 not interruptible, … */
 	__u32 on_cpu; /* it is on a CPU at this moment */
 };
 
 struct kage_task_thread {
-	__s32 tid;  /* as the reader sees it */
-	__s32 tgid; /* as the reader sees it */
-	__s32 own_tid; /* as the thread itself sees it, in its PID namespace */
-	__u32 flags;   /* task_struct.flags: PF_… of the kernel */
+	__s32 tid;                    /* as the reader sees it */
+	__s32 tgid;                   /* as the reader sees it */
+	__s32 own_tid;                /* as the thread itself sees it, in its PID namespace */
+	__u32 flags;                  /* task_struct.flags: PF_… of the kernel */
 	struct kage_task_pulse pulse; /* when the reading of this thread began */
 	__u64 now_ns;                 /* likewise */
 	__u64 exit_state;
@@ -80,9 +80,9 @@ struct kage_task_thread {
 	__u64 cpu_ns;        /* CLOCK_THREAD_CPUTIME_ID, as of the last switch */
 	__u64 exec_start_ns; /* scheduler clock of the CPU, not monotonic: when it last went to sleep */
 
-	__u64 blocked;       /* signal masks: bit n-1 is signal n */
-	__u64 real_blocked;  /* not 0: inside sigtimedwait, and this is the mask outside of it */
-	__u64 saved_sigmask; /* the mask outside of sigsuspend, ppoll, … */
+	__u64 blocked;         /* signal masks: bit n-1 is signal n */
+	__u64 real_blocked;    /* not 0: inside sigtimedwait, and this is the mask outside of it */
+	__u64 saved_sigmask;   /* the mask outside of sigsuspend, ppoll, … */
 	__u64 restore_sigmask; /* saved_sigmask is to be put back at the end of the call */
 	__u64 pending;         /* signals pending for this thread only */
 	kage_addr altstack;
@@ -102,11 +102,11 @@ struct kage_task_thread {
 	__u32 exit_signal;
 	__u32 personality;
 	__u32 seccomp_mode;
-	__u64 atomic_flags;   /* PFA_…; bit 0 is no_new_privs */
-	__u64 thread_flags;   /* thread_info.flags: TIF_… of the kernel */
-	__u64 syscall_work;   /* thread_info.syscall_work */
-	__u32 thread_status;  /* thread_info.status; bit 1 on x86: a 32-bit system call */
-	__u32 io_privilege;   /* iopl, emulated */
+	__u64 atomic_flags;          /* PFA_…; bit 0 is no_new_privs */
+	__u64 thread_flags;          /* thread_info.flags: TIF_… of the kernel */
+	__u64 syscall_work;          /* thread_info.syscall_work */
+	__u32 thread_status;         /* thread_info.status; bit 1 on x86: a 32-bit system call */
+	__u32 io_privilege;          /* iopl, emulated */
 	kage_addr dispatch_selector; /* PR_SET_SYSCALL_USER_DISPATCH */
 	kage_addr dispatch_offset;
 	__u64 dispatch_bytes;
@@ -147,8 +147,8 @@ struct kage_task_mm {
 	kage_addr start_stack;
 	kage_addr arg_start, arg_end;
 	kage_addr env_start, env_end;
-	__u64 def_flags; /* VM_… of new mappings: VM_LOCKED after mlockall(MCL_FUTURE) */
-	__u64 flags;     /* MMF_…; bits 0-1 are dumpable */
+	__u64 def_flags;        /* VM_… of new mappings: VM_LOCKED after mlockall(MCL_FUTURE) */
+	__u64 flags;            /* MMF_…; bits 0-1 are dumpable */
 	__u64 membarrier_state; /* MEMBARRIER_STATE_…: what is registered */
 };
 
@@ -181,7 +181,7 @@ struct kage_task_timer {
 	__s32 status;  /* since 6.13: 0 not armed, 1 armed, 2 its signal is pending */
 	__s32 active;  /* before */
 	__s32 requeue_pending;
-	struct kage_task_signal info; /* the signal it sends */
+	struct kage_task_signal info;         /* the signal it sends */
 	struct kage_task_expiry plain, alarm; /* which of these is meant depends on the clock */
 	__u64 cpu_expires_ns;                 /* in CPU time */
 	__s64 interval_ns;
@@ -235,24 +235,24 @@ struct kage_task_sleep {
 };
 
 struct kage_task_xsave {
-	__u32 bytes;  /* that follow */
-	__u32 size;   /* of the kernel's area: larger than `bytes` when cut */
+	__u32 bytes;         /* that follow */
+	__u32 size;          /* of the kernel's area: larger than `bytes` when cut */
 	__u64 features;      /* the components that the area has room for */
 	__u64 user_features; /* those of them that a program may see */
 	__u64 pkru;
 	__u64 tls[3]; /* descriptors of set_thread_area */
 };
 
-/* How the walk along a list ended: follows the list's records, unless it was empty. */
+/* The walk along a list did not come to its end. */
 struct kage_task_list {
 	__u32 type; /* of the records */
 	__u32 end;  /* enum walk_end */
 };
 
 enum walk_end {
-	WALK_COMPLETE,
-	WALK_CUT,  /* the list was longer than its limit */
-	WALK_TORN, /* it changed meanwhile: read again */
+	WALK_COMPLETE, /* not written */
+	WALK_CUT,      /* the list was longer than its limit */
+	WALK_TORN,     /* it changed meanwhile: read again */
 };
 
 #endif
