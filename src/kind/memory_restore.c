@@ -43,19 +43,11 @@ static const char *kernel_path(Kage__Mapping__Backing b)
 
 /* --- check ------------------------------------------------------------------------------------ */
 
-static const struct kage_vma *by_path(const struct kage_maps *maps, const char *path)
-{
-	for (size_t i = 0; i < maps->n; i++)
-		if (strcmp(maps->vmas[i].path, path) == 0)
-			return &maps->vmas[i];
-	return NULL;
-}
-
 static void check_kernel_mapping(struct kage_restore *r, const struct kage_maps *ours,
 				 const Kage__Mapping *m)
 {
 	const char *path = kernel_path(m->backing);
-	const struct kage_vma *v = path ? by_path(ours, path) : NULL;
+	const struct kage_vma *v = path ? kage_maps_named(ours, path) : NULL;
 
 	if (path && (!v || v->end - v->start != m->end - m->start))
 		kage_obstacle(r->obstacles, true, "restore it on the kernel it was taken on", path,
@@ -65,7 +57,7 @@ static void check_kernel_mapping(struct kage_restore *r, const struct kage_maps 
 
 static void check_vdso_code(struct kage_restore *r, const struct kage_maps *ours)
 {
-	const struct kage_vma *v = by_path(ours, "[vdso]");
+	const struct kage_vma *v = kage_maps_named(ours, "[vdso]");
 	const Kage__Memory *m = r->process->memory;
 	XXH128_canonical_t hash;
 
@@ -209,7 +201,7 @@ static void move_kernel_mappings(struct kage_restore *r, const struct kage_maps 
 		for (size_t i = 0; i < m->n_mappings; i++) {
 			const Kage__Mapping *map = m->mappings[i];
 			const char *path = kernel_path(map->backing);
-			const struct kage_vma *v = path ? by_path(now, path) : NULL;
+			const struct kage_vma *v = path ? kage_maps_named(now, path) : NULL;
 
 			if (!v)
 				continue;

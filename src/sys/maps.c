@@ -189,6 +189,14 @@ const struct kage_vma *kage_maps_find(const struct kage_maps *maps, uint64_t add
 	return low < maps->n && maps->vmas[low].start <= address ? &maps->vmas[low] : NULL;
 }
 
+const struct kage_vma *kage_maps_named(const struct kage_maps *maps, const char *path)
+{
+	for (size_t i = 0; i < maps->n; i++)
+		if (strcmp(maps->vmas[i].path, path) == 0)
+			return &maps->vmas[i];
+	return NULL;
+}
+
 uint64_t kage_maps_hole(const struct kage_maps *maps, uint64_t bytes, uint64_t margin,
 			uint64_t floor, uint64_t ceiling)
 {

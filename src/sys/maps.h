@@ -52,6 +52,9 @@ bool kage_vma_has(const struct kage_vma *vma, uint16_t flag);
 /** The mapping that holds ADDRESS, or NULL. */
 const struct kage_vma *kage_maps_find(const struct kage_maps *maps, uint64_t address);
 
+/** The first mapping that is shown with PATH, or NULL. */
+const struct kage_vma *kage_maps_named(const struct kage_maps *maps, const char *path);
+
 /** The lowest address of a hole of BYTES, at least MARGIN away from every mapping of MAPS and within
  *  [FLOOR, CEILING); 0 when there is none. The highest such hole below CEILING is taken. */
 uint64_t kage_maps_hole(const struct kage_maps *maps, uint64_t bytes, uint64_t margin,

@@ -103,13 +103,20 @@ struct kage_site {
 	struct kage_thread *thread; /* live: whose registers the laid-down runner restores */
 };
 
+/** Notes where in T a runner would be executing, for kage_target_read_threads(). */
+struct kage_err *kage_site_find_zone(struct kage_target *t) _must_check_;
+
 /** Takes the area away and puts the vDSO's bytes back. Called by thaw. */
 void kage_site_leave(struct kage_target *t);
 void kage_site_destroy(struct kage_site *site);
 
-/** Drops our private copy of the vDSO's last page from T, through a short-lived process that shares its
- *  memory (target/janitor.c). THREAD stands, and is left at the end of a system call. */
-struct kage_err *kage_janitor_drop_page(struct kage_target *t, struct kage_thread *thread)
+/** Makes a short-lived process that shares T's memory, which can drop our private copy of the vDSO's last
+ *  page (target/janitor.c). THREAD stands, and is left at the end of a system call in the runner. */
+struct kage_err *kage_janitor_make(struct kage_target *t, struct kage_thread *thread,
+				   struct kage_thread **ret_janitor) _must_check_;
+
+/** Lets it do so, and ends and frees it. No thread of T may be in the runner any more. */
+struct kage_err *kage_janitor_drop_page(struct kage_target *t, struct kage_thread *janitor)
 	_must_check_;
 
 /** Makes sure that T has a site with room for BYTES, for THREAD. */

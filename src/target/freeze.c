@@ -297,12 +297,38 @@ struct kage_err *kage_target_freeze(struct kage_target *t)
 	return e;
 }
 
+/* A kage that was killed may have left the thread in its runner, on the way back: that takes it some
+ * microseconds, and the runner's place must not be touched before. */
+static struct kage_err *read_outside_runner(struct kage_target *t, struct kage_thread *thread)
+{
+	uint64_t begin = kage_clock_mono_ns(), ip;
+
+	for (;;) {
+		bool ended;
+
+		TRY(kage_arch_get_regs(thread->tid, true, &thread->regs));
+		ip = kage_arch_ip(&thread->regs);
+		if (ip < t->zone_start || ip >= t->zone_end)
+			return NULL;
+		if (kage_clock_mono_ns() - begin > KAGE_STOP_TIMEOUT_MS * 1000000ull)
+			return kage_err_new(KAGE_LIMIT,
+					    "thread %d executes behind the vDSO and does not leave",
+					    thread->tid);
+		thread->stopped = false;
+		ptrace(PTRACE_CONT, thread->tid, NULL, NULL);
+		ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL);
+		TRY(wait_standing(t, thread, &ended));
+		if (ended)
+			return kage_err_new(KAGE_GONE, "thread %d ended", thread->tid);
+	}
+}
+
 struct kage_err *kage_target_read_threads(struct kage_target *t)
 {
 	for (size_t i = 0; i < t->n_threads; i++) {
 		struct kage_thread *thread = t->threads[i];
 
-		TRY(kage_arch_get_regs(thread->tid, true, &thread->regs));
+		TRY(read_outside_runner(t, thread));
 		if (ptrace(PTRACE_GETSIGMASK, thread->tid, (void *)sizeof(thread->sigmask),
 			   &thread->sigmask) < 0)
 			return kage_err_sys(errno, "read signal mask of thread %d", thread->tid);

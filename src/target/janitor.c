@@ -119,7 +119,8 @@ static struct kage_err *drop(struct kage_target *t, struct kage_thread *j,
 	return NULL;
 }
 
-struct kage_err *kage_janitor_drop_page(struct kage_target *t, struct kage_thread *thread)
+struct kage_err *kage_janitor_make(struct kage_target *t, struct kage_thread *thread,
+				   struct kage_thread **ret_janitor)
 {
 	_cleanup_free_ struct kage_thread *j1 = calloc(1, sizeof(*j1));
 	_cleanup_free_ struct kage_thread *j2 = calloc(1, sizeof(*j2));
@@ -127,7 +128,6 @@ struct kage_err *kage_janitor_drop_page(struct kage_target *t, struct kage_threa
 
 	if (!j1 || !j2)
 		return kage_err_nomem();
-	t->site->page_dropped = false;
 	TRY(set_options(thread->tid, PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE));
 	e = split(t, thread, &thread->regs, j1);
 	if (!e)
@@ -137,13 +137,24 @@ struct kage_err *kage_janitor_drop_page(struct kage_target *t, struct kage_threa
 	if (j1->attached)
 		for (int i = 0; i < 3 && !e2; i++)
 			e2 = kage_target_step_syscall(t, thread);
+	if (!e2)
+		e2 = set_options(thread->tid, PTRACE_O_TRACESYSGOOD);
 	if (!e)
 		e = e2;
 	else
 		err_drop(e2);
-	if (!e)
-		e = drop(t, j2, &thread->regs);
-	end_process(j2);
-	err_drop(set_options(thread->tid, PTRACE_O_TRACESYSGOOD));
+	if (e)
+		end_process(j2);
+	else
+		*ret_janitor = take_ptr(j2);
+	return e;
+}
+
+struct kage_err *kage_janitor_drop_page(struct kage_target *t, struct kage_thread *janitor)
+{
+	struct kage_err *e = drop(t, janitor, &t->site->thread->regs);
+
+	end_process(janitor);
+	free(janitor);
 	return e;
 }

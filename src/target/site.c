@@ -8,6 +8,7 @@
  * is mapped, none again before it is unmapped, so that it never unmaps what somebody else got there
  * since.
  */
+#include <elf.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -53,33 +54,53 @@ static struct kage_err *choose_signal(struct kage_target *t, int *ret_signal)
 	return NULL;
 }
 
-/* Finds room for SIZE bytes behind the end of the vDSO's contents in its last page. */
+/* Finds room for SIZE bytes behind the vDSO's contents. What a killed kage left there is overwritten:
+ * no thread executes it any more (kage_target_read_threads() saw to that). */
 static struct kage_err *find_tail(struct kage_target *t, const struct kage_maps *maps, size_t size,
 				  uint64_t *ret_address)
 {
-	for (size_t i = 0; i < maps->n; i++) {
-		const struct kage_vma *v = &maps->vmas[i];
-		uint8_t page[KAGE_PAGE_BYTES];
-		size_t used = sizeof(page);
+	const struct kage_vma *v = kage_maps_named(maps, "[vdso]");
+	uint64_t at = (t->tail_start + 15) & ~15ull;
 
-		if (strcmp(v->path, "[vdso]") != 0)
-			continue;
-		TRY(kage_target_read(t, addr(v->end - sizeof(page)), page, sizeof(page)));
-		while (used > 0 && page[used - 1] == 0)
-			used--;
-		/* Zeros may belong to the contents: keep well away from what is not zero. */
-		used = (used + 64 + 15) & ~15ul;
-		if (used + size > sizeof(page))
-			break;
-		*ret_address = v->end - sizeof(page) + used;
-		t->site->vdso_start = v->start;
+	if (!v || !t->tail_start || at + size > v->end || page_floor(at) != page_floor(at + size))
+		return kage_err_new(
+			KAGE_UNSUPPORTED,
+			"process %d has no vDSO with room for %zu bytes, where system calls could "
+			"be made from",
+			t->pid, size);
+	*ret_address = at;
+	t->site->vdso_start = v->start;
+	return NULL;
+}
+
+struct kage_err *kage_site_find_zone(struct kage_target *t)
+{
+	_cleanup_(kage_maps_deinit) struct kage_maps maps = { 0 };
+	const struct kage_vma *v;
+	uint64_t code_end = 0, end;
+	Elf64_Phdr ph;
+	Elf64_Ehdr eh;
+
+	TRY(kage_maps_read(t->proc_fd, false, &maps));
+	v = kage_maps_named(&maps, "[vdso]");
+	if (!v)
 		return NULL;
+	TRY(kage_target_read(t, addr(v->start), &eh, sizeof(eh)));
+	for (unsigned i = 0; i < eh.e_phnum && i < 64; i++) {
+		TRY(kage_target_read(t, addr(v->start + eh.e_phoff + i * sizeof(ph)), &ph,
+				     sizeof(ph)));
+		if (ph.p_type == PT_LOAD)
+			code_end = ph.p_offset + ph.p_memsz;
 	}
-	return kage_err_new(
-		KAGE_UNSUPPORTED,
-		"process %d has no vDSO with room for %zu bytes, where system calls could "
-		"be made from",
-		t->pid, size);
+	/* Section headers and names may stand behind what is loaded. */
+	end = eh.e_shoff + (uint64_t)eh.e_shnum * eh.e_shentsize;
+	end = end > code_end ? end : code_end;
+	if (!code_end || end >= v->end - v->start)
+		return NULL;
+	t->zone_start = v->start + code_end;
+	t->zone_end = v->end;
+	t->tail_start = v->start + end;
+	return NULL;
 }
 
 /* Lays the runner down so that it would restore THREAD and unmap AREA_BYTES at AREA. */
@@ -194,12 +215,13 @@ struct kage_err *kage_site_enter(struct kage_target *t, struct kage_thread *thre
 static struct kage_err *leave_live(struct kage_target *t)
 {
 	struct kage_site *s = t->site;
-	struct kage_thread *thread = s->thread;
+	struct kage_thread *thread = s->thread, *janitor = NULL;
 	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
 	_cleanup_free_ uint8_t *zeros = calloc(1, s->code_size);
 	const uint64_t args[6] = { s->area, s->area_bytes };
 	int64_t result;
 
+	s->page_dropped = false;
 	if (!regs || !zeros)
 		return kage_err_nomem();
 	if (s->area) {
@@ -210,8 +232,10 @@ static struct kage_err *leave_live(struct kage_target *t)
 		s->area = 0;
 	}
 	/* Without it (no right to make a process) the page stays a private copy, zeroed. */
-	err_drop(kage_janitor_drop_page(t, thread));
+	err_drop(kage_janitor_make(t, thread, &janitor));
 	TRY(put_back(t, thread));
+	if (janitor)
+		err_drop(kage_janitor_drop_page(t, janitor));
 	return s->page_dropped ? NULL
 			       : kage_target_write_forced(t, addr(s->runner), zeros, s->code_size);
 }

@@ -118,6 +118,7 @@ static struct kage_err *open_target(struct kage_target *t)
 	t->mem_fd = openat(t->proc_fd, "mem", O_RDWR | O_CLOEXEC);
 	if (t->mem_fd < 0)
 		return kage_err_sys(errno, "open /proc/%d/mem", t->pid);
+	TRY(kage_site_find_zone(t));
 	/* The directory, the memory and the pidfd are of one process: the pidfd came first and it
 	 * still lives, so its number was not given to another one meanwhile. */
 	return kage_target_alive(t);

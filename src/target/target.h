@@ -48,7 +48,9 @@ struct kage_target {
 	uint64_t frozen_since_ns; /* CLOCK_MONOTONIC */
 	sigset_t caller_mask;     /* of our own thread, to be set again by thaw */
 	bool chld_eaten;          /* a SIGCHLD of the caller may have been consumed while waiting */
-	struct kage_site *site;   /* where batches run, NULL before the first (target/batch.h) */
+	uint64_t zone_start, zone_end; /* behind the vDSO's code: only a runner executes there */
+	uint64_t tail_start;           /* behind all of its contents; 0: no room */
+	struct kage_site *site; /* where batches run, NULL before the first (target/batch.h) */
 };
 
 /** Opens the process PID, which the caller must be allowed to trace. A process that somebody else
