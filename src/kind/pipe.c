@@ -241,47 +241,6 @@ static int open_access(const Kage__Description *d)
 	return (int)(d->flags & O_ACCMODE) | O_NONBLOCK;
 }
 
-static struct kage_err *make_pair(struct kage_restore *r, const Kage__Description *d, int *ret_fd)
-{
-	_cleanup_(close_ends) struct ends p = { -1, -1 };
-	int *other = slot_of_other_end(r, d);
-
-	if (pipe2((int *)&p, O_CLOEXEC | O_NONBLOCK | (d->pipe->packets ? O_DIRECT : 0)) < 0)
-		return kage_err_sys(errno, "make a pipe");
-	if (fcntl(p.read, F_SETPIPE_SZ, (int)d->pipe->capacity_bytes) < 0 && errno != EPERM)
-		return kage_err_sys(errno, "make a pipe of %u bytes", d->pipe->capacity_bytes);
-	if ((d->flags & O_ACCMODE) == O_RDWR) {
-		*ret_fd = kage_fds_reopen(p.read, open_access(d));
-		return *ret_fd < 0 ? kage_err_sys(errno, "open a pipe for both") : NULL;
-	}
-	*ret_fd = reads(d) ? take_fd(&p.read) : take_fd(&p.write);
-	if (other)
-		*other = reads(d) ? take_fd(&p.write) : take_fd(&p.read);
-	return NULL;
-}
-
-/* Opened for both first: that never waits for a partner (fifo(7)). */
-static struct kage_err *open_fifo(const Kage__FileObject *f, const Kage__Description *d,
-				  int *ret_fd)
-{
-	_cleanup_fd_ int both = open(f->path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
-	_cleanup_fd_ int fd = -1;
-	struct stat st;
-
-	if (both < 0)
-		return kage_err_sys(errno, "open %s", f->path);
-	if (fstat(both, &st) < 0 || !S_ISFIFO(st.st_mode))
-		return kage_err_new(KAGE_CHANGED, "%s is no named pipe any more", f->path);
-	if (fcntl(both, F_SETPIPE_SZ, (int)d->pipe->capacity_bytes) < 0 && errno != EPERM &&
-	    errno != EBUSY)
-		return kage_err_sys(errno, "make a pipe of %u bytes", d->pipe->capacity_bytes);
-	fd = open(f->path, open_access(d) | O_CLOEXEC | O_NOCTTY);
-	if (fd < 0)
-		return kage_err_sys(errno, "open %s", f->path);
-	*ret_fd = take_fd(&fd);
-	return NULL;
-}
-
 static struct kage_err *put_content(const Kage__Pipe *m, int fd)
 {
 	_cleanup_fd_ int to = kage_fds_reopen(fd, O_WRONLY | O_NONBLOCK);
@@ -298,35 +257,77 @@ static struct kage_err *put_content(const Kage__Pipe *m, int fd)
 	return kage_file_write(to, m->content.data + at, m->content.len - at, -1, "the pipe");
 }
 
-static struct kage_err *make_end(struct kage_restore *r, const Kage__Description *d, int *ret_fd)
-{
-	const Kage__FileObject *f = fifo_of(r, d);
-	int base = made_already(r, d);
-
-	if (f)
-		return open_fifo(f, d, ret_fd);
-	if (base < 0)
-		return make_pair(r, d, ret_fd);
-	*ret_fd = kage_fds_reopen(base, open_access(d));
-	return *ret_fd < 0 ? kage_err_sys(errno, "open another end of a pipe") : NULL;
-}
-
-/* The contents may belong to the end that was made along with this one. */
-static struct kage_err *make(struct kage_restore *r, const Kage__Description *d, int *ret_fd)
+/* Puts in what was inside, through FD, any end of it; the reading end that the contents stand at may be
+ * another description than the one that is being made. */
+static struct kage_err *put_all_content(struct kage_restore *r, const Kage__Description *d, int fd)
 {
 	const Kage__Image *m = r->image->msg;
-	bool first = made_already(r, d) < 0;
-	_cleanup_fd_ int fd = -1;
 
-	TRY(make_end(r, d, &fd));
-	for (size_t i = 0; first && i < m->n_descriptions; i++) {
+	for (size_t i = 0; i < m->n_descriptions; i++) {
 		const Kage__Description *o = m->descriptions[i];
 
 		if (same_pipe(d, o) && o->pipe->content.len)
 			TRY(put_content(o->pipe, fd));
 	}
+	return NULL;
+}
+
+static struct kage_err *make_pair(struct kage_restore *r, const Kage__Description *d, int *ret_fd)
+{
+	_cleanup_(close_ends) struct ends p = { -1, -1 };
+	int *other = slot_of_other_end(r, d);
+
+	if (pipe2((int *)&p, O_CLOEXEC | O_NONBLOCK | (d->pipe->packets ? O_DIRECT : 0)) < 0)
+		return kage_err_sys(errno, "make a pipe");
+	if (fcntl(p.read, F_SETPIPE_SZ, (int)d->pipe->capacity_bytes) < 0 && errno != EPERM)
+		return kage_err_sys(errno, "make a pipe of %u bytes", d->pipe->capacity_bytes);
+	TRY(put_all_content(r, d, p.write));
+	if ((d->flags & O_ACCMODE) == O_RDWR) {
+		*ret_fd = kage_fds_reopen(p.read, open_access(d));
+		return *ret_fd < 0 ? kage_err_sys(errno, "open a pipe for both") : NULL;
+	}
+	*ret_fd = reads(d) ? take_fd(&p.read) : take_fd(&p.write);
+	if (other)
+		*other = reads(d) ? take_fd(&p.write) : take_fd(&p.read);
+	return NULL;
+}
+
+/* Opened for both first: that never waits for a partner (fifo(7)), and while it is open a write finds a
+ * reader. */
+static struct kage_err *make_fifo(struct kage_restore *r, const Kage__Description *d,
+				  const Kage__FileObject *f, int *ret_fd)
+{
+	_cleanup_fd_ int both = open(f->path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+	_cleanup_fd_ int fd = -1;
+	struct stat st;
+
+	if (both < 0)
+		return kage_err_sys(errno, "open %s", f->path);
+	if (fstat(both, &st) < 0 || !S_ISFIFO(st.st_mode))
+		return kage_err_new(KAGE_CHANGED, "%s is no named pipe any more", f->path);
+	if (fcntl(both, F_SETPIPE_SZ, (int)d->pipe->capacity_bytes) < 0 && errno != EPERM &&
+	    errno != EBUSY)
+		return kage_err_sys(errno, "make a pipe of %u bytes", d->pipe->capacity_bytes);
+	fd = open(f->path, open_access(d) | O_CLOEXEC | O_NOCTTY);
+	if (fd < 0)
+		return kage_err_sys(errno, "open %s", f->path);
+	if (made_already(r, d) < 0)
+		TRY(put_all_content(r, d, both));
 	*ret_fd = take_fd(&fd);
 	return NULL;
+}
+
+static struct kage_err *make(struct kage_restore *r, const Kage__Description *d, int *ret_fd)
+{
+	const Kage__FileObject *f = fifo_of(r, d);
+	int base = made_already(r, d);
+
+	if (f)
+		return make_fifo(r, d, f, ret_fd);
+	if (base < 0)
+		return make_pair(r, d, ret_fd);
+	*ret_fd = kage_fds_reopen(base, open_access(d));
+	return *ret_fd < 0 ? kage_err_sys(errno, "open another end of a pipe") : NULL;
 }
 
 static void print(const struct kage_image *image, const Kage__Description *d, FILE *out)
