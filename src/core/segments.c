@@ -79,7 +79,7 @@ static bool next_run(const struct core_segments *s, uint64_t from, uint64_t end,
 	if (!p || i >= p->n_runs || p->runs[i].space != space)
 		return false;
 	run_start = p->runs[i].first * KAGE_PAGE_BYTES;
-	if (run_start >= end)
+	if (from >= end || run_start >= end) /* a run may go on in the next mapping */
 		return false;
 	do
 		run_end = (p->runs[i].first + p->runs[i].count) * KAGE_PAGE_BYTES;
