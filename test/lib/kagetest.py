@@ -384,12 +384,10 @@ class Snapper(threading.Thread):
             due += self.interval
             self.enough.wait(max(0.0, due - time.monotonic()))
 
-    def finish(self):
+    def stop(self):
+        """Returns when no image is being taken any more. See .taken and .problem."""
         self.enough.set()
         self.join()
-        if self.problem:
-            raise Failed(self.problem)
-        return self.taken
 
 
 def in_parallel(jobs, workers=2):

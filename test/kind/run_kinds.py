@@ -1,0 +1,172 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 600
+"""Every kind of kernel object through every way of living on.
+
+  survive   imaged five times a second while it waits; must not notice
+  restore   imaged, killed with SIGKILL, restored from the image
+  chain     restored, imaged again, killed, restored from that
+  stopped   restored with --stopped, then continued
+
+Each program of this folder builds its state, says "ready", waits for the file "go", checks itself and
+says PASS. Words as arguments choose among kinds: run_kinds.py fd_pipe timers.
+"""
+
+import os
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from kagetest import (Failed, Sandbox, Skip, Snapper, Tap, helper, in_parallel, read_or, SOAK,
+                      state_of, threads_of, wait_until)
+
+# name, program and arguments
+KINDS = [
+    ("mem_anon", ["mem_anon"]), ("mem_file", ["mem_file"]), ("mem_shared", ["mem_shared"]),
+    ("mem_huge", ["mem_huge"]), ("mem_thp", ["mem_thp"]), ("mem_lock", ["mem_lock"]),
+    ("mem_lock future", ["mem_lock", "future"]), ("mem_pkey", ["mem_pkey"]),
+    ("threads", ["threads"]), ("regs", ["regs"]), ("rseq", ["rseq"]), ("signals", ["signals"]),
+    ("timers", ["timers"]), ("creds plain", ["creds", "plain"]), ("creds caps", ["creds", "caps"]),
+    ("creds bits", ["creds", "bits"]), ("attributes", ["attributes"]), ("seccomp", ["seccomp"]),
+    ("seccomp tight", ["seccomp", "tight"]), ("fd_files", ["fd_files"]), ("fd_pipe", ["fd_pipe"]),
+    ("fd_event", ["fd_event"]), ("fd_inotify", ["fd_inotify"]), ("fd_sockets", ["fd_sockets"]),
+    ("fd_locks", ["fd_locks"]),
+]
+SURVIVE_SECONDS = 60 if SOAK else 3
+HUGE_PAGES = "/proc/sys/vm/nr_hugepages"
+
+
+def start(box, command):
+    program = box.start([helper("kind/" + command[0]), *command[1:]])
+
+    def up():
+        log = box.log()
+        if "SKIP" in log:
+            raise Skip(log.split("SKIP", 1)[1].strip())
+        if "FAIL" in log:
+            raise Failed(log)
+        if not program.alive() and "ready" not in log:
+            raise Failed(f"it ended before it was ready: {log}")
+        return "ready" in log
+    wait_until("ready", up)
+    return program
+
+
+def judge(box, status):
+    log = box.log()
+    if status != 0 or "PASS" not in log or log.count("ready") != 1:
+        raise Failed(f"status {status}, log: {log}")
+
+
+def tell(box):
+    box.write("go", "")
+
+
+def survive(command):
+    with Sandbox() as box:
+        program = start(box, command)
+        # A program whose own filters forbid what an image needs must be left alone, not imaged.
+        snapper = Snapper(box, [program.pid], must_work=command != ["seccomp", "tight"])
+        snapper.start()
+        try:
+            end = time.monotonic() + SURVIVE_SECONDS
+            while time.monotonic() < end and program.alive() and snapper.is_alive():
+                time.sleep(0.05)
+            snapper.stop()
+            tell(box)
+            status = program.wait()
+        finally:
+            snapper.stop()
+        judge(box, status)
+        if snapper.problem:
+            raise Failed(snapper.problem)
+        if snapper.must_work and snapper.taken < SURVIVE_SECONDS:
+            raise Failed(f"only {snapper.taken} images in {SURVIVE_SECONDS} s")
+
+
+def image(box, program, command):
+    if command == ["seccomp", "tight"]:
+        done = box.kage("snap", "--json", "-n", "t", program.pid, check=False)
+        if done.returncode != 0:
+            tell(box)
+            judge(box, program.wait())
+            raise Skip(f"its own filter forbids an image: {done.stderr.strip()}")
+        return "t@latest"
+    return box.snap(program.pid)
+
+
+def restore(command):
+    with Sandbox() as box:
+        program = start(box, command)
+        name = image(box, program, command)
+        program.kill()
+        life = box.restore(name)
+        if life.pid != program.pid:
+            raise Failed(f"PID {life.pid} was {program.pid}")
+        tell(box)
+        judge(box, life.wait())
+
+
+def chain(command):
+    with Sandbox() as box:
+        program = start(box, command)
+        name = image(box, program, command)
+        program.kill()
+        for _ in range(2):
+            life = box.restore(name)
+            name = box.snap(life.pid)
+            life.kill()
+        life = box.restore(name)
+        tell(box)
+        judge(box, life.wait())
+
+
+def stopped(command):
+    with Sandbox() as box:
+        program = start(box, command)
+        name = image(box, program, command)
+        program.kill()
+        life = box.restore(name, "--stopped")
+        wait_until("all threads to be stopped", lambda: all(
+            state_of(life.pid, tid) == "T" for tid in threads_of(life.pid)) and life.process.alive())
+        tell(box)
+        life.process.signal(signal.SIGCONT)
+        judge(box, life.wait())
+
+
+WAYS = [("survive", survive), ("restore", restore), ("chain", chain), ("stopped", stopped)]
+
+
+def main():
+    tap = Tap()
+    words = sys.argv[1:]
+    kinds = [k for k in KINDS if not words or k[0] in words or k[1][0] in words]
+    ways = [w for w in WAYS if w[0] in words] or WAYS
+    if words and not kinds:
+        kinds = KINDS
+    had = read_or(HUGE_PAGES).strip()
+    if any(k[0] == "mem_huge" for k in kinds) and had:
+        try:
+            with open(HUGE_PAGES, "w", encoding="ascii") as f:
+                f.write(str(int(had) + 16))
+        except OSError:
+            pass
+    try:
+        for way, function in ways:
+            def job(name, command, way=way, function=function):
+                tap.run(f"{name}: {way}", function, command)
+            in_parallel([lambda n=n, c=c, job=job: job(n, c) for n, c in kinds],
+                        workers=6 if way == "survive" else 3)
+    finally:
+        if had:
+            try:
+                with open(HUGE_PAGES, "w", encoding="ascii") as f:
+                    f.write(had)
+            except OSError:
+                pass
+    tap.done()
+
+
+if __name__ == "__main__":
+    main()
