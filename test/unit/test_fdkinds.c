@@ -31,6 +31,7 @@
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -40,6 +41,7 @@
 #include <sys/timerfd.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -1255,6 +1257,7 @@ static void foreign_setup(void)
 	close(self);
 	place_at(socket(AF_NETLINK, SOCK_RAW, 0), 11);
 	place_at((int)syscall(SYS_pidfd_open, getpid(), 0), 12);
+	place_at(posix_openpt(O_RDWR | O_NOCTTY), 13);
 }
 
 static void test_unsupported(void **state)
@@ -1267,6 +1270,7 @@ static void test_unsupported(void **state)
 	assert_true(is_named(s.of_capture, "fd 10", true));
 	assert_true(is_named(s.of_capture, "fd 11", true));
 	assert_true(is_named(s.of_capture, "fd 12", true));
+	assert_true(is_named(s.of_capture, "fd 13", true));
 	close(outer_pair[0]);
 	close(outer_pair[1]);
 	end(&s);
@@ -1336,6 +1340,101 @@ static void test_locks_taken(void **state)
 	assert_true(is_named(s.r.obstacles, "holds a flock", true));
 	close(a);
 	close(b);
+	end(&s);
+}
+
+/* --- terminals ------------------------------------------------------------------------------------ */
+
+static int open_pty(int *ret_master)
+{
+	int master = posix_openpt(O_RDWR | O_NOCTTY);
+
+	assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+	*ret_master = master;
+	return open(ptsname(master), O_RDWR | O_NOCTTY);
+}
+
+static char tty_name[64];
+
+static void terminal_setup(void)
+{
+	struct termios t;
+	struct winsize w = { .ws_row = 33, .ws_col = 77 };
+
+	CHECK(setsid() > 0);
+	place_at(open(tty_name, O_RDWR), 10); /* its controlling terminal now */
+	CHECK(tcgetattr(10, &t) == 0);
+	cfmakeraw(&t);
+	t.c_cc[VINTR] = 7;
+	CHECK(tcsetattr(10, TCSANOW, &t) == 0 && ioctl(10, TIOCSWINSZ, &w) == 0);
+	place_at(open(tty_name, O_WRONLY | O_NONBLOCK), 11);
+}
+
+static void terminal_verify(void)
+{
+	struct termios t, raw;
+
+	CHECK(isatty(10) && tcgetattr(10, &t) == 0);
+	raw = t;
+	cfmakeraw(&raw);
+	CHECK(raw.c_lflag == t.c_lflag && raw.c_oflag == t.c_oflag && t.c_cc[VINTR] == 7);
+	CHECK((fcntl(10, F_GETFL) & (O_ACCMODE | O_NONBLOCK)) == O_RDWR);
+	CHECK((fcntl(11, F_GETFL) & (O_ACCMODE | O_NONBLOCK)) == (O_WRONLY | O_NONBLOCK));
+	CHECK(write(11, "seen", 4) == 4);
+}
+
+static void no_terminal_verify(void)
+{
+	char c;
+
+	CHECK(!isatty(10) && read(10, &c, 1) == 0 && write(11, "x", 1) == 1);
+}
+
+/* On another terminal than the one of the image; and on none. */
+static void test_terminal(void **state)
+{
+	struct scene s = { 0 };
+	int old, new, other, slave = open_pty(&old);
+	char text[8] = "";
+
+	(void)state;
+	strcpy(tty_name, ptsname(old));
+	close(slave);
+	capture(&s, terminal_setup);
+	none_fatal(s.of_capture);
+	assert_true(s.c.image->msg->descriptions[1]->terminal->controlling);
+	assert_int_equal(s.c.image->msg->descriptions[1]->terminal->columns, 77);
+	kill_target(&s);
+	close(old);
+	other = open_pty(&new);
+	s.options.tty = tty_name;
+	strcpy(tty_name, ptsname(new));
+	begin_restore(&s);
+	none_fatal(s.r.obstacles);
+	live(&s, terminal_verify);
+	assert_int_equal(read(new, text, sizeof(text)), 4);
+	assert_string_equal(text, "seen");
+	close(s.r.tty_fd);
+	close(other);
+	close(new);
+	end(&s);
+}
+
+static void test_no_terminal(void **state)
+{
+	struct scene s = { .options.detached = true };
+	int master, slave = open_pty(&master);
+
+	(void)state;
+	strcpy(tty_name, ptsname(master));
+	close(slave);
+	capture(&s, terminal_setup);
+	kill_target(&s);
+	close(master);
+	begin_restore(&s);
+	assert_true(is_named(s.r.obstacles, "no terminal", false));
+	none_fatal(s.r.obstacles);
+	live(&s, no_terminal_verify);
 	end(&s);
 }
 
@@ -1444,6 +1543,8 @@ int main(void)
 		KIND(test_locks_taken),
 		KIND(test_owner),
 		KIND(test_many),
+		KIND(test_terminal),
+		KIND(test_no_terminal),
 	};
 
 	words = mmap(NULL, WORDS_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
