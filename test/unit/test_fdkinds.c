@@ -181,6 +181,7 @@ struct scene {
 	struct kage_restore_options options;
 	struct kage_obstacles *of_capture;
 	pid_t pid;
+	bool maps_first_file; /* what descriptor 10 refers to counts as the executable */
 };
 
 static void capture(struct scene *s, body_fn *setup)
@@ -208,6 +209,11 @@ static void capture(struct scene *s, body_fn *setup)
 	must(kage_kind_filesystem.capture(&s->c));
 	must(kage_kind_locks.capture(&s->c));
 	kage_target_thaw(s->target, false);
+	if (s->maps_first_file) {
+		s->c.process->memory =
+			msg_new(&s->c.image->arena, Kage__Memory, kage__memory__init);
+		s->c.process->memory->exe_file = s->c.fds[3].description->file->file;
+	}
 	must(kage_fds_finish(&s->c));
 	after = show_fds(s->pid);
 	assert_string_equal(before, after);
@@ -671,6 +677,78 @@ static void test_missing(void **state)
 	begin_restore(&s);
 	assert_true(is_named(s.r.obstacles, "/read", true));
 	assert_true(is_named(s.r.obstacles, "/data", true));
+	end(&s);
+}
+
+/* --- executables and libraries ---------------------------------------------------------------------- */
+
+static void copy_file(const char *from, const char *to)
+{
+	char command[256];
+
+	unlink(to);
+	snprintf(command, sizeof(command), "cp %s %s", from, to);
+	CHECK(system(command) == 0);
+}
+
+static void library_setup(void)
+{
+	copy_file("/bin/true", "library");
+	place_at(open("library", O_RDONLY), 10);
+}
+
+/* What became of the library after CHANGE. */
+static enum kage_file_state after(struct scene *s, const char *now)
+{
+	enum kage_file_state state;
+
+	if (now)
+		copy_file(now, path_of("library"));
+	else
+		unlink(path_of("library"));
+	must(kage_file_compare(s->c.image->msg->files[1], &state));
+	return state;
+}
+
+static void test_library(void **state)
+{
+	struct scene s = { .maps_first_file = true };
+
+	(void)state;
+	capture(&s, library_setup);
+	assert_string_equal(strrchr(s.c.image->msg->files[1]->path, '/'), "/library");
+	assert_true(s.c.image->msg->files[1]->build_id.len > 8);
+	kill_target(&s);
+	assert_int_equal(after(&s, "/bin/true"), KAGE_FILE_TOUCHED);
+	assert_int_equal(after(&s, NULL), KAGE_FILE_MISSING);
+	assert_int_equal(after(&s, "/bin/false"), KAGE_FILE_CHANGED);
+	begin_restore(&s);
+	assert_true(is_named(s.r.obstacles, "another version", true));
+	end(&s);
+}
+
+static void carried_verify(void)
+{
+	char a[1024], b[1024];
+	int fd = open("/bin/true", O_RDONLY);
+
+	for (ssize_t n; (n = read(fd, a, sizeof(a))) > 0;)
+		CHECK(read(10, b, sizeof(b)) == n && memcmp(a, b, (size_t)n) == 0);
+	CHECK(read(10, b, 1) == 0);
+}
+
+static void test_carried(void **state)
+{
+	struct scene s = { .maps_first_file = true, .c.carry = true };
+
+	(void)state;
+	capture(&s, library_setup);
+	kill_target(&s);
+	assert_int_equal(after(&s, "/bin/false"), KAGE_FILE_CHANGED);
+	begin_restore(&s);
+	none_fatal(s.r.obstacles);
+	assert_true(is_named(s.r.obstacles, "the copy in the image is used", false));
+	live(&s, carried_verify);
 	end(&s);
 }
 
@@ -1545,6 +1623,8 @@ int main(void)
 		KIND(test_many),
 		KIND(test_terminal),
 		KIND(test_no_terminal),
+		KIND(test_library),
+		KIND(test_carried),
 	};
 
 	words = mmap(NULL, WORDS_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
