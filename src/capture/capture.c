@@ -150,6 +150,7 @@ static struct kage_err *take(struct kage_capture *c, bool keep_still)
 	if (e || !keep_still)
 		kage_target_thaw(c->target, false);
 	TRY(e);
+	TRY(kage_fds_finish(c));
 	TRY(source_fill(c));
 	c->image->pages = kage_mem_pages_finish(take_ptr(c->pages));
 	c->image->msg->source->copied_bytes = kage_pages_total(c->image->pages) * KAGE_PAGE_BYTES;
