@@ -21,7 +21,7 @@
 enum { REGISTERS = 32, LANES = 8 };
 
 static uint64_t values[REGISTERS][LANES];
-static char *shared;
+char *volatile shared; /* for the debugger to find */
 
 static void *wait_nanosleep(void *arg)
 {
@@ -54,8 +54,10 @@ static void *wait_epoll(void *arg)
 	struct epoll_event event = { .events = EPOLLIN };
 	int epoll = epoll_create1(0), fds[2];
 
-	if (pipe(fds) == 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, fds[0], &event) == 0)
-		epoll_wait(epoll, &event, 1, -1);
+	if (pipe(fds) || epoll_ctl(epoll, EPOLL_CTL_ADD, fds[0], &event))
+		return arg;
+	while (epoll_wait(epoll, &event, 1, -1) < 0) /* a debugger that comes interrupts it */
+		;
 	return arg;
 }
 
@@ -82,48 +84,48 @@ static void *wait_handler(void *arg)
 }
 
 #define LOAD(move, kind, n) move " 64*" #n "(%0), %%" kind #n "\n\t"
-#define LOAD_16(move, kind)                                                                        \
-	LOAD(move, kind, 0)                                                                        \
-	LOAD(move, kind, 1)                                                                        \
-	LOAD(move, kind, 2)                                                                        \
-	LOAD(move, kind, 3)                                                                        \
-	LOAD(move, kind, 4)                                                                        \
-	LOAD(move, kind, 5)                                                                        \
-	LOAD(move, kind, 6)                                                                        \
-	LOAD(move, kind, 7)                                                                        \
-	LOAD(move, kind, 8)                                                                        \
-	LOAD(move, kind, 9)                                                                        \
-	LOAD(move, kind, 10)                                                                       \
-	LOAD(move, kind, 11)                                                                       \
-	LOAD(move, kind, 12)                                                                       \
-	LOAD(move, kind, 13)                                                                       \
-	LOAD(move, kind, 14)                                                                       \
+#define LOAD_16(move, kind)  \
+	LOAD(move, kind, 0)  \
+	LOAD(move, kind, 1)  \
+	LOAD(move, kind, 2)  \
+	LOAD(move, kind, 3)  \
+	LOAD(move, kind, 4)  \
+	LOAD(move, kind, 5)  \
+	LOAD(move, kind, 6)  \
+	LOAD(move, kind, 7)  \
+	LOAD(move, kind, 8)  \
+	LOAD(move, kind, 9)  \
+	LOAD(move, kind, 10) \
+	LOAD(move, kind, 11) \
+	LOAD(move, kind, 12) \
+	LOAD(move, kind, 13) \
+	LOAD(move, kind, 14) \
 	LOAD(move, kind, 15)
-#define LOAD_UPPER_16(move, kind)                                                                  \
-	LOAD(move, kind, 16)                                                                       \
-	LOAD(move, kind, 17)                                                                       \
-	LOAD(move, kind, 18)                                                                       \
-	LOAD(move, kind, 19)                                                                       \
-	LOAD(move, kind, 20)                                                                       \
-	LOAD(move, kind, 21)                                                                       \
-	LOAD(move, kind, 22)                                                                       \
-	LOAD(move, kind, 23)                                                                       \
-	LOAD(move, kind, 24)                                                                       \
-	LOAD(move, kind, 25)                                                                       \
-	LOAD(move, kind, 26)                                                                       \
-	LOAD(move, kind, 27)                                                                       \
-	LOAD(move, kind, 28)                                                                       \
-	LOAD(move, kind, 29)                                                                       \
-	LOAD(move, kind, 30)                                                                       \
+#define LOAD_UPPER_16(move, kind) \
+	LOAD(move, kind, 16)      \
+	LOAD(move, kind, 17)      \
+	LOAD(move, kind, 18)      \
+	LOAD(move, kind, 19)      \
+	LOAD(move, kind, 20)      \
+	LOAD(move, kind, 21)      \
+	LOAD(move, kind, 22)      \
+	LOAD(move, kind, 23)      \
+	LOAD(move, kind, 24)      \
+	LOAD(move, kind, 25)      \
+	LOAD(move, kind, 26)      \
+	LOAD(move, kind, 27)      \
+	LOAD(move, kind, 28)      \
+	LOAD(move, kind, 29)      \
+	LOAD(move, kind, 30)      \
 	LOAD(move, kind, 31)
 #define LOAD_MASK(k) "imul $" #k ", %1, %%eax\n\tkmovw %%eax, %%k" #k "\n\t"
 
 /* None of these returns. */
 static void spin_zmm(void)
 {
-	__asm__ volatile(LOAD_16("vmovdqu64", "zmm") LOAD_UPPER_16("vmovdqu64", "zmm")
-			 LOAD_MASK(1) LOAD_MASK(2) LOAD_MASK(3) LOAD_MASK(4) LOAD_MASK(5)
-			 LOAD_MASK(6) LOAD_MASK(7) "1: pause\n\tjmp 1b"
+	__asm__ volatile(LOAD_16("vmovdqu64", "zmm") LOAD_UPPER_16("vmovdqu64", "zmm") LOAD_MASK(1)
+				 LOAD_MASK(2) LOAD_MASK(3) LOAD_MASK(4) LOAD_MASK(5) LOAD_MASK(6)
+					 LOAD_MASK(7) "1: pause\n\tjmp 1b"
 			 :
 			 : "r"(values), "r"(0x101)
 			 : "rax", "memory");
@@ -159,8 +161,9 @@ static const char *kind_of_vectors(void)
 
 int main(void)
 {
-	void *(*const functions[])(void *) = { wait_nanosleep, wait_futex, wait_poll,	 wait_epoll,
-					       wait_read,      wait_handler, hold_vectors };
+	void *(*const functions[])(void *) = { wait_nanosleep, wait_futex, wait_poll,
+					       wait_epoll,     wait_read,  wait_handler,
+					       hold_vectors };
 	pthread_t thread;
 
 	signal(SIGUSR1, pause_in_handler);

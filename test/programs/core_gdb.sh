@@ -50,6 +50,7 @@ start() {
 	"$@" </dev/null >"$folder/out" 2>/dev/null &
 	pid=$!
 	pids+=("$pid")
+	disown "$pid"
 	for _ in $(seq 200); do
 		sleep 0.05
 		grep -q ready "$folder/out" || continue
@@ -75,17 +76,19 @@ functions() {
 }
 
 # From 'thread apply all info registers': threads and registers. What an interrupted call would
-# return (-512 to -516) is seen only by debuggers, and which of these it is not in the image.
+# return (-512 to -516) is seen only by debuggers, and which of these it is not in the image. Mask
+# registers belong to the vectors.
 registers() {
 	sed -nE -e 's/^Thread ([0-9]+) .*LWP ([0-9]+).*/thread \2/p' \
+		-e '/^k[0-7] /d' \
 		-e 's/^([a-z_0-9]+) +(0x[0-9a-f]+) .*/  \1 \2/p' \
-		-e 's/^(\$[a-z_0-9]+|v[0-9]+) = /  \1 /p' |
-		sed -E 's/^  rax 0xfffffffffffffd(fc|fe|ff|00)$/  rax restarts/'
+		-e 's/^\$[0-9]+ = /  orig_rax /p' |
+		sed -E 's/^  rax 0xfffffffffffff(e00|dff|dfe|dfc)$/  rax restarts/'
 }
 
 commands=(-ex 'set print repeats unlimited' -ex 'echo FRAMES\n' -ex 'thread apply all bt'
 	-ex 'echo REGISTERS\n' -ex 'thread apply all info registers'
-	-ex 'thread apply all -q output $orig_rax' -ex 'echo END\n')
+	-ex 'thread apply all -- print $orig_rax' -ex 'echo END\n')
 
 # between A B: the lines from the one that is A to the one that is B
 between() { sed -n "/^$1\$/,/^$2\$/p"; }
@@ -167,7 +170,6 @@ grep -q 'is at 0x' "$folder/vdso" && ! grep -q 'Cannot access' "$folder/vdso"
 status=$?
 [ $status = 0 ] || comment <"$folder/vdso"
 result $status "threads: the vDSO has its symbols and its code"
-debug "$folder/threads.core" >/dev/null # without the program
 debug --core "$folder/threads.core" -ex 'info proc mappings' -ex 'info auxv' >"$folder/proc"
 grep -q "$(readlink -f "$PROGRAM")" "$folder/proc" && grep -q 'AT_PHDR' "$folder/proc"
 result $? "threads: mapped files and the auxiliary vector"
@@ -183,7 +185,8 @@ apparent=$(stat -c %s "$folder/threads.core")
 used=$(($(stat -c %b "$folder/threads.core") * 512))
 [ $used -lt $((apparent / 4)) ]
 result $? "threads: the file has holes"
-kill -9 "$pid"
+kill -9 "${pids[@]}"
+pids=()
 
 # --- python ---------------------------------------------------------------------------------------
 if [ -x /usr/bin/python3 ]; then
