@@ -41,7 +41,8 @@ KFLAGS := -std=gnu17 -D_GNU_SOURCE -DKAGE_VERSION_STRING='"$(VERSION)"' -Iinclud
 	$(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 LIBS = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -pthread
 SANITIZE ?=
-SAN := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+SAN := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined \
+	-Wno-error)
 
 .PHONY: all test demo bench fuzz install clean check-deps format tests-built compile_commands soak
 .DELETE_ON_ERROR:

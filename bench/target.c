@@ -43,9 +43,10 @@ static uint64_t random_next(uint64_t *s)
 
 static void fill(char *p, size_t bytes)
 {
-	static const char *const words[] = { "the ", "image ", "of ", "a ", "program ", "lives ",
-					     "and ", "waits ", "in ", "memory ", "for ", "its ",
-					     "time ", "to ", "come ", "again\n" };
+	static const char *const words[] = { "the ",     "image ",  "of ",   "a ",
+					     "program ", "lives ",  "and ",  "waits ",
+					     "in ",      "memory ", "for ",  "its ",
+					     "time ",    "to ",     "come ", "again\n" };
 	uint64_t s = 88172645463325252u;
 	size_t half = bytes / 2;
 
@@ -105,7 +106,8 @@ int main(int argc, char **argv)
 	size_t bytes = argc > 2 ? (size_t)atol(argv[2]) << 20 : 64 << 20;
 	int fd = argc > 1 ? open(argv[1], O_RDWR) : -1;
 	struct seen *seen = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *memory =
+		mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	uint64_t last, t, begin, written = 0;
 
 	if (seen == MAP_FAILED || memory == MAP_FAILED)

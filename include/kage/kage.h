@@ -208,7 +208,7 @@ enum kage_pid_mode {
 };
 
 enum kage_files_mode {
-	KAGE_FILES_KEEP,    /* leave written files as they are; refuse when one changed otherwise than
+	KAGE_FILES_KEEP, /* leave written files as they are; refuse when one changed otherwise than
 	                     * by appending */
 	KAGE_FILES_RESTORE, /* put files that were open for writing back as of the image */
 };
@@ -216,10 +216,10 @@ enum kage_files_mode {
 struct kage_restore_options {
 	enum kage_pid_mode pid;
 	enum kage_files_mode files;
-	bool stopped;      /* leave it stopped (SIGSTOP) for a debugger */
-	bool trust;        /* restore even what another user could have written */
-	bool detached;     /* in a session of its own, without the caller's terminal */
-	const char *tty;   /* path of the terminal to take; NULL: the one the caller has */
+	bool stopped;    /* leave it stopped (SIGSTOP) for a debugger */
+	bool trust;      /* restore even what another user could have written */
+	bool detached;   /* in a session of its own, without the caller's terminal */
+	const char *tty; /* path of the terminal to take; NULL: the one the caller has */
 };
 
 struct kage_life {

@@ -19,7 +19,7 @@ struct kage_image {
 	struct kage_pages *pages; /* owned */
 	char *label;              /* NAME@N, in the arena; NULL when not from a store */
 	void (*on_close)(struct kage_image *image); /* further things to release, or NULL */
-	char *pack_path;          /* in the arena; NULL when not from a store */
+	char *pack_path;                            /* in the arena; NULL when not from a store */
 };
 
 /** An empty image with an empty message and no pages. */
@@ -31,8 +31,8 @@ struct kage_err *kage_image_encode(const struct kage_image *image, uint8_t **ret
 
 /** Decodes SIZE bytes from anyone into a fresh image and validates it: the decoder bounds memory, and
  *  what comes out satisfies all that kage_image_validate() promises. */
-struct kage_err *kage_image_decode(const uint8_t *bytes, size_t size,
-				   struct kage_image **ret_image) _must_check_;
+struct kage_err *kage_image_decode(const uint8_t *bytes, size_t size, struct kage_image **ret_image)
+	_must_check_;
 
 /** Checks everything that later code relies on: numbers that refer to something do, mappings ascend,
  *  strings and counts are within bounds, enumerations are known. KAGE_CORRUPT names the field. */
@@ -44,26 +44,26 @@ Kage__FileObject *kage_image_file(const struct kage_image *image, uint32_t id);
 Kage__Description *kage_image_description(const struct kage_image *image, uint32_t id);
 
 /** A fresh initialised message of TYPE (lower case name of protobuf-c) in arena A, or NULL. */
-#define msg_new(a, Type, init)                                                                     \
-	({                                                                                         \
-		Type *m_ = arena_alloc((a), sizeof(Type));                                         \
-		if (m_)                                                                            \
-			init(m_);                                                                  \
-		m_;                                                                                \
+#define msg_new(a, Type, init)                             \
+	({                                                 \
+		Type *m_ = arena_alloc((a), sizeof(Type)); \
+		if (m_)                                    \
+			init(m_);                          \
+		m_;                                        \
 	})
 
 /** Appends a fresh initialised message to the repeated field LIST of MSG; NULL without memory. */
-#define msg_append(a, msg, list, Type, init)                                                       \
-	({                                                                                         \
-		Type **slot_ = arena_push((a), &(msg)->list, &(msg)->n_##list, sizeof(Type *));    \
-		Type *m_ = slot_ ? arena_alloc((a), sizeof(Type)) : NULL;                          \
-		if (m_) {                                                                          \
-			init(m_);                                                                  \
-			*slot_ = m_;                                                               \
-		} else if (slot_) {                                                                \
-			(msg)->n_##list--;                                                         \
-		}                                                                                  \
-		m_;                                                                                \
+#define msg_append(a, msg, list, Type, init)                                                    \
+	({                                                                                      \
+		Type **slot_ = arena_push((a), &(msg)->list, &(msg)->n_##list, sizeof(Type *)); \
+		Type *m_ = slot_ ? arena_alloc((a), sizeof(Type)) : NULL;                       \
+		if (m_) {                                                                       \
+			init(m_);                                                               \
+			*slot_ = m_;                                                            \
+		} else if (slot_) {                                                             \
+			(msg)->n_##list--;                                                      \
+		}                                                                               \
+		m_;                                                                             \
 	})
 
 #endif

@@ -28,11 +28,11 @@ struct kage_obstacles;
 
 /* A descriptor of the target as capture sees it. */
 struct kage_fd_seen {
-	int fd;              /* its number in the target */
-	int ours;            /* a duplicate of it in this process, close-on-exec; -1 when not to be had */
-	char *link;          /* what /proc/PID/fd/N points to */
-	char *info;          /* text of /proc/PID/fdinfo/N */
-	struct stat st;      /* of `ours` */
+	int fd;     /* its number in the target */
+	int ours;   /* a duplicate of it in this process, close-on-exec; -1 when not to be had */
+	char *link; /* what /proc/PID/fd/N points to */
+	char *info; /* text of /proc/PID/fdinfo/N */
+	struct stat st; /* of `ours` */
 	bool close_on_exec;
 	Kage__Description *description; /* set once it is known; shared by dup'ed descriptors */
 };
@@ -50,9 +50,9 @@ struct kage_capture {
 	char *status;                 /* text of /proc/PID/status */
 	struct kage_fd_seen *fds;     /* ascending */
 	size_t n_fds;
-	struct kage_noted *noted;     /* files and shared objects met so far (kind/noted.h) */
-	bool carry;                   /* executables and libraries go into the image */
-	bool checking;                /* only a check: obstacles are collected, no contents are copied */
+	struct kage_noted *noted; /* files and shared objects met so far (kind/noted.h) */
+	bool carry;               /* executables and libraries go into the image */
+	bool checking; /* only a check: obstacles are collected, no contents are copied */
 	struct kage_obstacles *obstacles;
 };
 
@@ -63,15 +63,15 @@ struct kage_restore {
 	Kage__Process *process;
 	const struct kage_restore_options *options;
 	struct kage_obstacles *obstacles;
-	struct kage_target *stub;     /* NULL until it is made */
-	int *fds;                     /* by description (index in msg->descriptions): a descriptor of
+	struct kage_target *stub; /* NULL until it is made */
+	int *fds;                 /* by description (index in msg->descriptions): a descriptor of
 	                               * ours to it, inherited by the stub; -1 before it is made */
-	int *files;                   /* by file (index in msg->files): an open descriptor of ours for
+	int *files;               /* by file (index in msg->files): an open descriptor of ours for
 	                               * contents and mappings, -1 before it is opened */
-	int *spaces;                  /* by space (index in msg->spaces): a descriptor of ours to the
+	int *spaces;              /* by space (index in msg->spaces): a descriptor of ours to the
 	                               * shared object, -1 before it is made */
-	int tty_fd;                   /* the terminal that the restored program takes, -1 for none */
-	bool files_put_back;          /* written files are as of the image (--files=restore) */
+	int tty_fd;               /* the terminal that the restored program takes, -1 for none */
+	bool files_put_back;      /* written files are as of the image (--files=restore) */
 };
 
 /* --- obstacles ------------------------------------------------------------------------------- */
@@ -110,8 +110,8 @@ extern const struct kage_kind *const kage_kinds[];
 /* --- kinds of descriptors -------------------------------------------------------------------- */
 
 struct kage_fd_kind {
-	const char *name;                    /* "pipe", for lists and messages */
-	Kage__Description__KindCase which;   /* the field of Description that it fills */
+	const char *name;                  /* "pipe", for lists and messages */
+	Kage__Description__KindCase which; /* the field of Description that it fills */
 
 	/** Whether FD is of this kind. The first kind in the table that says yes gets it. */
 	bool (*match)(const struct kage_fd_seen *fd);

@@ -27,10 +27,11 @@ is "$(cat "$tmp/out")" "-9 -11" "by the same signal"
 
 # signalled SIGNAL: sends it to kage alone, while the program waits for it.
 signalled() {
+	rm -f "$tmp/out" # or the last one's "ready" would be found
 	"$KAGE" run sh -c "trap 'echo got $1; exit 9' $1; echo ready; while :; do sleep 0.05; done" \
 		>"$tmp/out" &
 	local pid=$!
-	until grep -q ready "$tmp/out"; do sleep 0.02; done
+	until grep -qs ready "$tmp/out"; do sleep 0.02; done
 	kill -"$1" $pid
 	wait $pid
 	status=$?
@@ -41,6 +42,7 @@ for signal in TERM HUP USR1 USR2 WINCH; do
 done
 
 # Without a terminal nobody does job control: kage waits for a stopped program.
+rm -f "$tmp/out"
 "$KAGE" run sh -c 'echo $$; kill -STOP $$; exit 4' >"$tmp/out" &
 pid=$!
 until [ -s "$tmp/out" ] && grep -q '^State:.T' "/proc/$(cat "$tmp/out")/status"; do sleep 0.02; done
