@@ -37,6 +37,7 @@ struct fixture {
 	char notices[1024];
 	int fd; /* of the core, in memory */
 	Elf *elf;
+	_Alignas(16) char note[8192]; /* the one that was looked at last */
 };
 
 static void keep_notice(void *user, const char *line)
@@ -153,8 +154,8 @@ static void assert_pages(const struct fixture *f, int i, uint64_t first, uint64_
 	}
 }
 
-/* The N-th note of TYPE (from 0); NULL when there is none. */
-static const void *note(const struct fixture *f, uint32_t type, int which, size_t *ret_size)
+/* Note number WHICH (from 0) of TYPE, valid until the next is asked for; NULL when there is none. */
+static const void *note(struct fixture *f, uint32_t type, int which, size_t *ret_size)
 {
 	GElf_Phdr h;
 	Elf_Data *data;
@@ -168,12 +169,13 @@ static const void *note(const struct fixture *f, uint32_t type, int which, size_
 	while ((at = gelf_getnote(data, at, &header, &name, &content)) > 0)
 		if (header.n_type == type && which-- == 0) {
 			*ret_size = header.n_descsz;
-			return (const char *)data->d_buf + content;
+			assert_true(header.n_descsz <= sizeof(f->note));
+			return memcpy(f->note, (char *)data->d_buf + content, header.n_descsz);
 		}
 	return NULL;
 }
 
-static struct elf_prstatus status_of(const struct fixture *f, int thread)
+static struct elf_prstatus status_of(struct fixture *f, int thread)
 {
 	struct elf_prstatus status;
 	size_t size;
