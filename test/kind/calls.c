@@ -116,10 +116,9 @@ static void poke_pair(void)
 
 static void call_nanosleep(void)
 {
-	struct timespec t = wanted(), left = { 99, 99 };
+	struct timespec t = wanted(), left;
 
 	KT(CALL(nanosleep(&t, &left)) == 0);
-	KT(left.tv_sec == 99, "what is left is only told when there is something left");
 }
 
 static void call_clock_nanosleep(void)

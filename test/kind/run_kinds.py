@@ -41,12 +41,13 @@ def start(box, command):
     program = box.start([helper("kind/" + command[0]), *command[1:]])
 
     def up():
+        alive = program.alive()
         log = box.log()
         if "SKIP" in log:
             raise Skip(log.split("SKIP", 1)[1].strip())
         if "FAIL" in log:
             raise Failed(log)
-        if not program.alive() and "ready" not in log:
+        if not alive and "ready" not in log:
             raise Failed(f"it ended before it was ready: {log}")
         return "ready" in log
     wait_until("ready", up)

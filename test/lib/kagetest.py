@@ -210,17 +210,18 @@ def threads_of(pid):
 class Life:
     """A restored program and the kage that stays with it."""
 
-    def __init__(self, kage, process, report):
+    def __init__(self, kage, process, report, pid):
         self.kage = kage        # Process of `kage restore`
-        self.process = process  # the program
-        self.pid = process.pid
+        self.process = process  # the program; None when it had ended before we could look
+        self.pid = pid
         self.report = report
 
     def wait(self, patience=PATIENCE):
         return self.kage.wait(patience)
 
     def kill(self):
-        self.process.kill()
+        if self.process:
+            self.process.kill()
         self.kage.wait()
 
 
@@ -284,9 +285,10 @@ class Sandbox:
     def wait_log(self, text, log="log", process=None, patience=PATIENCE):
         """Waits for TEXT in the log; fails at once when the program ends before."""
         def seen():
+            ended = process is not None and not process.alive()
             if text in self.log(log):
                 return True
-            if process is not None and not process.alive() and text not in self.log(log):
+            if ended:
                 raise Failed(f"it ended before '{text}'; its log: {self.log(log)[-2000:]}")
             return False
         return wait_until(f"'{text}' in the log", seen, patience)
@@ -336,10 +338,9 @@ class Sandbox:
         pid = report["lives"][0]["pid"]
         try:
             process = self.hold(Process(pid))
-        except ProcessLookupError:
-            raise Failed(f"the restored program ended at once: {read(err)} "
-                         f"{self.log()[-1000:]}") from None
-        return Life(kage, process, report)
+        except ProcessLookupError:  # it lived, and has ended already
+            process = None
+        return Life(kage, process, report, pid)
 
     def fsck(self):
         done = self.kage("fsck", "--json", check=False)

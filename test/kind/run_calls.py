@@ -1,0 +1,219 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 600
+"""System calls in progress, each in a process of its own (calls.c).
+
+  survive   imaged five times a second while it blocks: exactly what it would have got, in exactly
+            the time it would have taken
+  restore   imaged in the middle, killed, some time lost, restored: the call goes on with what was
+            left of its time
+  chain     the same twice
+  stopped   restored with --stopped, and continued later
+  resumed   stopped and continued by signals before it is imaged, so that some of the calls are
+            restart_syscall(2)
+
+A call with a relative timeout must end when what was left at the image has passed in the new life; one
+with an absolute one when the clock says so. What is called early is wrong by any amount (but for
+how finely the kernel itself tells what is left), what is called late by more than MOST_LATE.
+Words as arguments choose calls and ways.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from kagetest import (Failed, Sandbox, Snapper, Tap, helper, in_parallel, SOAK, state_of, wait_until)
+
+SECONDS = 60 if SOAK else 2.5     # of a timeout, when it survives
+RESTORED_SECONDS = 1.6            # of a timeout, when it is restored
+LOST_SECONDS = 0.3                # between death and new life
+EARLY_NS = 20_000_000             # the start of a sleep is known to a tick of the kernel
+MOST_LATE_NS = 5_000_000_000
+SURVIVES_AT_ONCE = 12
+# Those that the kernel itself makes again after SIGSTOP and SIGCONT (signal(7) lists the others).
+RESUMABLE = {
+    "nanosleep", "clock_nanosleep", "clock_nanosleep_boot", "clock_nanosleep_abs",
+    "clock_nanosleep_real", "poll", "poll_nothing", "ppoll", "select", "pselect", "futex",
+    "futex_abs", "cond_timedwait", "futex_forever", "pipe_read", "eventfd_read", "poll_forever",
+    "select_forever", "accept", "pause", "sigsuspend", "msgrcv", "flock", "ofd_lock", "join",
+    "recvfrom",
+}
+
+
+def now():
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+def calls_and_abilities():
+    text = subprocess.run([helper("kind/calls"), "--list"], stdout=subprocess.PIPE, text=True,
+                          check=True).stdout
+    return [line.split() for line in text.splitlines()]
+
+
+class Call:
+    """One such process."""
+
+    def __init__(self, name, seconds):
+        self.box = Sandbox()
+        self.name = name
+        self.program = self.box.start([helper("kind/calls"), name, str(seconds)])
+        try:
+            self.box.wait_log("ready", process=self.program)
+            # Asleep in the call, and so are its other threads most of the time.
+            wait_until("the call to block", lambda: state_of(self.program.pid) == "S")
+        except Failed:
+            self.close()
+            raise
+
+    def close(self):
+        for line in self.box.log().splitlines():
+            if line.startswith("ipc ") and "PASS" not in self.box.log():
+                subprocess.run(["ipcrm", *line.split()[1:]], check=False, stderr=subprocess.DEVNULL)
+        self.box.__exit__()
+
+    def go(self):
+        self.box.write("go", "")
+
+    def judge(self, status):
+        """Returns (begin, end, wanted, kind, calls)."""
+        log = self.box.log()
+        if status != 0 or "PASS" not in log or log.count("ready") != 1:
+            raise Failed(f"status {status}, log: {log}")
+        line = next(l for l in log.splitlines() if l.startswith("took "))
+        _, begin, end, wanted, kind, calls = line.split()
+        return int(begin), int(end), int(wanted), kind, int(calls)
+
+
+def survive_group(tap, group):
+    """All of GROUP at once: each only sleeps."""
+    running = {}
+    for name, ability in group:
+        try:
+            running[name] = (Call(name, SECONDS), ability)
+        except Failed as why:
+            tap.not_ok(f"{name}: survive", why)
+    snappers = []
+    for name, (call, ability) in running.items():
+        snapper = Snapper(call.box, [call.program.pid], must_work=ability == "restore")
+        snapper.start()
+        snappers.append(snapper)
+    end = time.monotonic() + SECONDS + 0.3
+    while time.monotonic() < end:
+        time.sleep(0.05)
+    for (name, (call, _)), snapper in zip(running.items(), snappers):
+        def test(call=call, snapper=snapper):
+            try:
+                snapper.stop()
+                call.go()
+                begin, ended, wanted, kind, calls = call.judge(call.program.wait())
+                took = ended - begin
+                # The image after the end of a call that timed out finds nobody: that is no problem.
+                if snapper.problem and snapper.taken < 2:
+                    raise Failed(snapper.problem)
+                if calls != 1:
+                    raise Failed(f"the transfer was cut into {calls} calls")
+                # An absolute time was computed before `begin` was taken.
+                early = EARLY_NS if kind == "absolute" else 0
+                if kind != "event" and not wanted - early <= took <= wanted + MOST_LATE_NS:
+                    raise Failed(f"took {took / 1e9:.3f} s instead of {wanted / 1e9:.3f} s")
+                if kind == "event" and took < wanted:
+                    raise Failed(f"ended after {took / 1e9:.3f} s, before what it waited for")
+            finally:
+                call.close()
+        tap.run(f"{name}: survive", test)
+
+
+def wait_some(begin, seconds):
+    """Until SECONDS after BEGIN (of CLOCK_MONOTONIC): a part of the timeout that is to be lost."""
+    while now() < begin + int(seconds * 1e9):
+        time.sleep(0.01)
+
+
+def live_again(call, rounds, options, resumed=False):
+    """Image, death and new life, ROUNDS times. Checks when the call ended."""
+    box = call.box
+    process, begin = call.program, now()
+    least = most = None  # what of the time had been used at the latest image
+    used_low = used_high = 0
+    lived_low = lived_high = begin
+    for _ in range(rounds):
+        wait_some(lived_low, RESTORED_SECONDS / (2.0 * rounds))
+        if resumed:
+            process.signal(signal.SIGSTOP)
+            wait_until("it to stop", lambda: state_of(process.pid) == "T")
+            process.signal(signal.SIGCONT)
+            wait_until("it to sleep again", lambda: state_of(process.pid) == "S")
+        before = now()
+        image = box.snap(process.pid)
+        after = now()
+        used_low += before - lived_high
+        used_high += after - lived_low
+        process.kill()
+        if process is not call.program:
+            life.kage.wait()
+        wait_some(after, LOST_SECONDS)
+        lived_low = now()
+        life = box.restore(image, *options)
+        lived_high = now()
+        process = life.process
+    if "--stopped" in options and life.process:
+        wait_until("it to be stopped", lambda: state_of(life.pid) == "T")
+        life.process.signal(signal.SIGCONT)
+    if "took" not in box.log():
+        least, most = used_low, used_high
+    call.go()
+    return life.wait(), lived_low, lived_high, least, most
+
+
+def restored(name, rounds, options, resumed=False):
+    call = Call(name, RESTORED_SECONDS)
+    try:
+        status, lived_low, lived_high, used_low, used_high = live_again(call, rounds, options, resumed)
+        begin, ended, wanted, kind, _ = call.judge(status)
+        if kind == "event" or used_low is None:
+            return
+        if kind == "absolute":
+            due_low, due_high = begin + wanted, max(begin + wanted, lived_high)
+        else:
+            # `begin` is up to a few ms before what live_again() took for it.
+            due_low = lived_low + wanted - used_high - EARLY_NS
+            due_high = lived_high + wanted - used_low
+        if ended < due_low:
+            raise Failed(f"{kind}: ended {(due_low - ended) / 1e9:.3f} s too early, after "
+                         f"{(ended - lived_high) / 1e9:.3f} s of new life")
+        if ended > due_high + MOST_LATE_NS:
+            raise Failed(f"{kind}: ended {(ended - due_high) / 1e9:.3f} s too late")
+    finally:
+        call.close()
+
+
+WAYS = {
+    "restore": (1, [], False), "chain": (2, [], False), "stopped": (1, ["--stopped"], False),
+    "resumed": (1, [], True),
+}
+
+
+def main():
+    tap = Tap()
+    every = calls_and_abilities()
+    words = sys.argv[1:]
+    chosen = [c for c in every if c[0] in words] or every
+    ways = [w for w in ("survive", *WAYS) if w in words] or ["survive", *WAYS]
+    if "survive" in ways:
+        for i in range(0, len(chosen), SURVIVES_AT_ONCE):
+            survive_group(tap, chosen[i:i + SURVIVES_AT_ONCE])
+    jobs = []
+    for way in ways:
+        if way in WAYS:
+            for name, ability in chosen:
+                if ability == "restore" and (way != "resumed" or name in RESUMABLE):
+                    jobs.append(lambda n=name, w=way: tap.run(f"{n}: {w}", restored, n, *WAYS[w]))
+    in_parallel(jobs, workers=6)
+    tap.done()
+
+
+if __name__ == "__main__":
+    main()
