@@ -1,31 +1,81 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Resource limits. Read and set from outside by prlimit(2).
+ * Resource limits.
  */
-#include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include "base/cleanup.h"
+#include "base/file.h"
 #include "kind/kind.h"
+#include "sys/text.h"
 
 extern const struct kage_kind kage_kind_limits;
 
+/* The lines of /proc/PID/limits (proc(5)) by resource. prlimit(2) would need the same user or a right
+ * that even root may lack; this file only needs the right to read it. */
+static const char *const lines[RLIM_NLIMITS] = {
+	[RLIMIT_CPU] = "Max cpu time",
+	[RLIMIT_FSIZE] = "Max file size",
+	[RLIMIT_DATA] = "Max data size",
+	[RLIMIT_STACK] = "Max stack size",
+	[RLIMIT_CORE] = "Max core file size",
+	[RLIMIT_RSS] = "Max resident set",
+	[RLIMIT_NPROC] = "Max processes",
+	[RLIMIT_NOFILE] = "Max open files",
+	[RLIMIT_MEMLOCK] = "Max locked memory",
+	[RLIMIT_AS] = "Max address space",
+	[RLIMIT_LOCKS] = "Max file locks",
+	[RLIMIT_SIGPENDING] = "Max pending signals",
+	[RLIMIT_MSGQUEUE] = "Max msgqueue size",
+	[RLIMIT_NICE] = "Max nice priority",
+	[RLIMIT_RTPRIO] = "Max realtime priority",
+	[RLIMIT_RTTIME] = "Max realtime timeout",
+};
+
+static bool parse_value(const char **at, uint64_t *ret_value)
+{
+	*at += strspn(*at, " ");
+	if (strncmp(*at, "unlimited", 9) == 0) {
+		*at += 9;
+		*ret_value = RLIM_INFINITY;
+		return true;
+	}
+	return kage_text_number(at, 10, ret_value);
+}
+
+static bool find_limit(const char *text, unsigned resource, Kage__Limit *m)
+{
+	size_t n = strlen(lines[resource]);
+
+	for (const char *at = text; at; at = kage_text_next_line(at)) {
+		if (strncmp(at, lines[resource], n) != 0)
+			continue;
+		at += n;
+		return parse_value(&at, &m->soft) && parse_value(&at, &m->hard);
+	}
+	return false;
+}
+
 static struct kage_err *capture(struct kage_capture *c)
 {
-	for (unsigned i = 0; i < RLIM_NLIMITS; i++) {
-		struct rlimit lim;
-		Kage__Limit *m;
+	_cleanup_free_ char *text = NULL;
+	size_t size;
 
-		if (prlimit(c->target->pid, i, NULL, &lim) < 0)
-			return kage_err_sys(errno, "read limits of process %d", c->target->pid);
-		m = msg_append(&c->image->arena, c->process, limits, Kage__Limit,
-			       kage__limit__init);
+	TRY(kage_file_slurp(c->target->proc_fd, "limits", 1 << 16, &text, &size));
+	for (unsigned i = 0; i < RLIM_NLIMITS; i++) {
+		Kage__Limit *m = msg_append(&c->image->arena, c->process, limits, Kage__Limit,
+					    kage__limit__init);
+
 		if (!m)
 			return kage_err_nomem();
 		m->resource = i;
-		m->soft = lim.rlim_cur;
-		m->hard = lim.rlim_max;
+		if (!find_limit(text, i, m))
+			return kage_err_new(KAGE_CORRUPT, "/proc/%d/limits has no line “%s”",
+					    c->target->pid, lines[i]);
 	}
 	return NULL;
 }

@@ -78,11 +78,13 @@ static Kage__Mapping__Backing classify(const struct kage_vma *v)
 	return KAGE__MAPPING__BACKING__NONE;
 }
 
-static bool has_private_pages(Kage__Mapping__Backing b)
+/* A private mapping of /dev/zero is anonymous memory by another name. */
+static bool has_private_pages(Kage__Mapping__Backing b, bool shared)
 {
 	return b == KAGE__MAPPING__BACKING__ANONYMOUS ||
 	       b == KAGE__MAPPING__BACKING__FILE_PRIVATE ||
-	       b == KAGE__MAPPING__BACKING__MEMFD_PRIVATE;
+	       b == KAGE__MAPPING__BACKING__MEMFD_PRIVATE ||
+	       (b == KAGE__MAPPING__BACKING__FILE_DEVICE && !shared);
 }
 
 static bool is_kernels(Kage__Mapping__Backing b)
@@ -407,7 +409,7 @@ static struct kage_err *copy_found(void *user, uint64_t start, uint64_t end)
 		uint64_t from = start > map->start ? start : map->start;
 		uint64_t to = end < map->end ? end : map->end;
 
-		if (from < to && has_private_pages(map->backing))
+		if (from < to && has_private_pages(map->backing, map->shared))
 			TRY(copy_run(k, from, to));
 		if (map->end >= end)
 			break;
@@ -445,7 +447,7 @@ static struct kage_err *copy_each_mapping(struct copying *k, int pagemap)
 	const Kage__Memory *m = k->c->process->memory;
 
 	for (size_t i = 0; i < m->n_mappings; i++)
-		if (has_private_pages(m->mappings[i]->backing))
+		if (has_private_pages(m->mappings[i]->backing, m->mappings[i]->shared))
 			TRY(kage_pagemap_private(pagemap, m->mappings[i]->start,
 						 m->mappings[i]->end, copy_found, k));
 	return NULL;
@@ -484,7 +486,7 @@ struct kage_err *kage_memory_estimate(struct kage_target *t, const struct kage_m
 	if (pagemap < 0)
 		return kage_err_sys(errno, "open /proc/%d/pagemap", t->pid);
 	for (size_t i = 0; i < maps->n; i++)
-		if (has_private_pages(classify(&maps->vmas[i])))
+		if (has_private_pages(classify(&maps->vmas[i]), maps->vmas[i].shared))
 			TRY(kage_pagemap_private(pagemap, maps->vmas[i].start, maps->vmas[i].end,
 						 add_up, &bytes));
 	*ret_bytes = bytes;

@@ -19,12 +19,13 @@
 
 extern const struct kage_kind kage_kind_seccomp;
 
-/* The kernel numbers filters from the newest; ENOENT is behind the oldest. */
-static struct kage_err *read_filter(struct arena *a, pid_t tid, unsigned long newest_first,
+/* The kernel numbers filters from the oldest (kernel/seccomp.c: get_nth_filter); ENOENT is behind the
+ * newest. */
+static struct kage_err *read_filter(struct arena *a, pid_t tid, unsigned long index,
 				    Kage__SeccompFilter **ret_m, bool *ret_end)
 {
 	struct sock_filter insns[BPF_MAXINSNS];
-	long n = ptrace(PTRACE_SECCOMP_GET_FILTER, tid, (void *)newest_first, insns);
+	long n = ptrace(PTRACE_SECCOMP_GET_FILTER, tid, (void *)index, insns);
 	Kage__SeccompFilter *m;
 
 	*ret_end = n < 0 && errno == ENOENT;
@@ -63,13 +64,6 @@ static struct kage_err *read_filters(struct kage_capture *c, Kage__Thread *t)
 		if (!slot)
 			return kage_err_nomem();
 		*slot = m;
-	}
-	/* The image has the oldest first. */
-	for (size_t i = 0, k = t->n_seccomp_filters; i + 1 < k; i++) {
-		Kage__SeccompFilter *m = t->seccomp_filters[i];
-
-		t->seccomp_filters[i] = t->seccomp_filters[--k];
-		t->seccomp_filters[k] = m;
 	}
 	return NULL;
 }

@@ -231,8 +231,8 @@ static struct kage_err *build(struct kage_restore *r, struct kage_batch *b)
 	return NULL;
 }
 
-/* A process may send itself signals with any code, and everything that came with them
- * (rt_sigqueueinfo(2)). All signals are blocked in the stub, so they wait. */
+/* A process may send itself signals with any code, and everything that came with them, and so may a
+ * thread (rt_sigqueueinfo(2)). All signals are blocked in the stub, so they wait. */
 static struct kage_err *finish(struct kage_restore *r, struct kage_batch *b)
 {
 	const Kage__Process *p = r->process;
@@ -243,15 +243,19 @@ static struct kage_err *finish(struct kage_restore *r, struct kage_batch *b)
 		BATCH(b, "queue a signal", SYS_rt_sigqueueinfo, V((int64_t)p->pid), V(si.si_signo),
 		      DATA(kage_batch_data(b, &si, sizeof(si))));
 	}
-	for (size_t i = 0; i < p->n_threads; i++) {
-		const Kage__Thread *t = p->threads[i];
+	return NULL;
+}
 
-		for (size_t k = 0; k < t->n_pending; k++) {
-			kage_signal_decode(t->pending[k], &si);
-			BATCH(b, "queue a thread's signal", SYS_rt_tgsigqueueinfo,
-			      V((int64_t)p->pid), V((int64_t)t->tid), V(si.si_signo),
-			      DATA(kage_batch_data(b, &si, sizeof(si))));
-		}
+static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread *msg,
+				     struct kage_batch *b)
+{
+	siginfo_t si;
+
+	for (size_t k = 0; k < msg->n_pending; k++) {
+		kage_signal_decode(msg->pending[k], &si);
+		BATCH(b, "queue a thread's signal", SYS_rt_tgsigqueueinfo,
+		      V((int64_t)r->process->pid), V((int64_t)msg->tid), V(si.si_signo),
+		      DATA(kage_batch_data(b, &si, sizeof(si))));
 	}
 	return NULL;
 }
@@ -285,6 +289,7 @@ const struct kage_kind kage_kind_signals = {
 	.name = "signals",
 	.capture = capture,
 	.build = build,
+	.build_thread = build_thread,
 	.finish = finish,
 	.print = print,
 };

@@ -90,17 +90,21 @@ bool kage_pagemap_can_scan(int pagemap_fd)
 struct kage_err *kage_pagemap_private(int pagemap_fd, uint64_t start, uint64_t end,
 				      kage_pagemap_fn *fn, void *user)
 {
-	int num;
+	/* Guards look like swapped pages; kernels that do not know guards do not know the category. */
+	static const uint64_t never[] = { KPAGE_IS_FILE | KPAGE_IS_PFNZERO | KPAGE_IS_GUARD,
+					  KPAGE_IS_FILE | KPAGE_IS_PFNZERO };
+	int num = EINVAL;
 
-	TRY(scan(pagemap_fd,
-		 (struct kpm_scan_arg){
-			 .start = start,
-			 .end = end,
-			 .category_inverted = KPAGE_IS_FILE | KPAGE_IS_PFNZERO,
-			 .category_mask = KPAGE_IS_FILE | KPAGE_IS_PFNZERO,
-			 .category_anyof_mask = KPAGE_IS_PRESENT | KPAGE_IS_SWAPPED,
-		 },
-		 fn, user, &num));
+	for (size_t i = 0; i < ARRAY_SIZE(never) && num == EINVAL; i++)
+		TRY(scan(pagemap_fd,
+			 (struct kpm_scan_arg){
+				 .start = start,
+				 .end = end,
+				 .category_inverted = never[i],
+				 .category_mask = never[i],
+				 .category_anyof_mask = KPAGE_IS_PRESENT | KPAGE_IS_SWAPPED,
+			 },
+			 fn, user, &num));
 	if (num == 0)
 		return NULL;
 	if (num != ENOTTY && num != EINVAL)
