@@ -159,6 +159,8 @@ def live_again(call, rounds, options, resumed=False):
         life = box.restore(image, *options)
         lived_high = now()
         process = life.process
+        if not process:
+            break
     if "--stopped" in options and life.process:
         wait_until("it to be stopped", lambda: state_of(life.pid) == "T")
         life.process.signal(signal.SIGCONT)

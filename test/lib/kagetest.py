@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -74,9 +75,8 @@ class Tap:
             self.skip(name, why)
         except Failed as why:
             self.not_ok(name, why)
-        except (OSError, subprocess.SubprocessError, ValueError, KeyError, IndexError) as why:
-            import traceback
-            self.not_ok(name, traceback.format_exc() or why)
+        except Exception:  # pylint: disable=broad-except
+            self.not_ok(name, traceback.format_exc())
         else:
             self.ok(name)
 
