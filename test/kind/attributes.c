@@ -108,8 +108,10 @@ static void write_to(const char *path, const char *text)
 	close(fd);
 }
 
-#define SAME(field) KT(before.field == after.field, "%ld was %ld", (long)after.field, (long)before.field)
-#define SAME_TEXT(field) KT(strcmp(before.field, after.field) == 0, "'%s' was '%s'", after.field, before.field)
+#define SAME(field) \
+	KT(before.field == after.field, "%ld was %ld", (long)after.field, (long)before.field)
+#define SAME_TEXT(field) \
+	KT(strcmp(before.field, after.field) == 0, "'%s' was '%s'", after.field, before.field)
 
 int main(void)
 {

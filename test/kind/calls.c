@@ -39,7 +39,8 @@ static pthread_t helper;
 
 static struct timespec wanted(void)
 {
-	return (struct timespec){ (time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9) };
+	return (struct timespec){ (time_t)seconds,
+				  (long)((seconds - (double)(time_t)seconds) * 1e9) };
 }
 
 static struct timespec deadline(clockid_t clock)
@@ -69,13 +70,13 @@ static void end(void)
 }
 
 /* The expression EXPR is the call. */
-#define CALL(expr)                                                                                 \
-	({                                                                                         \
-		begin();                                                                           \
-		errno = 0;                                                                         \
-		__auto_type r_ = (expr);                                                           \
-		end();                                                                             \
-		r_;                                                                                \
+#define CALL(expr)                       \
+	({                               \
+		begin();                 \
+		errno = 0;               \
+		__auto_type r_ = (expr); \
+		end();                   \
+		r_;                      \
 	})
 
 static void *help(void *arg)
@@ -525,7 +526,8 @@ static void call_msgrcv(void)
 	KT_NEED(queue >= 0);
 	tell_ipc("q", queue);
 	by_event(send_message);
-	KT(CALL(msgrcv(queue, &m, 8, 5, 0)) == 8 && strcmp(m.text, "message") == 0, "errno %d", errno);
+	KT(CALL(msgrcv(queue, &m, 8, 5, 0)) == 8 && strcmp(m.text, "message") == 0, "errno %d",
+	   errno);
 	msgctl(queue, IPC_RMID, NULL);
 }
 
@@ -712,26 +714,63 @@ static void call_recvfrom(void)
 
 /* --- all of them --------------------------------------------------------------------------------- */
 
-#define RESTORED(name) { #name, call_##name, true }
-#define SURVIVES(name) { #name, call_##name, false }
+#define RESTORED(name)                   \
+	{                                \
+#name, call_##name, true \
+	}
+#define SURVIVES(name)                    \
+	{                                 \
+#name, call_##name, false \
+	}
 static const struct {
 	const char *name;
 	void (*run)(void);
 	bool restored;
 } calls[] = {
-	RESTORED(nanosleep), RESTORED(clock_nanosleep), RESTORED(clock_nanosleep_boot),
-	RESTORED(clock_nanosleep_abs), RESTORED(clock_nanosleep_real), RESTORED(poll),
-	RESTORED(poll_nothing), RESTORED(ppoll), RESTORED(select), RESTORED(pselect),
-	RESTORED(epoll_wait), RESTORED(epoll_pwait2), RESTORED(futex), RESTORED(futex_abs),
-	RESTORED(cond_timedwait), RESTORED(sigtimedwait), RESTORED(semtimedop),
-	RESTORED(recv_timeout), RESTORED(recvmsg_timeout), RESTORED(accept_timeout),
-	RESTORED(futex_forever), RESTORED(pipe_read), RESTORED(eventfd_read),
-	RESTORED(poll_forever), RESTORED(select_forever), RESTORED(epoll_forever),
-	RESTORED(accept), RESTORED(pause), RESTORED(sigsuspend), RESTORED(sigwaitinfo),
-	RESTORED(read_interrupted), RESTORED(msgrcv), RESTORED(semop), RESTORED(flock),
-	RESTORED(ofd_lock), RESTORED(join), RESTORED(pipe_write), RESTORED(recvfrom),
-	SURVIVES(pair_recv_timeout), SURVIVES(mq_timedreceive), SURVIVES(io_getevents),
-	SURVIVES(wait4), SURVIVES(waitid), SURVIVES(recv_waitall),
+	RESTORED(nanosleep),
+	RESTORED(clock_nanosleep),
+	RESTORED(clock_nanosleep_boot),
+	RESTORED(clock_nanosleep_abs),
+	RESTORED(clock_nanosleep_real),
+	RESTORED(poll),
+	RESTORED(poll_nothing),
+	RESTORED(ppoll),
+	RESTORED(select),
+	RESTORED(pselect),
+	RESTORED(epoll_wait),
+	RESTORED(epoll_pwait2),
+	RESTORED(futex),
+	RESTORED(futex_abs),
+	RESTORED(cond_timedwait),
+	RESTORED(sigtimedwait),
+	RESTORED(semtimedop),
+	RESTORED(recv_timeout),
+	RESTORED(recvmsg_timeout),
+	RESTORED(accept_timeout),
+	RESTORED(futex_forever),
+	RESTORED(pipe_read),
+	RESTORED(eventfd_read),
+	RESTORED(poll_forever),
+	RESTORED(select_forever),
+	RESTORED(epoll_forever),
+	RESTORED(accept),
+	RESTORED(pause),
+	RESTORED(sigsuspend),
+	RESTORED(sigwaitinfo),
+	RESTORED(read_interrupted),
+	RESTORED(msgrcv),
+	RESTORED(semop),
+	RESTORED(flock),
+	RESTORED(ofd_lock),
+	RESTORED(join),
+	RESTORED(pipe_write),
+	RESTORED(recvfrom),
+	SURVIVES(pair_recv_timeout),
+	SURVIVES(mq_timedreceive),
+	SURVIVES(io_getevents),
+	SURVIVES(wait4),
+	SURVIVES(waitid),
+	SURVIVES(recv_waitall),
 };
 enum { N_CALLS = sizeof(calls) / sizeof(*calls) };
 

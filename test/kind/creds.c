@@ -14,8 +14,9 @@
 static char *what(void)
 {
 	static char text[1 << 16], out[8192];
-	static const char *const keys[] = { "Uid:",    "Gid:",    "Groups:", "CapInh:", "CapPrm:",
-					    "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:" };
+	static const char *const keys[] = { "Uid:",    "Gid:",    "Groups:",
+					    "CapInh:", "CapPrm:", "CapEff:",
+					    "CapBnd:", "CapAmb:", "NoNewPrivs:" };
 
 	kt_slurp("/proc/thread-self/status", text, sizeof(text));
 	out[0] = '\0';

@@ -37,7 +37,8 @@ static int ready(int ep, uint64_t data[16])
 int main(void)
 {
 	int count = eventfd(41, EFD_CLOEXEC), sem = eventfd(3, EFD_SEMAPHORE | EFD_NONBLOCK);
-	int zero = eventfd(0, 0), edge = eventfd(0, 0), once = eventfd(1, 0), closed = eventfd(1, 0);
+	int zero = eventfd(0, 0), edge = eventfd(0, 0), once = eventfd(1, 0),
+	    closed = eventfd(1, 0);
 	int dupped, outer, inner, p[2], tick, late, absolute, unarmed, expired, sig;
 	struct itimerspec spec;
 	struct signalfd_siginfo info;
@@ -112,10 +113,12 @@ int main(void)
 	KT(poll(&pfd, 1, 20000) == 1 && read(tick, &n, 8) == 8 && n >= 1);
 	KT(timerfd_gettime(tick, &spec) == 0 && spec.it_interval.tv_nsec == 10000000);
 	KT(timerfd_gettime(late, &spec) == 0 && spec.it_value.tv_sec < 1000 &&
-	   spec.it_value.tv_sec > 900 && spec.it_interval.tv_sec == 5 &&
-	   spec.it_interval.tv_nsec == 6, "%ld left", (long)spec.it_value.tv_sec);
+		   spec.it_value.tv_sec > 900 && spec.it_interval.tv_sec == 5 &&
+		   spec.it_interval.tv_nsec == 6,
+	   "%ld left", (long)spec.it_value.tv_sec);
 	KT(timerfd_gettime(absolute, &spec) == 0 && spec.it_value.tv_sec < 1000 &&
-	   spec.it_value.tv_sec > 900, "%ld left", (long)spec.it_value.tv_sec);
+		   spec.it_value.tv_sec > 900,
+	   "%ld left", (long)spec.it_value.tv_sec);
 	KT(timerfd_gettime(unarmed, &spec) == 0 && spec.it_value.tv_sec == 0 &&
 	   spec.it_value.tv_nsec == 0);
 	KT(read(unarmed, &n, 8) < 0 && errno == EAGAIN);

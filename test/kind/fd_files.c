@@ -141,7 +141,8 @@ int main(void)
 	   owner.pid == getpid());
 	KT(fcntl(plain, F_GETSIG) == SIGUSR2);
 
-	KT((fcntl(append, F_GETFL) & (O_ACCMODE | O_APPEND | O_SYNC)) == (O_WRONLY | O_APPEND | O_SYNC));
+	KT((fcntl(append, F_GETFL) & (O_ACCMODE | O_APPEND | O_SYNC)) ==
+	   (O_WRONLY | O_APPEND | O_SYNC));
 	KT(lseek(append, 0, SEEK_SET) == 0 && write(append, "end\n", 4) == 4);
 	KT(stat("append", &st2) == 0 && st2.st_size == 10, "%ld", (long)st2.st_size);
 	KT((fcntl(look, F_GETFL) & (O_ACCMODE | O_NONBLOCK | O_NOATIME)) ==
@@ -160,11 +161,12 @@ int main(void)
 	KT(access("unlinked", F_OK) < 0);
 	KT(reads(unlinked, "can find this"));
 	for (int i = 0; i < 300; i++)
-		KT(pread(unlinked, bytes, 6, 4096 + i * 3000) >= 5 && memcmp(bytes, "block", 5) == 0);
+		KT(pread(unlinked, bytes, 6, 4096 + i * 3000) >= 5 &&
+		   memcmp(bytes, "block", 5) == 0);
 	KT(write(unlinked, "!", 1) == 1);
 	KT(reads(renamed, "renamed since"));
-	KT(tmpfile < 0 || (pread(tmpfile, bytes, 14, 0) == 14 &&
-			   memcmp(bytes, "without a name", 14) == 0));
+	KT(tmpfile < 0 ||
+	   (pread(tmpfile, bytes, 14, 0) == 14 && memcmp(bytes, "without a name", 14) == 0));
 	KT(tmpfile < 0 || lseek(tmpfile, 0, SEEK_CUR) == 14);
 
 	KT(write(null, "x", 1) == 1 && read(null, bytes, 1) == 0);

@@ -20,8 +20,7 @@ static bool next(int fd, int wd, uint32_t mask, const char *name)
 		memcpy(rest, bytes, (size_t)n);
 		have = (size_t)n;
 	}
-	good = e->wd == wd && (e->mask & mask) == mask &&
-	       strcmp(e->len ? e->name : "", name) == 0;
+	good = e->wd == wd && (e->mask & mask) == mask && strcmp(e->len ? e->name : "", name) == 0;
 	if (!good)
 		kt_fail(__FILE__, __LINE__, "event wd %d mask %x name '%s'", e->wd, e->mask,
 			e->len ? e->name : "");

@@ -65,7 +65,7 @@ int main(void)
 	KT_NEED(pipe2(a, O_CLOEXEC | O_NONBLOCK) == 0);
 	KT_NEED(fcntl(a[1], F_SETPIPE_SZ, 1 << 18) == 1 << 18);
 	KT_NEED(write(a[1], content, BIG) == BIG);
-	KT_NEED(read(a[0], got, 777) == 777); /* begins in the middle of a page */
+	KT_NEED(read(a[0], got, 777) == 777);  /* begins in the middle of a page */
 	KT_NEED(fcntl(a[0], F_SETFL, 0) == 0); /* only one end is nonblocking */
 	twice = dup(a[1]);
 	KT_NEED(pipe2(packets, O_DIRECT | O_NONBLOCK) == 0);

@@ -81,8 +81,10 @@ int main(void)
 {
 	struct sockaddr_in6 six = { .sin6_family = AF_INET6, .sin6_addr = in6addr_loopback };
 	int tcp = bound(SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC), udp = bound(SOCK_DGRAM);
-	int udp_to = bound(SOCK_DGRAM), tcp6 = socket(AF_INET6, SOCK_STREAM, 0), path, abstract, dgram;
-	int unbound = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), bound_only = bound(SOCK_STREAM);
+	int udp_to = bound(SOCK_DGRAM), tcp6 = socket(AF_INET6, SOCK_STREAM, 0), path, abstract,
+	    dgram;
+	int unbound = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
+	    bound_only = bound(SOCK_STREAM);
 	struct sockaddr_un path_name, abstract_name, dgram_name;
 	socklen_t path_size, abstract_size, dgram_size, size;
 	char abstract_text[32] = "", got[100];
@@ -115,7 +117,8 @@ int main(void)
 	snprintf(abstract_text + 1, 30, "kage-test-%d", getpid());
 	abstract = socket(AF_UNIX, SOCK_STREAM, 0);
 	abstract_name = unix_name(abstract_text, &abstract_size);
-	KT_NEED(bind(abstract, (void *)&abstract_name, abstract_size) == 0 && listen(abstract, 5) == 0);
+	KT_NEED(bind(abstract, (void *)&abstract_name, abstract_size) == 0 &&
+		listen(abstract, 5) == 0);
 	dgram = socket(AF_UNIX, SOCK_DGRAM, 0);
 	dgram_name = unix_name("datagrams", &dgram_size);
 	KT_NEED(bind(dgram, (void *)&dgram_name, dgram_size) == 0);
@@ -161,6 +164,7 @@ int main(void)
 	a = loopback(unbound);
 	KT(a.sin_port == 0 && get(unbound, SOL_SOCKET, SO_REUSEPORT) == 1);
 	a = loopback(bound_only);
-	KT(a.sin_port != 0 && listen(bound_only, 3) == 0 && serves(bound_only, (void *)&a, sizeof(a)));
+	KT(a.sin_port != 0 && listen(bound_only, 3) == 0 &&
+	   serves(bound_only, (void *)&a, sizeof(a)));
 	kt_end();
 }

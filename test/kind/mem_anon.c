@@ -9,7 +9,7 @@
 #define MADV_GUARD_INSTALL 102
 #endif
 #ifndef PR_SET_VMA
-#define PR_SET_VMA 0x53564d41
+#define PR_SET_VMA           0x53564d41
 #define PR_SET_VMA_ANON_NAME 0
 #endif
 
@@ -69,8 +69,9 @@ int main(int argc, char **argv)
 	static const struct {
 		int advice;
 		const char *flag;
-	} advices[] = { { MADV_DONTFORK, "dc" }, { MADV_DONTDUMP, "dd" }, { MADV_WIPEONFORK, "wf" },
-			{ MADV_HUGEPAGE, "hg" }, { MADV_NOHUGEPAGE, "nh" }, { MADV_RANDOM, "rr" },
+	} advices[] = { { MADV_DONTFORK, "dc" },   { MADV_DONTDUMP, "dd" },
+			{ MADV_WIPEONFORK, "wf" }, { MADV_HUGEPAGE, "hg" },
+			{ MADV_NOHUGEPAGE, "nh" }, { MADV_RANDOM, "rr" },
 			{ MADV_SEQUENTIAL, "sr" }, { MADV_MERGEABLE, "mg" } };
 	bool has_name, has_guards, has_flag[8];
 
@@ -98,8 +99,7 @@ int main(int argc, char **argv)
 	/* A stack that grows by itself below a hole, a page of it touched. */
 	grows = map(4 * MIB, PROT_NONE, 0);
 	KT_NEED(mmap(grows + 3 * MIB, MIB / 4, PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_GROWSDOWN, -1, 0) !=
-		MAP_FAILED);
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_GROWSDOWN, -1, 0) != MAP_FAILED);
 	kt_fill(grows + 3 * MIB + MIB / 4 - PAGE, PAGE, 8);
 
 	guards = map(16 * PAGE, PROT_READ | PROT_WRITE, 0);

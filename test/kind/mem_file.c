@@ -37,7 +37,7 @@ int main(void)
 
 	KT_NEED(zero >= 0);
 	p = map_fd(priv, 21 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0);
-	kt_fill(p + 3 * PAGE, PAGE, 4); /* changed pages among clean ones */
+	kt_fill(p + 3 * PAGE, PAGE, 4);              /* changed pages among clean ones */
 	kt_fill(p + 20 * PAGE + 100, PAGE - 100, 5); /* behind the end of the file */
 	p[10 * PAGE] = 77;
 	offset = map_fd(priv, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, 8 * PAGE);
@@ -61,9 +61,9 @@ int main(void)
 
 	KT(*text == text_byte);
 	for (size_t i = 0; i < 20 * PAGE + 100; i++) {
-		unsigned char want = i / PAGE == 3 ? kt_byte(4, i - 3 * PAGE) :
-				     i == 10 * PAGE ? 77 :
-						      kt_byte(1, i);
+		unsigned char want = i / PAGE == 3    ? kt_byte(4, i - 3 * PAGE)
+				     : i == 10 * PAGE ? 77
+						      : kt_byte(1, i);
 		if (p[i] != want) {
 			KT(false, "private mapping at %zu: %u, not %u", i, p[i], want);
 			break;

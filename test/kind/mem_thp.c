@@ -8,10 +8,10 @@ enum { MIB = 1 << 20 };
 
 int main(void)
 {
-	unsigned char *p = mmap(NULL, 16 * MIB, PROT_READ | PROT_WRITE,
-				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	unsigned char *q = mmap(NULL, 8 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-				-1, 0);
+	unsigned char *p =
+		mmap(NULL, 16 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *q =
+		mmap(NULL, 8 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	KT_NEED(p != MAP_FAILED && q != MAP_FAILED);
 	KT_NEED(madvise(p, 16 * MIB, MADV_HUGEPAGE) == 0);

@@ -18,92 +18,103 @@ static void *general(void *arg)
 
 	(void)arg;
 	pthread_barrier_wait(&ready);
-	__asm__ volatile("push %%rbp\n"
-			 "push %[leave]\n" /* (%rsp) */
-			 "mov $0x1111111111111111, %%rax\n"
-			 "mov $0x2222222222222222, %%rbx\n"
-			 "mov $0x3333333333333333, %%rcx\n"
-			 "mov $0x4444444444444444, %%rdx\n"
-			 "mov $0x5555555555555555, %%rsi\n"
-			 "mov $0x6666666666666666, %%rdi\n"
-			 "mov $0x7777777777777777, %%rbp\n"
-			 "mov $0x8888888888888888, %%r8\n"
-			 "mov $0x9999999999999999, %%r9\n"
-			 "mov $0xaaaaaaaaaaaaaaaa, %%r10\n"
-			 "mov $0xbbbbbbbbbbbbbbbb, %%r11\n"
-			 "mov $0xcccccccccccccccc, %%r12\n"
-			 "mov $0xdddddddddddddddd, %%r13\n"
-			 "mov $0xeeeeeeeeeeeeeeee, %%r14\n"
-			 "std\n"
-			 "1: mov (%%rsp), %%r15\n"
-			 "pause\n"
-			 "cmpl $0, (%%r15)\n"
-			 "je 1b\n"
-			 "pushf\n"
-			 "pop %%r15\n"
-			 "cld\n"
-			 "and $0x400, %%r15\n"
-			 "xor $0x400, %%r15\n"
-#define SAME(reg, value) "push %%rax\n mov $" value ", %%rax\n xor " reg ", %%rax\n or %%rax, %%r15\n pop %%rax\n"
-			 SAME("%%rbx", "0x2222222222222222") SAME("%%rcx", "0x3333333333333333")
-			 SAME("%%rdx", "0x4444444444444444") SAME("%%rsi", "0x5555555555555555")
-			 SAME("%%rdi", "0x6666666666666666") SAME("%%rbp", "0x7777777777777777")
-			 SAME("%%r8", "0x8888888888888888") SAME("%%r9", "0x9999999999999999")
-			 SAME("%%r10", "0xaaaaaaaaaaaaaaaa") SAME("%%r11", "0xbbbbbbbbbbbbbbbb")
-			 SAME("%%r12", "0xcccccccccccccccc") SAME("%%r13", "0xdddddddddddddddd")
-			 SAME("%%r14", "0xeeeeeeeeeeeeeeee")
-			 "mov $0x1111111111111111, %%rbx\n"
-			 "xor %%rbx, %%rax\n"
-			 "or %%rax, %%r15\n"
-			 "pop %%rax\n"
-			 "pop %%rbp\n"
-			 "mov %%r15, %[wrong]\n"
-			 : [wrong] "=a"(wrong)
-			 : [leave] "r"(&leave)
-			 : "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
-			   "r14", "r15", "memory", "cc");
+	__asm__ volatile(
+		"push %%rbp\n"
+		"push %[leave]\n" /* (%rsp) */
+		"mov $0x1111111111111111, %%rax\n"
+		"mov $0x2222222222222222, %%rbx\n"
+		"mov $0x3333333333333333, %%rcx\n"
+		"mov $0x4444444444444444, %%rdx\n"
+		"mov $0x5555555555555555, %%rsi\n"
+		"mov $0x6666666666666666, %%rdi\n"
+		"mov $0x7777777777777777, %%rbp\n"
+		"mov $0x8888888888888888, %%r8\n"
+		"mov $0x9999999999999999, %%r9\n"
+		"mov $0xaaaaaaaaaaaaaaaa, %%r10\n"
+		"mov $0xbbbbbbbbbbbbbbbb, %%r11\n"
+		"mov $0xcccccccccccccccc, %%r12\n"
+		"mov $0xdddddddddddddddd, %%r13\n"
+		"mov $0xeeeeeeeeeeeeeeee, %%r14\n"
+		"std\n"
+		"1: mov (%%rsp), %%r15\n"
+		"pause\n"
+		"cmpl $0, (%%r15)\n"
+		"je 1b\n"
+		"pushf\n"
+		"pop %%r15\n"
+		"cld\n"
+		"and $0x400, %%r15\n"
+		"xor $0x400, %%r15\n"
+#define SAME(reg, value) \
+	"push %%rax\n mov $" value ", %%rax\n xor " reg ", %%rax\n or %%rax, %%r15\n pop %%rax\n"
+		SAME("%%rbx", "0x2222222222222222") SAME("%%rcx", "0x3333333333333333") SAME(
+			"%%rdx",
+			"0x4444444444444444") SAME("%%rsi",
+						   "0x5555555555555555") SAME("%%rdi",
+									      "0x6666666666666666")
+			SAME("%%rbp", "0x7777777777777777") SAME("%%r8", "0x8888888888888888") SAME(
+				"%%r9", "0x9999999999999999") SAME("%%r10", "0xaaaaaaaaaaaaaaaa")
+				SAME("%%r11", "0xbbbbbbbbbbbbbbbb") SAME(
+					"%%r12", "0xcccccccccccccccc") SAME("%%r13",
+									    "0xdddddddddddddddd")
+					SAME("%%r14",
+					     "0xeeeeeeeeeeeeeeee") "mov $0x1111111111111111, %%rbx\n"
+								   "xor %%rbx, %%rax\n"
+								   "or %%rax, %%r15\n"
+								   "pop %%rax\n"
+								   "pop %%rbp\n"
+								   "mov %%r15, %[wrong]\n"
+		: [wrong] "=a"(wrong)
+		: [leave] "r"(&leave)
+		: "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+		  "r15", "memory", "cc");
 	KT(wrong == 0, "general registers: %lx", wrong);
 	return NULL;
 }
 
-#define TEN(x, op) x(0, op) x(1, op) x(2, op) x(3, op) x(4, op) x(5, op) x(6, op) x(7, op) x(8, op) x(9, op)
+#define TEN(x, op) \
+	x(0, op) x(1, op) x(2, op) x(3, op) x(4, op) x(5, op) x(6, op) x(7, op) x(8, op) x(9, op)
 #define SIX(x, op) x(10, op) x(11, op) x(12, op) x(13, op) x(14, op) x(15, op)
-#define REST(x, op) x(16, op) x(17, op) x(18, op) x(19, op) x(20, op) x(21, op) x(22, op) x(23, op) \
-	x(24, op) x(25, op) x(26, op) x(27, op) x(28, op) x(29, op) x(30, op) x(31, op)
-#define LOAD(n, r) "vmovups " #n "*%c[w](%[in]), %%" r #n "\n"
+#define REST(x, op)                                                                               \
+	x(16, op) x(17, op) x(18, op) x(19, op) x(20, op) x(21, op) x(22, op) x(23, op) x(24, op) \
+		x(25, op) x(26, op) x(27, op) x(28, op) x(29, op) x(30, op) x(31, op)
+#define LOAD(n, r)  "vmovups " #n "*%c[w](%[in]), %%" r #n "\n"
 #define STORE(n, r) "vmovups %%" r #n ", " #n "*%c[w](%[out])\n"
 
 __attribute__((target("avx"), noinline)) static void spin_avx(const void *in, void *out)
 {
-	__asm__ volatile(TEN(LOAD, "ymm") SIX(LOAD, "ymm")
-			 "1: pause\n cmpl $0, (%[leave])\n je 1b\n" TEN(STORE, "ymm")
-				 SIX(STORE, "ymm")
+	__asm__ volatile(TEN(LOAD, "ymm")
+				 SIX(LOAD, "ymm") "1: pause\n cmpl $0, (%[leave])\n je 1b\n" TEN(
+					 STORE, "ymm") SIX(STORE, "ymm")
 			 :
 			 : [in] "r"(in), [out] "r"(out), [leave] "r"(&leave), [w] "i"(32)
 			 : "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
 			   "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 }
 
-__attribute__((target("avx512f,avx512bw"), noinline)) static void
-spin_avx512(const void *in, void *out, uint64_t masks[8])
+__attribute__((target("avx512f,avx512bw"), noinline)) static void spin_avx512(const void *in,
+									      void *out,
+									      uint64_t masks[8])
 {
-	__asm__ volatile(TEN(LOAD, "zmm") SIX(LOAD, "zmm") REST(LOAD, "zmm")
-			 "kmovq (%[k]), %%k1\n kmovq 8(%[k]), %%k2\n kmovq 16(%[k]), %%k3\n"
-			 "kmovq 24(%[k]), %%k4\n kmovq 32(%[k]), %%k5\n kmovq 40(%[k]), %%k6\n"
-			 "kmovq 48(%[k]), %%k7\n kmovq 56(%[k]), %%k0\n"
-			 "1: pause\n cmpl $0, (%[leave])\n je 1b\n" TEN(STORE, "zmm")
-				 SIX(STORE, "zmm") REST(STORE, "zmm")
-			 "kmovq %%k1, (%[k])\n kmovq %%k2, 8(%[k])\n kmovq %%k3, 16(%[k])\n"
-			 "kmovq %%k4, 24(%[k])\n kmovq %%k5, 32(%[k])\n kmovq %%k6, 40(%[k])\n"
-			 "kmovq %%k7, 48(%[k])\n kmovq %%k0, 56(%[k])\n"
-			 :
-			 : [in] "r"(in), [out] "r"(out), [leave] "r"(&leave), [k] "r"(masks),
-			   [w] "i"(64)
-			 : "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
-			   "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
-			   "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",
-			   "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k1",
-			   "k2", "k3", "k4", "k5", "k6", "k7");
+	__asm__ volatile(
+		TEN(LOAD, "zmm") SIX(LOAD, "zmm") REST(
+			LOAD,
+			"zmm") "kmovq (%[k]), %%k1\n kmovq 8(%[k]), %%k2\n kmovq 16(%[k]), %%k3\n"
+			       "kmovq 24(%[k]), %%k4\n kmovq 32(%[k]), %%k5\n kmovq 40(%[k]), %%k6\n"
+			       "kmovq 48(%[k]), %%k7\n kmovq 56(%[k]), %%k0\n"
+			       "1: pause\n cmpl $0, (%[leave])\n je 1b\n" TEN(STORE, "zmm") SIX(
+				       STORE, "zmm")
+				       REST(STORE,
+					    "zmm") "kmovq %%k1, (%[k])\n kmovq %%k2, 8(%[k])\n kmovq %%k3, 16(%[k])\n"
+						   "kmovq %%k4, 24(%[k])\n kmovq %%k5, 32(%[k])\n kmovq %%k6, 40(%[k])\n"
+						   "kmovq %%k7, 48(%[k])\n kmovq %%k0, 56(%[k])\n"
+		:
+		: [in] "r"(in), [out] "r"(out), [leave] "r"(&leave), [k] "r"(masks), [w] "i"(64)
+		: "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
+		  "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17",
+		  "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26",
+		  "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6",
+		  "k7");
 }
 
 static void *avx(void *arg)
@@ -174,14 +185,13 @@ static void *sleeper(void *arg)
 		struct timespec nap = { 0, 20000000 };
 		long result = SYS_nanosleep;
 
-		__asm__ volatile(
-			"vmovups (%[in]), %%ymm0\n vmovups 32(%[in]), %%ymm7\n"
-			"vmovups 64(%[in]), %%ymm15\n syscall\n"
-			"vmovups %%ymm0, (%[out])\n vmovups %%ymm7, 32(%[out])\n"
-			"vmovups %%ymm15, 64(%[out])\n"
-			: "+a"(result)
-			: "D"(&nap), "S"(NULL), [in] "r"(in), [out] "r"(out)
-			: "rcx", "r11", "memory", "xmm0", "xmm7", "xmm15");
+		__asm__ volatile("vmovups (%[in]), %%ymm0\n vmovups 32(%[in]), %%ymm7\n"
+				 "vmovups 64(%[in]), %%ymm15\n syscall\n"
+				 "vmovups %%ymm0, (%[out])\n vmovups %%ymm7, 32(%[out])\n"
+				 "vmovups %%ymm15, 64(%[out])\n"
+				 : "+a"(result)
+				 : "D"(&nap), "S"(NULL), [in] "r"(in), [out] "r"(out)
+				 : "rcx", "r11", "memory", "xmm0", "xmm7", "xmm15");
 		KT(memcmp(in, out, 96) == 0, "AVX registers across a sleep");
 		if (memcmp(in, out, 96) != 0)
 			break;

@@ -14,8 +14,8 @@
 
 #include "lib/kindtest.h"
 
-#define NUMBER BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))
-#define RETURN(value) BPF_STMT(BPF_RET | BPF_K, (value))
+#define NUMBER            BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))
+#define RETURN(value)     BPF_STMT(BPF_RET | BPF_K, (value))
 #define ON(number, value) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (number), 0, 1), RETURN(value)
 
 static void install(struct sock_filter *filter, unsigned short n)

@@ -77,7 +77,8 @@ static void *other_thread(void *arg)
 	KT(info.si_code == SI_QUEUE && info.si_pid == getpid());
 	KT(!take(SIGRTMIN + 7, &info));
 	KT(take(SIGWINCH, &info));
-	KT(info.si_code == SI_TKILL && info.si_pid == getpid(), "code %d pid %d", info.si_code, info.si_pid);
+	KT(info.si_code == SI_TKILL && info.si_pid == getpid(), "code %d pid %d", info.si_code,
+	   info.si_pid);
 	return NULL;
 }
 
@@ -99,7 +100,8 @@ static void on_alternate(int s, siginfo_t *info, void *context)
 	KT(sigaltstack(NULL, &now) == 0 && now.ss_sp == alternate &&
 	   now.ss_size == sizeof(alternate) && now.ss_flags == SS_ONSTACK);
 	pthread_sigmask(SIG_SETMASK, NULL, &mask);
-	KT(sigismember(&mask, SIGUSR1) && sigismember(&mask, SIGHUP) && !sigismember(&mask, SIGALRM));
+	KT(sigismember(&mask, SIGUSR1) && sigismember(&mask, SIGHUP) &&
+	   !sigismember(&mask, SIGALRM));
 	KT(info->si_value.sival_int == 4711);
 	on_alternate_done = 1;
 }
@@ -154,7 +156,8 @@ int main(void)
 {
 	static struct sigaction before[65];
 	struct sigaction action = { .sa_sigaction = note, .sa_flags = SA_SIGINFO | SA_RESTART };
-	stack_t stack = { .ss_sp = malloc(40000), .ss_size = 40000, .ss_flags = (int)(1u << 31) }, now;
+	stack_t stack = { .ss_sp = malloc(40000), .ss_size = 40000, .ss_flags = (int)(1u << 31) },
+		now;
 	pthread_t other, alt;
 	siginfo_t info;
 	sigset_t set, mask;
@@ -195,7 +198,8 @@ int main(void)
 
 		chld.si_pid = 1234;
 		chld.si_value.sival_int = 77;
-		KT_NEED(syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid_raw(), SIGCHLD, &chld) == 0);
+		KT_NEED(syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid_raw(), SIGCHLD, &chld) ==
+			0);
 	}
 	KT_NEED(pthread_create(&other, NULL, other_thread, NULL) == 0);
 	KT_NEED(pthread_create(&alt, NULL, alternate_thread, NULL) == 0);
@@ -211,7 +215,8 @@ int main(void)
 		if (s != 32 && s != 33 && s != SIGKILL && s != SIGSTOP)
 			KT(sigismember(&mask, s) == sigismember(&set, s), "signal %d", s);
 	KT(sigaltstack(NULL, &now) == 0 && now.ss_sp == stack.ss_sp && now.ss_size == 40000 &&
-		   (unsigned)now.ss_flags == 1u << 31, "flags %x", now.ss_flags);
+		   (unsigned)now.ss_flags == 1u << 31,
+	   "flags %x", now.ss_flags);
 	for (int i = 0; i < 20; i++) {
 		int s = SIGRTMIN + 3 + i % 2;
 

@@ -70,9 +70,10 @@ static void check_left(timer_t timer, const char *what, time_t most, long interv
 	struct itimerspec now;
 
 	KT(timer_gettime(timer, &now) == 0, "%s", what);
-	KT(now.it_value.tv_sec < most && now.it_value.tv_sec >= most - SLACK_S, "%s: %ld s left", what,
-	   (long)now.it_value.tv_sec);
-	KT(now.it_interval.tv_nsec == interval_ns, "%s: interval %ld", what, now.it_interval.tv_nsec);
+	KT(now.it_value.tv_sec < most && now.it_value.tv_sec >= most - SLACK_S, "%s: %ld s left",
+	   what, (long)now.it_value.tv_sec);
+	KT(now.it_interval.tv_nsec == interval_ns, "%s: interval %ld", what,
+	   now.it_interval.tv_nsec);
 }
 
 int main(void)
@@ -129,11 +130,12 @@ int main(void)
 	KT(timer_gettime(unarmed, &spec) == 0 && spec.it_value.tv_sec == 0 &&
 	   spec.it_value.tv_nsec == 0);
 	KT(getitimer(ITIMER_REAL, &it) == 0 && it.it_value.tv_sec < LONG_S &&
-	   it.it_value.tv_sec >= LONG_S - SLACK_S && it.it_interval.tv_usec == 250000,
+		   it.it_value.tv_sec >= LONG_S - SLACK_S && it.it_interval.tv_usec == 250000,
 	   "%ld s left", (long)it.it_value.tv_sec);
 	KT(getitimer(ITIMER_VIRTUAL, &it) == 0 && it.it_value.tv_sec <= LONG_S &&
-	   it.it_value.tv_sec >= LONG_S - SLACK_S && it.it_interval.tv_sec == 7 &&
-	   it.it_interval.tv_usec > 0, "%ld s left", (long)it.it_value.tv_sec);
+		   it.it_value.tv_sec >= LONG_S - SLACK_S && it.it_interval.tv_sec == 7 &&
+		   it.it_interval.tv_usec > 0,
+	   "%ld s left", (long)it.it_value.tv_sec);
 	KT(getitimer(ITIMER_PROF, &it) == 0 && it.it_value.tv_sec <= 2 * LONG_S &&
 	   it.it_value.tv_sec >= 2 * LONG_S - SLACK_S);
 

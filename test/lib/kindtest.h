@@ -29,7 +29,7 @@ static char kt_failures[16384];
 static int kt_n_failures;
 
 __attribute__((unused, format(printf, 3, 4))) static void kt_fail(const char *file, int line,
-								   const char *fmt, ...)
+								  const char *fmt, ...)
 {
 	size_t at = strlen(kt_failures);
 	va_list ap;
@@ -45,17 +45,17 @@ __attribute__((unused, format(printf, 3, 4))) static void kt_fail(const char *fi
 }
 
 /* What must hold after the wait. */
-#define KT(condition, ...)                                                                         \
-	do {                                                                                       \
-		if (!(condition))                                                                  \
-			kt_fail(__FILE__, __LINE__, "" #condition ": " __VA_ARGS__);               \
+#define KT(condition, ...)                                                           \
+	do {                                                                         \
+		if (!(condition))                                                    \
+			kt_fail(__FILE__, __LINE__, "" #condition ": " __VA_ARGS__); \
 	} while (0)
 
 /* What must hold before it: the test cannot be made otherwise. */
 #define KT_NEED(condition)                                                                         \
 	do {                                                                                       \
 		if (!(condition)) {                                                                \
-			printf("FAIL: %s:%d: preparing: %s: %s\n", __FILE__, __LINE__, #condition,   \
+			printf("FAIL: %s:%d: preparing: %s: %s\n", __FILE__, __LINE__, #condition, \
 			       strerror(errno));                                                   \
 			fflush(stdout);                                                            \
 			_exit(2);                                                                  \
@@ -188,7 +188,8 @@ __attribute__((unused)) static const char *kt_vmflags(const void *address)
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2 && strchr(line, '-') < line + 17)
 			here = (uintptr_t)address >= start && (uintptr_t)address < end;
 		else if (here && strncmp(line, "VmFlags: ", 9) == 0) {
-			snprintf(flags, sizeof(flags), " %.*s", (int)strcspn(line + 9, "\n"), line + 9);
+			snprintf(flags, sizeof(flags), " %.*s", (int)strcspn(line + 9, "\n"),
+				 line + 9);
 			break;
 		}
 	}
