@@ -54,6 +54,11 @@ void kage_arch_set_ip(struct kage_regs *regs, uint64_t ip);
  *  of them before the program goes on, and says in STATE how the call continues. */
 void kage_arch_settle_syscall(struct kage_regs *regs, Kage__SyscallState *state);
 
+/** A stop makes some waiting calls end with EINTR. Changes REGS of such a thread so that the kernel makes
+ *  the call again, unless a handler runs first: then it is EINTR, as it would have been. False
+ *  when there is nothing to change. */
+bool kage_arch_undo_eintr(struct kage_regs *regs);
+
 /* Where the time of a system call stands among its arguments. */
 struct kage_timed_call {
 	enum {

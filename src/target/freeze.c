@@ -329,6 +329,9 @@ struct kage_err *kage_target_read_threads(struct kage_target *t)
 		struct kage_thread *thread = t->threads[i];
 
 		TRY(read_outside_runner(t, thread));
+		/* At once, so that it holds whatever becomes of us. */
+		if (kage_arch_undo_eintr(&thread->regs))
+			TRY(kage_arch_set_regs(thread->tid, false, &thread->regs));
 		if (ptrace(PTRACE_GETSIGMASK, thread->tid, (void *)sizeof(thread->sigmask),
 			   &thread->sigmask) < 0)
 			return kage_err_sys(errno, "read signal mask of thread %d", thread->tid);

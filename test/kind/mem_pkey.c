@@ -11,7 +11,7 @@ int main(void)
 	unsigned char *a, *b;
 
 	if (write_off < 0 || all_off < 0)
-		kt_skip("the processor has no protection keys");
+		kt_skip("machine: the processor has no protection keys");
 	KT_NEED(pkey_free(hole) == 0);
 	a = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	b = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

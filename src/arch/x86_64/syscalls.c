@@ -2,6 +2,7 @@
 /*
  * System calls that wait for a time: where their time stands among the arguments.
  */
+#include <errno.h>
 #include <linux/futex.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -54,6 +55,42 @@ uint64_t kage_arch_arg(const struct kage_regs *regs, int i)
 void kage_arch_set_number(struct kage_regs *regs, uint64_t number)
 {
 	regs->gp.orig_rax = number;
+}
+
+/* Calls that the kernel ends with EINTR at any stop, though nothing has happened that the program
+ * could see, and that can simply be made again. connect and close are not among them. */
+static bool can_be_made_again(uint64_t number)
+{
+	switch (number) {
+	case SYS_epoll_wait:
+	case SYS_epoll_pwait:
+	case SYS_epoll_pwait2:
+	case SYS_rt_sigtimedwait:
+	case SYS_semop:
+	case SYS_semtimedop:
+	case SYS_io_getevents:
+	case SYS_io_pgetevents:
+	case SYS_recvfrom:
+	case SYS_recvmsg:
+	case SYS_recvmmsg:
+	case SYS_read:
+	case SYS_accept:
+	case SYS_accept4:
+		return true;
+	default:
+		return false;
+	}
+}
+
+bool kage_arch_undo_eintr(struct kage_regs *regs)
+{
+	uint64_t number;
+
+	if (!kage_arch_in_syscall(regs, &number) || -(int64_t)regs->gp.rax != EINTR ||
+	    !can_be_made_again(number))
+		return false;
+	regs->gp.rax = (uint64_t)-ERESTARTNOHAND;
+	return true;
 }
 
 /* Most wrappers of system calls are `mov $number, %eax; syscall`. */
