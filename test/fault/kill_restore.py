@@ -4,7 +4,7 @@
 """SIGKILL of `kage restore` at any instant leaves a whole process or none.
 
 What was restored finds the file "go", checks itself, and ends with PASS and status 0: that is whole.
-Killed, without a word of its own, is none. Everything else is half alive: other endings, one that
+Ended without a word of its own, is none. Everything else is half alive: other endings, one that
 hangs, a stub that stays.
 """
 
@@ -70,7 +70,9 @@ class Restores:
         for pid, status in ended.items():
             if status == 0 and said == 1 and pid == self.pid:
                 continue
-            if status == -signal.SIGKILL and not said:
+            # A stub that finds itself alone ends, by a signal or with a status of its own. The
+            # program would have said something.
+            if status != 0 and not said:
                 continue
             raise Failed(f"{when}: process {pid} (the program's is {self.pid}) ended with {status}; "
                          f"log: {log}")

@@ -33,6 +33,7 @@ class Target:
         self.process = box.start([helper("fault/busy"), "shared"])
         box.wait_log("ready", process=self.process)
         self.pid = self.process.pid
+        self.known = (0,) * WORKERS  # what was wrong has been told already
 
     def counters(self):
         numbers = struct.unpack(f"{WORKERS * 2}Q", read(self.box.path("progress"), True)[:WORKERS * 16])
@@ -44,10 +45,11 @@ class Target:
 
         def goes_on():
             now, wrong = self.counters()
-            if any(wrong):
-                raise Failed(f"{when}: wrong: {wrong}, its log: {self.box.log()}")
+            if wrong != self.known:
+                was, self.known = self.known, wrong
+                raise Failed(f"wrong: {was} -> {wrong}")
             if not self.process.alive():
-                raise Failed(f"{when}: the target ended; {self.process.popen.poll()} {self.box.log()}")
+                raise Failed(f"the target ended; {self.process.popen.poll()} {self.box.log()}")
             return all(n > b for n, b in zip(now, before))
         try:
             wait_until("every thread to go on", goes_on, 20, 0.001)
