@@ -18,15 +18,15 @@ enum { SUMS, PING, PONG, NAPS, TICKS, FUTEXES, EPOLLS, BELOW, BIRTHS, HANDS, HAN
 
 static struct counter {
 	volatile uint64_t count, wrong;
-} *counters;
+} * counters;
 static volatile int leave;
 
-#define WRONG(which, condition)                                                                    \
-	do {                                                                                       \
-		if (condition) {                                                                   \
-			counters[which].wrong++;                                                   \
-			KT(!(condition), "errno %d", errno);                                       \
-		}                                                                                  \
+#define WRONG(which, condition)                              \
+	do {                                                 \
+		if (condition) {                             \
+			counters[which].wrong++;             \
+			KT(!(condition), "errno %d", errno); \
+		}                                            \
 	} while (0)
 
 static void *sums(void *arg)
@@ -226,8 +226,9 @@ static void *hands(void *arg)
 
 int main(int argc, char **argv)
 {
-	static void *(*const work[WORKERS])(void *) = { sums,  ping,  pong,   naps,  ticks, futexes,
-							epolls, below, births, hands, hands };
+	static void *(*const work[WORKERS])(void *) = { sums,   ping,    pong,   naps,
+							ticks,  futexes, epolls, below,
+							births, hands,   hands };
 	bool shared = argc > 1 && strcmp(argv[1], "shared") == 0;
 	pthread_t threads[WORKERS];
 	int fd = -1;
@@ -237,8 +238,8 @@ int main(int argc, char **argv)
 		fd = open("progress", O_RDWR | O_CREAT | O_TRUNC, 0644);
 		KT_NEED(fd >= 0 && ftruncate(fd, 4096) == 0);
 	}
-	counters = mmap(NULL, 4096, PROT_READ | PROT_WRITE, shared ? MAP_SHARED : MAP_SHARED | MAP_ANONYMOUS,
-			fd, 0);
+	counters = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+			shared ? MAP_SHARED : MAP_SHARED | MAP_ANONYMOUS, fd, 0);
 	KT_NEED(counters != MAP_FAILED);
 	sigemptyset(&set);
 	sigaddset(&set, SIGRTMIN + 1);
@@ -256,7 +257,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < WORKERS; i++)
 		pthread_join(threads[i], NULL);
 	for (int i = 0; i < WORKERS; i++)
-		KT(counters[i].wrong == 0 && counters[i].count > 0, "worker %d: %lu rounds, %lu wrong", i,
-		   counters[i].count, counters[i].wrong);
+		KT(counters[i].wrong == 0 && counters[i].count > 0,
+		   "worker %d: %lu rounds, %lu wrong", i, counters[i].count, counters[i].wrong);
 	kt_end();
 }

@@ -7,6 +7,7 @@
  * system call instruction, although the image has it on the instruction, to make the call again.
  */
 #include <elf.h>
+#include <errno.h>
 #include <string.h>
 
 #include "arch/arch.h"
@@ -174,6 +175,8 @@ static struct waiting show_waiting(const Kage__RegistersX8664 *m, const Kage__Sy
 	w.rip += SYSCALL_INSN_BYTES;
 	error = call->restart == KAGE__SYSCALL_STATE__RESTART__TIME_LEFT ? ERESTART_RESTARTBLOCK
 									 : ERESTARTSYS;
+	if (kage_x86_ends_with_eintr(call->number))
+		error = EINTR; /* as any stop makes of it */
 	w.rax = (uint64_t)-error;
 	return w;
 }

@@ -57,9 +57,8 @@ void kage_arch_set_number(struct kage_regs *regs, uint64_t number)
 	regs->gp.orig_rax = number;
 }
 
-/* Calls that the kernel ends with EINTR at any stop, though nothing has happened that the program
- * could see, and that can simply be made again. connect and close are not among them. */
-static bool can_be_made_again(uint64_t number)
+/* At any stop, though nothing has happened that the program could see. */
+bool kage_x86_ends_with_eintr(uint64_t number)
 {
 	switch (number) {
 	case SYS_epoll_wait:
@@ -70,6 +69,17 @@ static bool can_be_made_again(uint64_t number)
 	case SYS_semtimedop:
 	case SYS_io_getevents:
 	case SYS_io_pgetevents:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Calls that can simply be made again after EINTR. Those on sockets end with it only when they have a
+ * timeout (SO_RCVTIMEO). connect and close are not among them. */
+static bool can_be_made_again(uint64_t number)
+{
+	switch (number) {
 	case SYS_recvfrom:
 	case SYS_recvmsg:
 	case SYS_recvmmsg:
@@ -78,7 +88,7 @@ static bool can_be_made_again(uint64_t number)
 	case SYS_accept4:
 		return true;
 	default:
-		return false;
+		return kage_x86_ends_with_eintr(number);
 	}
 }
 

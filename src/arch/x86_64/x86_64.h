@@ -24,4 +24,7 @@ enum {
  *  call is made again. */
 bool kage_x86_settle(struct kage_regs *regs, bool same_thread);
 
+/** Whether a stop ends the waiting call NUMBER with EINTR though it could simply be made again. */
+bool kage_x86_ends_with_eintr(uint64_t number);
+
 #endif
