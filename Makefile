@@ -101,8 +101,8 @@ test:
 	@+$(MAKE) --no-print-directory tests-built fuzzers-built
 	@B=$(B) test/run
 
-soak: tests-built
-	@B=$(B) KAGE_SOAK=1 test/run
+soak: tests-built fuzzers-built
+	@B=$(B) KAGE_SOAK=1 FUZZ_SECONDS=$(FUZZ_SECONDS) test/run
 
 demo:
 	@scripts/install-deps
@@ -118,11 +118,27 @@ $(B)/bench/%: bench/%.c $(B)/libkage.a
 
 # --- fuzzing: clang's libFuzzer over the pure parsers ------------------------------------------------
 FUZZ_SECONDS ?= 60
-$(B)/fuzz/%: test/fuzz/%.c $(LIB_SRCS) $(B)/proto/image.pb-c.c | $(BPF_HEADERS)
+FUZZ_SRCS := $(LIB_SRCS) $(filter-out src/cli/main.c,$(CLI_SRCS))
+FUZZ_OBJS := $(FUZZ_SRCS:%.c=$(B)/fuzz/obj/%.o) $(LIB_ASMS:%.S=$(B)/fuzz/obj/%.o) $(B)/fuzz/obj/proto/image.pb-c.o
+FUZZ_CC = clang -g -O1 $(filter-out -Werror,$(KFLAGS)) -Itest -w -fno-omit-frame-pointer \
+	-fsanitize=address,undefined -fno-sanitize-recover=undefined
+
+$(B)/fuzz/obj/%.o: %.c $(B)/proto/image.pb-c.h | $(BPF_HEADERS)
+	@mkdir -p $(@D)
+	$(Q)$(FUZZ_CC) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
+$(B)/fuzz/obj/%.o: %.S
+	@mkdir -p $(@D)
+	$(Q)$(FUZZ_CC) -MMD -MP -c $< -o $@
+$(B)/fuzz/obj/proto/image.pb-c.o: $(B)/proto/image.pb-c.c
+	@mkdir -p $(@D)
+	$(Q)$(FUZZ_CC) -fsanitize=fuzzer-no-link -c $< -o $@
+$(B)/fuzz/libkage.a: $(FUZZ_OBJS)
+	@rm -f $@
+	$(Q)ar rcs $@ $^
+$(B)/fuzz/%: test/fuzz/%.c $(B)/fuzz/libkage.a $(wildcard test/lib/*.h)
 	@mkdir -p $(@D)
 	@echo "  FUZZ $<"
-	$(Q)clang -g -O1 $(filter-out -Werror,$(KFLAGS)) -w -fsanitize=fuzzer,address,undefined \
-		-fno-sanitize-recover=undefined $< $(LIB_SRCS) $(LIB_ASMS) $(B)/proto/image.pb-c.c -o $@ $(LIBS)
+	$(Q)$(FUZZ_CC) -fsanitize=fuzzer $< $(B)/fuzz/libkage.a -o $@ $(LIBS)
 .PHONY: fuzzers-built
 fuzzers-built: $(FUZZERS)
 fuzz: $(FUZZERS)
@@ -151,4 +167,4 @@ format:
 clean:
 	rm -rf $(B)
 
--include $(LIB_OBJS:.o=.d) $(CLI_OBJS:.o=.d)
+-include $(LIB_OBJS:.o=.d) $(CLI_OBJS:.o=.d) $(FUZZ_OBJS:.o=.d)
