@@ -50,6 +50,24 @@ uint64_t kage_arch_sp(const struct kage_regs *regs);
 uint64_t kage_arch_ip(const struct kage_regs *regs);
 void kage_arch_set_ip(struct kage_regs *regs, uint64_t ip);
 
+/* --- threads that sleep in a system call and are not stopped (sys/taskread.h) ------------------- */
+
+enum kage_sleep {
+	KAGE_SLEEP_OTHER,    /* nothing is known of it: such a thread is stopped */
+	KAGE_SLEEP_AGAIN,    /* nothing happens before the sleep ends: the call can be made again */
+	KAGE_SLEEP_TRANSFER, /* a part of the bytes may have been moved already */
+};
+
+/** What kind of sleep the call NUMBER with ARGS has. */
+enum kage_sleep kage_arch_sleep(uint64_t number, const uint64_t args[6]);
+
+struct kage_taskthread;
+
+/** The registers of T, which sleeps in a system call, as a stop would show them: the call returns what it
+ *  has transferred, or is made again. */
+struct kage_err *kage_arch_task_regs(const struct kage_taskthread *t, struct kage_regs *ret_regs)
+	_must_check_;
+
 /** Changes REGS of a thread stopped on its way out of a system call into what the kernel would make
  *  of them before the program goes on, and says in STATE how the call continues. */
 void kage_arch_settle_syscall(struct kage_regs *regs, Kage__SyscallState *state);

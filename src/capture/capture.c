@@ -27,24 +27,42 @@
 #include "kind/timers.h"
 #include "sys/taskread.h"
 
-enum { STATUS_MAX = 1 << 20 };
+enum {
+	STATUS_MAX = 1 << 20,
+	/* How long a capture lasts at least, and how fast memory is copied, about: sleepers that would wake
+	 * meanwhile are better met at another instant. */
+	SPAN_NS = 1000 * 1000,
+	COPY_BYTES_PER_NS = 8,
+	SLEEPY_ROUNDS = 2,
+};
+
+/* What a round has seen. */
+static void forget(struct kage_capture *c)
+{
+	kage_fds_free(c);
+	kage_inside_deinit(&c->inside);
+	c->inside = (struct kage_inside){ 0 };
+	free(c->status);
+	c->status = NULL;
+	kage_image_close(c->image);
+	c->image = NULL;
+	if (c->pages)
+		kage_mem_pages_clear(c->pages);
+}
 
 static void deinit(struct kage_capture *c)
 {
-	kage_fds_free(c);
+	forget(c);
+	kage_mem_pages_destroy(c->pages);
 	kage_maps_deinit(&c->maps);
-	kage_inside_deinit(&c->inside);
 	kage_taskread_close(c->reader);
-	free(c->status);
-	kage_image_close(c->image);
-	if (c->pages)
-		kage_pages_destroy(kage_mem_pages_finish(c->pages));
 }
 
-static struct kage_err *init(struct kage_capture *c)
+static struct kage_err *begin_round(struct kage_capture *c)
 {
+	forget(c);
+	kage_obstacles_clear(c->obstacles);
 	TRY(kage_image_create(&c->image));
-	TRY(kage_mem_pages_create(&c->pages));
 	c->process = msg_append(&c->image->arena, c->image->msg, processes, Kage__Process,
 				kage__process__init);
 	return c->process ? NULL : kage_err_nomem();
@@ -77,6 +95,7 @@ static struct kage_err *look(struct kage_capture *c)
 	if (c->checking)
 		return NULL;
 	TRY(kage_memory_estimate(c->target, &c->maps, &bytes));
+	c->span_ns = SPAN_NS + bytes / COPY_BYTES_PER_NS;
 	return kage_mem_pages_reserve(c->pages, bytes);
 }
 
@@ -107,18 +126,20 @@ static struct kage_err *ask_inside(struct kage_capture *c)
 }
 
 /* What neither /proc nor ptrace tells, by the rung that changes least. */
-static struct kage_err *learn_inside(struct kage_capture *c)
+static struct kage_err *learn_inside(struct kage_capture *c, bool *ret_learnt)
 {
-	bool complete = false;
-
 	TRY(kage_timers_list(c));
-	if (c->reader)
-		TRY(kage_inside_read(c->reader, c->target, &c->inside, &complete));
-	return complete ? NULL : ask_inside(c);
+	TRY(kage_inside_read(c->target, &c->inside, ret_learnt));
+	if (*ret_learnt)
+		return NULL;
+	/* Only a target whose threads are all stopped can be asked. */
+	*ret_learnt = c->target->stop_all;
+	c->stop_all = true;
+	return *ret_learnt ? ask_inside(c) : NULL;
 }
 
-/* The target stands still. */
-static struct kage_err *see(struct kage_capture *c)
+/* The target stands still, or sleeps: *RET_STILL is false when it did not sleep on. */
+static struct kage_err *see(struct kage_capture *c, bool *ret_still)
 {
 	size_t size;
 
@@ -126,15 +147,50 @@ static struct kage_err *see(struct kage_capture *c)
 	TRY(kage_file_slurp(c->target->proc_fd, "status", STATUS_MAX, &c->status, &size));
 	TRY(reread_maps(c));
 	TRY(source_instant(c));
-	TRY(learn_inside(c));
+	TRY(learn_inside(c, ret_still));
+	if (!*ret_still)
+		return NULL;
 	TRY(kage_fds_scan(c));
 	for (const struct kage_kind *const *k = kage_kinds; *k; k++)
 		if ((*k)->capture)
 			TRY_WRAP((*k)->capture(c), "%s", (*k)->name);
-	if (c->checking)
+	TRY(kage_target_still(c->target, ret_still));
+	if (c->checking || !*ret_still)
 		return NULL;
 	TRY(kage_obstacles_refuse(c->obstacles));
-	return kage_memory_copy(c);
+	TRY(kage_memory_copy(c));
+	return kage_target_still(c->target, ret_still);
+}
+
+/* Whether a thread that was left asleep has run: it may have pulled away what was looked at. */
+static bool woke_up(struct kage_target *t)
+{
+	bool still = true;
+
+	err_drop(kage_target_still(t, &still));
+	return !still;
+}
+
+/* What was seen while a sleeper woke up is of no single instant. Then that thread is stopped, and all is
+ * seen again; at last no thread is left asleep. */
+static struct kage_err *see_one_instant(struct kage_capture *c, bool keep_still)
+{
+	struct kage_freeze how = { .reader = c->reader, .span_ns = c->span_ns };
+	bool still = false;
+
+	c->stop_all = keep_still || !c->reader;
+	for (int round = 0; !still; round++) {
+		struct kage_err *e;
+
+		how.stop_all = c->stop_all || round >= SLEEPY_ROUNDS;
+		TRY(begin_round(c));
+		TRY(kage_target_freeze(c->target, &how));
+		e = see(c, &still);
+		if (e && !woke_up(c->target))
+			return e;
+		err_drop(e);
+	}
+	return NULL;
 }
 
 static struct kage_err *take(struct kage_capture *c, bool keep_still)
@@ -143,8 +199,7 @@ static struct kage_err *take(struct kage_capture *c, bool keep_still)
 
 	TRY(look(c));
 	TRY(kage_ctx_poll(c->ctx));
-	TRY(kage_target_freeze(c->target));
-	e = see(c);
+	e = see_one_instant(c, keep_still);
 	if (!e)
 		source_pause(c);
 	if (e || !keep_still)
@@ -166,7 +221,7 @@ struct kage_err *kage_capture(struct kage_ctx *ctx, struct kage_target *t,
 				  .carry = options->carry,
 				  .checking = options->checking,
 				  .obstacles = obstacles };
-	struct kage_err *e = init(&c);
+	struct kage_err *e = kage_mem_pages_create(&c.pages);
 
 	if (!e)
 		e = take(&c, options->keep_still);

@@ -306,6 +306,18 @@ void kage_mem_pages_trim(struct mem_pages *m, uint64_t count)
 		m->n_items--;
 }
 
+void kage_mem_pages_clear(struct mem_pages *m)
+{
+	while (m->n_chunks > 1) {
+		const struct mem_chunk *c = &m->chunks[--m->n_chunks];
+
+		munmap(c->mapping, c->mapped);
+	}
+	if (m->n_chunks)
+		m->chunks[0].used = 0;
+	m->n_items = 0;
+}
+
 static int compare_items(const void *a, const void *b)
 {
 	const struct page_run *x = &((const struct mem_run *)a)->run;

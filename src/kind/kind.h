@@ -52,6 +52,8 @@ struct kage_capture {
 	size_t n_fds;
 	struct kage_noted *noted; /* files and shared objects met so far (kind/noted.h) */
 	bool carry;               /* executables and libraries go into the image */
+	bool stop_all;            /* no thread may be left asleep */
+	uint64_t span_ns;         /* how long the target will be looked at, about */
 	bool checking; /* only a check: obstacles are collected, no contents are copied */
 	struct kage_obstacles *obstacles;
 };

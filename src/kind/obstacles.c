@@ -29,6 +29,12 @@ void kage_obstacles_destroy(struct kage_obstacles *o)
 	free(o);
 }
 
+void kage_obstacles_clear(struct kage_obstacles *o)
+{
+	arena_deinit(&o->arena);
+	*o = (struct kage_obstacles){ 0 };
+}
+
 static bool same(const struct kage_obstacle *a, const struct kage_obstacle *b)
 {
 	return a->fatal == b->fatal && strcmp(a->object, b->object) == 0 &&

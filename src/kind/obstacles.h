@@ -19,6 +19,9 @@ struct kage_obstacles;
 struct kage_obstacles *kage_obstacles_create(void);
 void kage_obstacles_destroy(struct kage_obstacles *o);
 
+/** Forgets all of them. */
+void kage_obstacles_clear(struct kage_obstacles *o);
+
 static inline void kage_obstacles_cleanup(struct kage_obstacles **o)
 {
 	kage_obstacles_destroy(*o);

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
+#include "sys/taskread.h"
 
 enum { PEEK_AT_ONCE = 32, PENDING_MAX = 1 << 20 };
 
@@ -176,6 +177,51 @@ static struct kage_err *peek_queue(struct arena *a, pid_t tid, bool shared,
 	return NULL;
 }
 
+/* The same from the kernel's own record, which keeps of each siginfo_t what is not always zero. */
+static struct kage_err *copy_queue(struct arena *a, const struct kage_task_signal *queue,
+				   size_t n_queue, Kage__PendingSignal ***list, size_t *n)
+{
+	for (size_t i = 0; i < n_queue; i++) {
+		Kage__PendingSignal **slot = arena_push(a, list, n, sizeof(*slot));
+		siginfo_t si = { 0 };
+
+		if (!slot)
+			return kage_err_nomem();
+		*slot = msg_new(a, Kage__PendingSignal, kage__pending_signal__init);
+		if (!*slot)
+			return kage_err_nomem();
+		memcpy(&si, queue[i].info, sizeof(queue[i].info));
+		TRY(kage_signal_encode(a, &si, *slot));
+	}
+	return NULL;
+}
+
+/* The queue of the whole process: ptrace shows it through any thread that is stopped. */
+static struct kage_err *capture_shared(struct kage_capture *c)
+{
+	const struct kage_taskinfo *info = c->target->info;
+	Kage__Process *p = c->process;
+
+	for (size_t i = 0; i < c->target->n_threads; i++)
+		if (!c->target->threads[i]->asleep)
+			return peek_queue(&c->image->arena, c->target->threads[i]->tid, true,
+					  &p->pending, &p->n_pending);
+	return copy_queue(&c->image->arena, info->signals, info->n_signals, &p->pending,
+			  &p->n_pending);
+}
+
+static struct kage_err *capture_own(struct kage_capture *c, size_t i)
+{
+	const struct kage_thread *thread = c->target->threads[i];
+	Kage__Thread *msg = c->process->threads[i];
+
+	if (!thread->asleep)
+		return peek_queue(&c->image->arena, thread->tid, false, &msg->pending,
+				  &msg->n_pending);
+	return copy_queue(&c->image->arena, thread->seen->signals, thread->seen->n_signals,
+			  &msg->pending, &msg->n_pending);
+}
+
 static struct kage_err *capture_actions(struct kage_capture *c)
 {
 	for (unsigned i = 0; i < KAGE_NSIG; i++) {
@@ -199,15 +245,11 @@ static struct kage_err *capture_actions(struct kage_capture *c)
 
 static struct kage_err *capture(struct kage_capture *c)
 {
-	struct arena *a = &c->image->arena;
-	Kage__Process *p = c->process;
-
 	TRY(capture_actions(c));
-	TRY(peek_queue(a, c->target->threads[0]->tid, true, &p->pending, &p->n_pending));
-	for (size_t i = 0; i < p->n_threads; i++)
-		TRY(peek_queue(a, p->threads[i]->tid, false, &p->threads[i]->pending,
-			       &p->threads[i]->n_pending));
-	p->stopped = c->target->threads[0]->job_stopped;
+	TRY(capture_shared(c));
+	for (size_t i = 0; i < c->process->n_threads; i++)
+		TRY(capture_own(c, i));
+	c->process->stopped = c->target->threads[0]->job_stopped;
 	return NULL;
 }
 

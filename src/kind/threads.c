@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "sys/kernel.h"
+#include "sys/taskread.h"
 
 enum { RSEQ_CS_FIELD_BYTES = 8 }; /* offset of rseq_cs in struct rseq (linux/rseq.h) */
 
@@ -38,14 +39,30 @@ static struct kage_err *capture_name(struct kage_capture *c, Kage__Thread *msg)
 	return msg->comm ? NULL : kage_err_nomem();
 }
 
-static struct kage_err *capture_rseq(struct kage_capture *c, Kage__Thread *msg)
+/* Of a thread that is left asleep the kernel's own record tells it, of a stopped one ptrace. A kernel
+ * or a thread may be without it: then the address is 0. */
+static void find_rseq(const struct kage_thread *thread, struct kptrace_rseq_configuration *ret_rseq)
+{
+	*ret_rseq = (struct kptrace_rseq_configuration){ 0 };
+	if (thread->asleep) {
+		ret_rseq->rseq_abi_pointer = thread->seen->task.rseq.v;
+		ret_rseq->rseq_abi_size = thread->seen->task.rseq_bytes;
+		ret_rseq->signature = thread->seen->task.rseq_signature;
+	} else if (ptrace(KPTRACE_GET_RSEQ_CONFIGURATION, thread->tid, (void *)sizeof(*ret_rseq),
+			  ret_rseq) < 0) {
+		ret_rseq->rseq_abi_pointer = 0;
+	}
+}
+
+static struct kage_err *capture_rseq(struct kage_capture *c, const struct kage_thread *thread,
+				     Kage__Thread *msg)
 {
 	struct kptrace_rseq_configuration rseq;
 	Kage__Rseq *m;
 
-	if (ptrace(KPTRACE_GET_RSEQ_CONFIGURATION, msg->tid, (void *)sizeof(rseq), &rseq) < 0 ||
-	    !rseq.rseq_abi_pointer)
-		return NULL; /* a kernel without it, or a thread without it */
+	find_rseq(thread, &rseq);
+	if (!rseq.rseq_abi_pointer)
+		return NULL;
 	m = msg_new(&c->image->arena, Kage__Rseq, kage__rseq__init);
 	if (!m)
 		return kage_err_nomem();
@@ -94,9 +111,15 @@ static struct kage_err *time_left(struct kage_capture *c, const struct kage_regs
 	int64_t ts[2];
 	uint64_t now;
 
-	if (state->restart != KAGE__SYSCALL_STATE__RESTART__TIME_LEFT)
+	if (!state->in_progress || state->restart == KAGE__SYSCALL_STATE__RESTART__NONE)
 		return NULL;
 	call = kage_arch_timed_call(state->number, state->args);
+	if (in->has_left && call.kind != KAGE_TIME_NONE) {
+		state->restart = KAGE__SYSCALL_STATE__RESTART__TIME_LEFT;
+		state->left_ns = in->left_ns;
+	}
+	if (in->has_left || state->restart != KAGE__SYSCALL_STATE__RESTART__TIME_LEFT)
+		return NULL;
 	if (in->has_expiry) {
 		now = kage_clock_ns((clockid_t)in->expiry_clock);
 		state->left_ns = in->expiry_ns > now ? in->expiry_ns - now : 0;
@@ -159,7 +182,7 @@ static struct kage_err *capture_thread(struct kage_capture *c, size_t i)
 	msg->blocked = thread->sigmask;
 	TRY(capture_registers(c, thread, &c->inside.threads[i], msg));
 	TRY(capture_name(c, msg));
-	TRY(capture_rseq(c, msg));
+	TRY(capture_rseq(c, thread, msg));
 	TRY(capture_inside(c, i, msg));
 	return capture_robust_list(msg);
 }

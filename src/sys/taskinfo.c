@@ -29,6 +29,7 @@ struct parser {
 	struct kage_taskinfo *info;
 	struct kage_taskthread *thread; /* between TASK_THREAD and TASK_END */
 	uint32_t seen;                  /* bit per record type that may come once a thread */
+	bool transfers_differ;          /* of this thread, there are two that disagree */
 	bool has_process;
 	struct kage_task_timer *timers; /* as read, for info->timers */
 	size_t n_timers;
@@ -77,6 +78,7 @@ static struct kage_err *begin_thread(struct parser *p, size_t size)
 		return corrupt("more threads than can be");
 	TRY(push(&p->info->threads, &p->info->n_threads, sizeof(*p->thread), &p->thread));
 	p->seen = 0;
+	p->transfers_differ = false;
 	return copy(p, size, &p->thread->task, sizeof(p->thread->task));
 }
 
@@ -255,6 +257,24 @@ static struct kage_err *parse_sleep(struct parser *p, size_t size)
 	return NULL;
 }
 
+/* Something else on the stack may look like one: it counts when the sum is right, and when all agree. */
+static struct kage_err *parse_transfer(struct parser *p, size_t size)
+{
+	struct kage_taskthread *t = p->thread;
+	struct kage_task_transfer raw;
+
+	TRY(copy(p, size, &raw, sizeof(raw)));
+	if (p->transfers_differ || raw.done > t->regs.dx || raw.left != t->regs.dx - raw.done)
+		return NULL;
+	if (t->transfer.known && t->transfer.done != raw.done) {
+		t->transfer = (struct kage_tasktransfer){ 0 };
+		p->transfers_differ = true;
+		return NULL;
+	}
+	t->transfer = (struct kage_tasktransfer){ true, raw.done, raw.left };
+	return NULL;
+}
+
 /* --- what is worked out of several records --------------------------------------------------------- */
 
 /* The time until an instant that an interval may follow. */
@@ -409,6 +429,8 @@ static struct kage_err *parse_record(struct parser *p, uint32_t type, size_t siz
 		return parse_restart(p, size);
 	case TASK_SLEEP:
 		return parse_sleep(p, size);
+	case TASK_TRANSFER:
+		return parse_transfer(p, size);
 	case TASK_XSAVE:
 		return parse_xsave(p, size);
 	case TASK_END:
@@ -421,7 +443,7 @@ static struct kage_err *parse_record(struct parser *p, uint32_t type, size_t siz
 static bool may_repeat(uint32_t type)
 {
 	return type == TASK_SHARED_SIGNAL || type == TASK_SIGNAL || type == TASK_TIMER ||
-	       type == TASK_LIST || type == TASK_SLEEP;
+	       type == TASK_LIST || type == TASK_SLEEP || type == TASK_TRANSFER;
 }
 
 static struct kage_err *parse_next(struct parser *p)

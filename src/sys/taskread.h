@@ -51,6 +51,12 @@ struct kage_tasksleep {
 	uint64_t remaining_ns; /* from the moment of reading; 0: about to end */
 };
 
+/* How far a call that moves bytes to or from one buffer has come (read, write, recvfrom, sendto). */
+struct kage_tasktransfer {
+	bool known;
+	uint64_t done, left; /* bytes */
+};
+
 struct kage_taskthread {
 	struct kage_task_thread task;
 	struct kage_task_creds creds;
@@ -60,6 +66,7 @@ struct kage_taskthread {
 	enum kage_restart restart_kind;
 	struct kage_task_restart restart; /* see kage_taskthread_restarting() */
 	struct kage_tasksleep sleep;
+	struct kage_tasktransfer transfer;
 	struct kage_task_signal *signals; /* pending for this thread, in order of arrival */
 	size_t n_signals;
 	bool signals_cut; /* there are more than KAGE_TASK_MAX_SIGNALS */

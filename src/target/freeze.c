@@ -20,6 +20,8 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "sys/taskread.h"
+#include "target/asleep.h"
 #include "target/batch.h"
 #include "target/target.h"
 
@@ -152,35 +154,66 @@ static void drop_thread(struct kage_target *t, pid_t tid)
 	}
 }
 
-/* Attaches to thread TID unless it is known, and asks it to stop. A thread that ended is no error. */
-static struct kage_err *seize(struct kage_target *t, pid_t tid, bool *ret_new)
+/* Attaches to THREAD and asks it to stop; *ret_attached is false when it has ended. */
+static struct kage_err *seize(struct kage_target *t, struct kage_thread *thread, bool *ret_attached)
 {
-	struct kage_thread *thread;
-
-	*ret_new = false;
-	if (kage_target_thread(t, tid))
-		return NULL;
-	if (ptrace(PTRACE_SEIZE, tid, NULL, (void *)(uintptr_t)PTRACE_O_TRACESYSGOOD) < 0) {
+	*ret_attached = false;
+	if (ptrace(PTRACE_SEIZE, thread->tid, NULL, (void *)(uintptr_t)PTRACE_O_TRACESYSGOOD) < 0) {
 		if (errno == ESRCH)
 			return NULL;
 		/* A thread on its way out cannot be attached either. */
-		if (errno == EPERM && tid != t->pid)
+		if (errno == EPERM && thread->tid != t->pid)
 			return NULL;
-		return kage_err_sys(errno, "attach to thread %d of process %d", tid, t->pid);
-	}
-	thread = kage_target_add_thread(t, tid);
-	if (!thread) {
-		ptrace(PTRACE_DETACH, tid, NULL, NULL);
-		return kage_err_nomem();
+		return kage_err_sys(errno, "attach to thread %d of process %d", thread->tid,
+				    t->pid);
 	}
 	thread->attached = true;
-	*ret_new = true;
-	if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 && errno != ESRCH)
-		return kage_err_sys(errno, "interrupt thread %d", tid);
+	*ret_attached = true;
+	if (!t->stopped_at_ns)
+		t->stopped_at_ns = kage_clock_mono_ns();
+	if (ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL) < 0 && errno != ESRCH)
+		return kage_err_sys(errno, "interrupt thread %d", thread->tid);
 	return NULL;
 }
 
-static struct kage_err *seize_all(struct kage_target *t, bool *ret_any_new)
+/* Stops the thread TID unless it stands already, or sleeps (SEEN, if known) and may do so. */
+static struct kage_err *hold(struct kage_target *t, pid_t tid, const struct kage_taskthread *seen,
+			     bool *ret_new)
+{
+	struct kage_thread *thread = kage_target_thread(t, tid);
+
+	*ret_new = false;
+	if (!thread)
+		thread = kage_target_add_thread(t, tid);
+	if (!thread)
+		return kage_err_nomem();
+	thread->seen = seen;
+	if (thread->attached)
+		return NULL;
+	thread->asleep =
+		seen && !t->stop_all && !thread->restless && kage_asleep_take(t, seen, thread);
+	if (thread->asleep)
+		return NULL;
+	TRY(seize(t, thread, ret_new));
+	if (!*ret_new)
+		drop_thread(t, tid);
+	return NULL;
+}
+
+static struct kage_err *hold_seen(struct kage_target *t, bool *ret_any_new)
+{
+	*ret_any_new = false;
+	for (size_t i = 0; i < t->info->n_threads; i++) {
+		const struct kage_taskthread *seen = &t->info->threads[i];
+		bool new;
+
+		TRY(hold(t, seen->task.tid, seen, &new));
+		*ret_any_new |= new;
+	}
+	return NULL;
+}
+
+static struct kage_err *hold_listed(struct kage_target *t, bool *ret_any_new)
 {
 	_cleanup_dir_ DIR *dir = NULL;
 	int fd = openat(t->proc_fd, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -200,7 +233,7 @@ static struct kage_err *seize_all(struct kage_target *t, bool *ret_any_new)
 
 		if (!isdigit((unsigned char)d->d_name[0]))
 			continue;
-		TRY(seize(t, (pid_t)atoi(d->d_name), &new));
+		TRY(hold(t, (pid_t)atoi(d->d_name), NULL, &new));
 		*ret_any_new |= new;
 	}
 	return NULL;
@@ -259,7 +292,7 @@ static struct kage_err *wait_all(struct kage_target *t)
 		struct kage_thread *thread = t->threads[i];
 		bool ended = false;
 
-		if (!thread->stopped)
+		if (!thread->stopped && !thread->asleep)
 			TRY(wait_standing(t, thread, &ended));
 		if (ended)
 			drop_thread(t, thread->tid);
@@ -269,26 +302,46 @@ static struct kage_err *wait_all(struct kage_target *t)
 	return NULL;
 }
 
+/* Forgets threads that were left asleep and are no more. */
+static void drop_unseen(struct kage_target *t)
+{
+	for (size_t i = t->n_threads; i-- > 0;)
+		if (t->threads[i]->asleep && !t->threads[i]->seen)
+			drop_thread(t, t->threads[i]->tid);
+}
+
+/* Rounds until one finds nobody who ran: then every thread stands or slept when the round looked. */
 static struct kage_err *freeze(struct kage_target *t)
 {
 	bool any_new;
 
 	do {
-		TRY(seize_all(t, &any_new));
+		TRY(kage_asleep_look(t));
+		if (t->info)
+			TRY(hold_seen(t, &any_new));
+		else
+			TRY(hold_listed(t, &any_new));
 		TRY(wait_all(t));
 	} while (any_new);
+	drop_unseen(t);
 	if (!t->n_threads)
 		return kage_err_new(KAGE_GONE, "process %d has ended", t->pid);
 	return NULL;
 }
 
-struct kage_err *kage_target_freeze(struct kage_target *t)
+struct kage_err *kage_target_freeze(struct kage_target *t, const struct kage_freeze *how)
 {
-	struct kage_err *e;
+	struct kage_err *e = NULL;
 
-	kage_target_block_signals(t);
-	t->frozen = true;
-	t->frozen_since_ns = kage_clock_mono_ns();
+	t->reader = how->reader;
+	t->stop_all = how->stop_all;
+	if (!t->frozen) {
+		t->stopped_at_ns = 0;
+		if (!t->stop_all)
+			TRY(kage_asleep_choose_instant(t, how->span_ns));
+		kage_target_block_signals(t);
+		t->frozen = true;
+	}
 	e = freeze(t);
 	if (!e)
 		e = kage_target_alive(t);
@@ -328,6 +381,8 @@ struct kage_err *kage_target_read_threads(struct kage_target *t)
 	for (size_t i = 0; i < t->n_threads; i++) {
 		struct kage_thread *thread = t->threads[i];
 
+		if (thread->asleep)
+			continue;
 		TRY(read_outside_runner(t, thread));
 		/* At once, so that it holds whatever becomes of us. */
 		if (kage_arch_undo_eintr(&thread->regs))
@@ -356,7 +411,10 @@ static void release(struct kage_target *t, struct kage_thread *thread)
 		if (stop.what == STOP_SIGNAL)
 			sig = (void *)(uintptr_t)stop.signal;
 	}
-	ptrace(PTRACE_DETACH, thread->tid, NULL, sig);
+	/* One that is being killed waits for us to take notice of its end; so does its whole process. */
+	if (ptrace(PTRACE_DETACH, thread->tid, NULL, sig) < 0 && errno == ESRCH)
+		err_drop(
+			kage_target_wait(t, thread->tid, KAGE_STOP_TIMEOUT_MS * 1000000ull, &stop));
 }
 
 /* Every thread that we trace reports its end to us, the leader last, before the parent can know. */
@@ -387,6 +445,7 @@ void kage_target_thaw(struct kage_target *t, bool kill)
 		free(t->threads[i]);
 	}
 	t->n_threads = 0;
+	kage_asleep_forget(t);
 	t->frozen = false;
 	kage_target_unblock_signals(t);
 }

@@ -3,8 +3,8 @@
  * What only a process itself, or the kernel, knows of it: nothing in /proc and no ptrace request
  * shows it. Two ways to it, which fill the same structure:
  *
- *	rung 0	BPF iterators read it out of the kernel; nothing is injected (inside_bpf.c)
- *	rung 2	the target is made to ask, by a batch in each thread (inside_batch.c)
+ *	rungs 0 and 1	BPF iterators read it out of the kernel; nothing is injected (inside_bpf.c)
+ *	rung 2		the target is made to ask, by a batch in each thread (inside_batch.c)
  */
 #ifndef TARGET_INSIDE_H
 #define TARGET_INSIDE_H
@@ -38,6 +38,8 @@ struct kage_inside_thread {
 	bool has_expiry;    /* a restart block with a time is known */
 	uint64_t expiry_ns; /* absolute, of clock expiry_clock */
 	uint32_t expiry_clock;
+	bool has_left;    /* it sleeps for a time */
+	uint64_t left_ns; /* of that */
 };
 
 struct kage_inside {
@@ -58,14 +60,12 @@ struct kage_inside {
 /** Frees what INSIDE holds. */
 void kage_inside_deinit(struct kage_inside *inside);
 
-struct kage_taskread;
+/** Takes it from what the kernel told when T was frozen (t->info). *RET_COMPLETE is false, and nothing else is
+ *  given, when that is not everything. */
+struct kage_err *kage_inside_read(struct kage_target *t, struct kage_inside *ret_inside,
+				  bool *ret_complete) _must_check_;
 
-/** Reads it out of the kernel by READER (sys/taskread.h); the target T is frozen. *RET_COMPLETE is false, and
- *  nothing else is given, when the kernel did not tell everything. */
-struct kage_err *kage_inside_read(const struct kage_taskread *reader, struct kage_target *t,
-				  struct kage_inside *ret_inside, bool *ret_complete) _must_check_;
-
-/** Asks the frozen target T itself. TIMER_IDS: the POSIX timers that it has (/proc/PID/timers). */
+/** Asks the target T itself, every thread of which is stopped. TIMER_IDS: the POSIX timers that it has (/proc/PID/timers). */
 struct kage_err *kage_inside_ask(struct kage_target *t, const int32_t *timer_ids, size_t n_timers,
 				 struct kage_inside *ret_inside) _must_check_;
 

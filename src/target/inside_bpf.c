@@ -37,8 +37,10 @@ static void fill_expiry(const struct kage_taskthread *t, struct kage_inside_thre
 	in->has_expiry = true;
 }
 
-static void fill_thread(const struct kage_taskthread *t, struct kage_inside_thread *in)
+static void fill_thread(const struct kage_thread *thread, struct kage_inside_thread *in)
 {
+	const struct kage_taskthread *t = thread->seen;
+
 	in->tid = t->task.tid;
 	in->tid_address = t->task.clear_child_tid.v;
 	in->altstack_sp = t->task.altstack.v;
@@ -51,6 +53,8 @@ static void fill_thread(const struct kage_taskthread *t, struct kage_inside_thre
 	in->timer_slack_ns = t->task.timer_slack_ns;
 	in->securebits = (uint32_t)t->creds.securebits;
 	fill_expiry(t, in);
+	in->has_left = thread->asleep && t->sleep.timed;
+	in->left_ns = t->sleep.remaining_ns;
 }
 
 static void fill_process(const struct kage_taskinfo *info, struct kage_inside *in)
@@ -94,38 +98,40 @@ static bool complete(const struct kage_taskinfo *info)
 	return info->has_mm && info->has_actions && !info->timers_cut && !info->torn;
 }
 
-struct kage_err *kage_inside_read(const struct kage_taskread *reader, struct kage_target *t,
-				  struct kage_inside *ret_inside, bool *ret_complete)
+/* Fills IN from T->info; *RET_ALL is false when a thread is missing there. */
+static struct kage_err *fill(const struct kage_target *t, struct kage_inside *in, bool *ret_all)
+{
+	*ret_all = true;
+	in->n_threads = t->n_threads;
+	in->threads = calloc(t->n_threads, sizeof(*in->threads));
+	if (!in->threads)
+		return kage_err_nomem();
+	for (size_t i = 0; i < t->n_threads; i++) {
+		const struct kage_thread *thread = t->threads[i];
+
+		if (thread->seen)
+			fill_thread(thread, &in->threads[i]);
+		else
+			*ret_all = false;
+		/* At rung 0 some are left asleep. */
+		if (thread->asleep)
+			in->rung = 0;
+	}
+	fill_process(t->info, in);
+	return fill_timers(t->info, in);
+}
+
+struct kage_err *kage_inside_read(struct kage_target *t, struct kage_inside *ret_inside,
+				  bool *ret_complete)
 {
 	_cleanup_(kage_inside_deinit) struct kage_inside in = { .rung = 1 };
-	struct kage_taskinfo *info = NULL;
-	struct kage_err *e = NULL;
 
 	*ret_complete = false;
-	TRY(kage_taskread_read(reader, t->pid, &info));
-	in.threads = calloc(t->n_threads, sizeof(*in.threads));
-	in.n_threads = t->n_threads;
-	if (in.threads)
-		e = fill_timers(info, &in);
-	else
-		e = kage_err_nomem();
-	if (!e && complete(info)) {
-		bool all = true;
-
-		fill_process(info, &in);
-		for (size_t i = 0; i < t->n_threads; i++) {
-			const struct kage_taskthread *thread =
-				kage_taskinfo_thread(info, t->threads[i]->tid);
-
-			if (thread)
-				fill_thread(thread, &in.threads[i]);
-			all &= thread != NULL;
-		}
-		*ret_complete = all;
-	}
-	kage_taskinfo_free(info);
-	if (e || !*ret_complete)
-		return e;
+	if (!t->info || !complete(t->info))
+		return NULL;
+	TRY(fill(t, &in, ret_complete));
+	if (!*ret_complete)
+		return NULL;
 	*ret_inside = in;
 	in = (struct kage_inside){ 0 };
 	return NULL;

@@ -2,8 +2,9 @@
 /*
  * A target: a live process seen from outside, and the scope in which it stands still.
  *
- * A target is opened, frozen, thawed, closed. Frozen means that every thread of it is stopped by
- * ptrace and none has run since. Thawing and closing always work, on every path, and leave each
+ * A target is opened, frozen, thawed, closed. Frozen means that no thread of it runs: each is stopped
+ * by ptrace or, where the freeze allows it, was asleep and is left so; whether all slept on is known in the
+ * end (kage_target_still()). Thawing and closing always work, on every path, and leave each
  * thread as it was: its registers, its signal mask, stopped by a signal if it was before.
  *
  *	opened  --kage_target_freeze-->  frozen  --kage_target_thaw-->  opened
@@ -24,12 +25,15 @@
 
 struct kage_thread {
 	pid_t tid;
-	pid_t inner_tid;       /* in its own PID namespace, when that is not ours; else 0 */
-	bool attached;         /* ptrace knows it */
-	bool stopped;          /* and it stands */
-	bool job_stopped;      /* it stood already, by SIGSTOP or the like */
-	uint64_t sigmask;      /* as of the freeze */
-	struct kage_regs regs; /* as of the freeze, general and extended */
+	pid_t inner_tid;  /* in its own PID namespace, when that is not ours; else 0 */
+	bool attached;    /* ptrace knows it */
+	bool stopped;     /* and it stands */
+	bool job_stopped; /* it stood already, by SIGSTOP or the like */
+	bool asleep;      /* it is not stopped, because it sleeps; ptrace does not know it */
+	bool restless;    /* it was left asleep once and woke up */
+	const struct kage_taskthread *seen; /* in t->info; NULL without a reader */
+	uint64_t sigmask;                   /* as of the freeze */
+	struct kage_regs regs;              /* as of the freeze, general and extended */
 };
 
 struct kage_target {
@@ -42,12 +46,15 @@ struct kage_target {
 	uint64_t start_ticks;         /* since boot; with the PID it names a process for ever */
 	struct kage_thread **threads; /* the leader first */
 	size_t n_threads;
+	const struct kage_taskread *reader; /* borrowed, as long as it is frozen; may be NULL */
+	struct kage_taskinfo *info;         /* all threads as of the freeze; NULL: not to be had */
+	bool stop_all;                      /* none is left asleep */
 	bool frozen;
-	bool gone;                /* it ended while we held it */
-	bool ours;                /* a stub of ours: dies with us, and need not be put back */
-	uint64_t frozen_since_ns; /* CLOCK_MONOTONIC */
-	sigset_t caller_mask;     /* of our own thread, to be set again by thaw */
-	bool chld_eaten;          /* a SIGCHLD of the caller may have been consumed while waiting */
+	bool gone;              /* it ended while we held it */
+	bool ours;              /* a stub of ours: dies with us, and need not be put back */
+	uint64_t stopped_at_ns; /* CLOCK_MONOTONIC: the first of its threads; 0: none */
+	sigset_t caller_mask;   /* of our own thread, to be set again by thaw */
+	bool chld_eaten;        /* a SIGCHLD of the caller may have been consumed while waiting */
 	uint64_t zone_start, zone_end; /* behind the vDSO's code: only a runner executes there */
 	uint64_t tail_start;           /* behind all of its contents; 0: no room */
 	struct kage_site *site; /* where batches run, NULL before the first (target/batch.h) */
@@ -61,9 +68,23 @@ struct kage_err *kage_target_open(struct kage_ctx *ctx, pid_t pid, struct kage_t
 /** Thaws if need be, and frees; NULL is fine. */
 void kage_target_close(struct kage_target *t);
 
-/** Stops every thread. On failure all go on as before. Fails with KAGE_LIMIT when some thread cannot be
+struct kage_taskread;
+
+struct kage_freeze {
+	const struct kage_taskread *reader; /* NULL: every thread is stopped */
+	bool stop_all;                      /* also those that sleep */
+	uint64_t span_ns;                   /* how long it is going to last, about */
+};
+
+/** Stops every thread, but those that sleep and may be left so; of a target that is frozen already, those
+ *  that are not. On failure all go on as before. Fails with KAGE_LIMIT when some thread cannot be
  *  stopped in time (in uninterruptible sleep, or waiting for a vfork child). */
-struct kage_err *kage_target_freeze(struct kage_target *t) _must_check_;
+struct kage_err *kage_target_freeze(struct kage_target *t, const struct kage_freeze *how)
+	_must_check_;
+
+/** Whether every thread that was left asleep is so still, without a break. Otherwise what was read of the
+ *  target is not of one instant; the next kage_target_freeze() stops those that woke up. */
+struct kage_err *kage_target_still(struct kage_target *t, bool *ret_still) _must_check_;
 
 /** Reads the registers and signal masks of all threads. */
 struct kage_err *kage_target_read_threads(struct kage_target *t) _must_check_;

@@ -203,7 +203,7 @@ static void capture(struct scene *s, body_fn *setup)
 				  kage__process__init);
 	s->c.process->pid = s->pid;
 	before = show_fds(s->pid);
-	must(kage_target_freeze(s->target));
+	must(kage_target_freeze(s->target, &(struct kage_freeze){ .stop_all = true }));
 	must(kage_file_slurp(s->target->proc_fd, "status", 1 << 20, &s->c.status, &size));
 	must(kage_fds_scan(&s->c));
 	must(kage_kind_filesystem.capture(&s->c));

@@ -580,15 +580,34 @@ static __noinline int put_restart(struct seq_file *seq, struct task_struct *task
 	return 0;
 }
 
+/* A call that moves bytes keeps on its own stack how many of them it has moved, beside the address of
+ * the program's buffer. */
+static __noinline int look_for_transfer(struct seq_file *seq, __u64 pointer)
+{
+	struct iov_iter *iter = (void *)(pointer - bpf_core_field_offset(struct iov_iter, ubuf));
+	RECORD(r, kage_task_transfer);
+	__u64 segments = 0;
+	__u8 type = 1;
+
+	READ(type, iter->iter_type);
+	READ(segments, iter->nr_segs);
+	if (type || segments != 1) /* 0: ITER_UBUF */
+		return 0;
+	READ(r.body.done, iter->iov_offset);
+	READ(r.body.left, iter->count);
+	return SEND(seq, TASK_TRANSFER, r);
+}
+
 /* A sleeper with a timeout has its timer on its own stack, followed by a pointer to itself. What
  * else on the stack points to the task is told apart by the reader, from the name of the function
  * which the timer calls. */
 struct stack_walk {
 	struct seq_file *seq;
 	__u64 task;
+	__u64 buffer; /* of the program, which a transfer is to or from; else the task again */
 	__u64 from;
 	__u64 chunk;
-	__u64 hits; /* of the words of the chunk, those that point to the task */
+	__u64 hits; /* of the words of the chunk, those that point to one of them */
 };
 
 static __always_inline void put_sleep(struct stack_walk *w, struct kage_task_sleep *s,
@@ -655,6 +674,8 @@ static int look_at_word(__u32 i, void *data)
 	look_for_hrtimer(w, pointer);
 	if (bpf_core_type_exists(struct process_timer))
 		look_for_wheel(w, pointer);
+	if (bpf_core_field_exists(struct iov_iter, ubuf))
+		look_for_transfer(w->seq, pointer);
 	return 0;
 }
 
@@ -668,11 +689,13 @@ static int look_at_stack(__u32 i, void *data)
 	bpf_probe_read_kernel(words, sizeof(words), (void *)w->chunk);
 #pragma unroll
 	for (int k = 0; k < STACK_CHUNK; k++) {
-		__u64 differ = words[k] ^ w->task;
+		__u64 differ = words[k] ^ w->task, others = words[k] ^ w->buffer;
 
 		/* Its sign is set unless it was zero. No branch: the verifier would follow both
 		 * ways of every word. */
 		differ |= -differ;
+		others |= -others;
+		differ &= others;
 		barrier_var(differ);
 		hits |= (~differ >> 63) << k;
 	}
@@ -680,6 +703,18 @@ static int look_at_stack(__u32 i, void *data)
 	if (hits)
 		bpf_loop(STACK_CHUNK, look_at_word, w, 0);
 	return 0;
+}
+
+/* The buffer of the calls that have one, in the second argument: read, write, sendto, recvfrom. OTHERWISE
+ * for all other calls. */
+static __noinline __u64 transfer_buffer(struct task_struct *task, __u64 otherwise)
+{
+	struct kage_task_regs g = {};
+
+	bpf_probe_read_kernel(&g, PT_REGS_BYTES, (void *)bpf_task_pt_regs(task));
+	if (g.orig_ax == 0 || g.orig_ax == 1 || g.orig_ax == 44 || g.orig_ax == 45)
+		return g.si;
+	return otherwise;
 }
 
 static __noinline int put_sleeps(struct seq_file *seq, struct task_struct *task)
@@ -690,6 +725,7 @@ static __noinline int put_sleeps(struct seq_file *seq, struct task_struct *task)
 
 	w.seq = seq;
 	w.task = as_number(task);
+	w.buffer = transfer_buffer(task, w.task);
 	w.from = task->thread.sp;
 	if (w.from >= end || end - w.from > MAX_STACK)
 		return 0;

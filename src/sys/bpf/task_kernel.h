@@ -81,6 +81,15 @@ struct hrtimer_sleeper {
 	struct task_struct *task;
 };
 
+/* Where a transfer of bytes stands. */
+struct iov_iter {
+	__u8 iter_type;
+	unsigned long iov_offset;
+	void *ubuf; /* since 6.0 */
+	unsigned long count;
+	unsigned long nr_segs;
+};
+
 struct timer_list {
 	struct hlist_node entry;
 	unsigned long expires;

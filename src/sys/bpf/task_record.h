@@ -46,7 +46,8 @@ enum task_record_type {
 	TASK_RESTART, /* struct kage_task_restart, then a symbol */
 	TASK_SLEEP,   /* struct kage_task_sleep, then a symbol */
 	TASK_XSAVE,   /* struct kage_task_xsave, then its bytes, filled up to 8 */
-	TASK_END,     /* struct kage_task_pulse, when the reading of this thread ended */
+	TASK_TRANSFER,
+	TASK_END, /* struct kage_task_pulse, when the reading of this thread ended */
 };
 
 struct task_record {
@@ -232,6 +233,12 @@ struct kage_task_sleep {
 	__s32 clock;        /* CLOCK_… of expires (kind 1) */
 	__u32 pad;
 	__s64 now; /* monotonic ns, or ticks */
+};
+
+/* What looks like the kernel's note (struct iov_iter) of how far a transfer has come, found on the
+ * kernel stack by the address of the buffer. */
+struct kage_task_transfer {
+	__u64 done, left; /* bytes */
 };
 
 struct kage_task_xsave {
