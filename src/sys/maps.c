@@ -112,29 +112,37 @@ static struct kage_err *parse_detail(struct arena *a, const char *line, struct k
 	return NULL;
 }
 
+/* Appends the mapping that begins with LINE. The kernel writes its lines in pieces: mappings of a running
+ * process that were merged between two pieces are written again, as the one that they are now. */
+static struct kage_err *add_mapping(struct kage_maps *m, const char *line)
+{
+	struct kage_vma *v, new = { 0 };
+
+	TRY(parse_head(&m->arena, line, &new));
+	while (m->n && m->vmas[m->n - 1].end > new.start)
+		m->n--;
+	v = arena_push(&m->arena, &m->vmas, &m->n, sizeof(*v));
+	if (!v)
+		return kage_err_nomem();
+	*v = new;
+	return NULL;
+}
+
 struct kage_err *kage_maps_parse(const char *text, struct kage_maps *ret_maps)
 {
 	_cleanup_(kage_maps_deinit) struct kage_maps m = { 0 };
-	uint64_t end = 0;
 
 	for (const char *line = *text ? text : NULL; line; line = kage_text_next_line(line)) {
 		bool head = (*line >= '0' && *line <= '9') || (*line >= 'a' && *line <= 'f');
-		struct kage_vma *v;
 
-		if (!head) {
-			if (!m.n)
-				return kage_err_new(KAGE_CORRUPT, "maps begin with: %.80s", line);
-			TRY(parse_detail(&m.arena, line, &m.vmas[m.n - 1]));
-			m.has_flags = true;
+		if (head) {
+			TRY(add_mapping(&m, line));
 			continue;
 		}
-		v = arena_push(&m.arena, &m.vmas, &m.n, sizeof(*v));
-		if (!v)
-			return kage_err_nomem();
-		TRY(parse_head(&m.arena, line, v));
-		if (v->start < end)
-			return kage_err_new(KAGE_CORRUPT, "maps do not ascend: %.80s", line);
-		end = v->end;
+		if (!m.n)
+			return kage_err_new(KAGE_CORRUPT, "maps begin with: %.80s", line);
+		TRY(parse_detail(&m.arena, line, &m.vmas[m.n - 1]));
+		m.has_flags = true;
 	}
 	*ret_maps = m;
 	m = (struct kage_maps){ 0 };
