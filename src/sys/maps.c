@@ -17,22 +17,17 @@ void kage_maps_deinit(struct kage_maps *maps)
 	memset(maps, 0, sizeof(*maps));
 }
 
-/* Undoes the octal escapes (\012) with which the kernel writes paths. */
+/* The kernel writes a line feed in a path as \012 and nothing else in octal (show_map_vma() in
+ * fs/proc/task_mmu.c), so other escapes are part of a name. */
 static char *unescape(struct arena *a, const char *s, size_t n)
 {
 	char *out = arena_alloc(a, n + 1), *p = out;
 
 	for (size_t i = 0; out && i < n; i++) {
-		bool octal = s[i] == '\\' && n - i > 3 && s[i + 1] >= '0' && s[i + 1] <= '3' &&
-			     s[i + 2] >= '0' && s[i + 2] <= '7' && s[i + 3] >= '0' &&
-			     s[i + 3] <= '7';
-		if (octal) {
-			*p++ = (char)((s[i + 1] - '0') << 6 | (s[i + 2] - '0') << 3 |
-				      (s[i + 3] - '0'));
-			i += 3;
-		} else {
-			*p++ = s[i];
-		}
+		bool line_feed = n - i > 3 && memcmp(s + i, "\\012", 4) == 0;
+
+		*p++ = line_feed ? '\n' : s[i];
+		i += line_feed ? 3 : 0;
 	}
 	return out;
 }
@@ -41,7 +36,8 @@ static bool parse_perms(const char **at, struct kage_vma *v)
 {
 	const char *p = *at;
 
-	if (strnlen(p, 4) < 4)
+	if ((p[0] != 'r' && p[0] != '-') || (p[1] != 'w' && p[1] != '-') ||
+	    (p[2] != 'x' && p[2] != '-') || (p[3] != 's' && p[3] != 'p'))
 		return false;
 	v->prot = (p[0] == 'r' ? PROT_READ : 0) | (p[1] == 'w' ? PROT_WRITE : 0) |
 		  (p[2] == 'x' ? PROT_EXEC : 0);
@@ -62,7 +58,9 @@ static struct kage_err *parse_head(struct arena *a, const char *line, struct kag
 		  kage_text_number(&p, 16, &v->offset) && kage_text_char(&p, ' ') &&
 		  kage_text_number(&p, 16, &major) && kage_text_char(&p, ':') &&
 		  kage_text_number(&p, 16, &minor) && kage_text_char(&p, ' ') &&
-		  kage_text_number(&p, 10, &v->ino) && v->start < v->end;
+		  kage_text_number(&p, 10, &v->ino) && v->start < v->end &&
+		  (v->start | v->end | v->offset) % KAGE_PAGE_BYTES == 0 && major <= UINT32_MAX &&
+		  minor <= UINT32_MAX;
 
 	if (!ok)
 		return kage_err_new(KAGE_CORRUPT, "a line of maps is not understood: %.80s", line);
@@ -78,6 +76,7 @@ static struct kage_err *parse_flags(struct arena *a, const char *p, struct kage_
 {
 	uint16_t *flags = NULL;
 
+	v->n_flags = 0; /* of two lines the last counts */
 	for (;;) {
 		uint16_t *f;
 
@@ -102,10 +101,11 @@ static struct kage_err *parse_detail(struct arena *a, const char *line, struct k
 	if (strncmp(line, "VmFlags:", 8) == 0)
 		return parse_flags(a, line + 8, v);
 	if (strncmp(line, "KernelPageSize:", 15) == 0 &&
-	    kage_text_u64(line, "KernelPageSize", 10, &n) && n * 1024 > KAGE_PAGE_BYTES)
+	    kage_text_u64(line, "KernelPageSize", 10, &n) && n > KAGE_PAGE_BYTES / 1024 &&
+	    n <= UINT64_MAX / 1024)
 		v->huge_bytes = n * 1024;
 	else if (strncmp(line, "ProtectionKey:", 14) == 0 &&
-		 kage_text_u64(line, "ProtectionKey", 10, &n))
+		 kage_text_u64(line, "ProtectionKey", 10, &n) && n <= UINT32_MAX)
 		v->pkey = (uint32_t)n;
 	else if (strncmp(line, "Swap:", 5) == 0 && kage_text_u64(line, "Swap", 10, &n))
 		v->swapped = n > 0;
@@ -212,8 +212,9 @@ uint64_t kage_maps_hole(const struct kage_maps *maps, uint64_t bytes, uint64_t m
 
 	for (size_t i = maps->n; i-- > 0;) {
 		const struct kage_vma *v = &maps->vmas[i];
+		uint64_t below = v->end > floor ? v->end : floor;
 
-		if (v->end <= above && above - v->end >= need && v->end >= floor)
+		if (above > below && above - below >= need)
 			return above - margin - bytes;
 		if (v->start < above)
 			above = v->start;

@@ -11,7 +11,7 @@
 #include "base/types.h"
 
 /* Two letters of a VmFlags line as a number: VMFLAG('g', 'd'). */
-#define VMFLAG(a, b) ((uint16_t)((a) << 8 | (b)))
+#define VMFLAG(a, b) ((uint16_t)((uint8_t)(a) << 8 | (uint8_t)(b)))
 
 struct kage_vma {
 	uint64_t start, end;
@@ -20,7 +20,7 @@ struct kage_vma {
 	uint64_t offset;
 	uint32_t dev_major, dev_minor;
 	uint64_t ino;
-	const char *path;      /* as shown, octal escapes undone; "" for none */
+	const char *path;      /* as shown, escaped line feeds undone; "" for none */
 	uint64_t huge_bytes;   /* KernelPageSize where it is not the ordinary one; smaps only */
 	uint32_t pkey;         /* smaps only */
 	size_t n_flags;        /* smaps only */
