@@ -13,22 +13,18 @@
 
 enum { CMDLINE_MAX = 4 << 20, COMMAND_SHOWN_MAX = 4096 };
 
-/* Fields 4 to 8 of stat(5) follow the state behind the closing parenthesis. */
+/* Fields 4 to 8 of stat(5). */
 static struct kage_err *read_ids(struct kage_capture *c)
 {
 	_cleanup_free_ char *text = NULL;
 	Kage__Process *p = c->process;
-	int tty, n = 0;
-	char state;
-	const char *at;
 	size_t size;
 
 	TRY(kage_file_slurp(c->target->proc_fd, "stat", 1 << 16, &text, &size));
-	at = strrchr(text, ')');
-	if (at)
-		n = sscanf(at, ") %c %d %d %d %d %d", &state, &p->ppid, &p->pgid, &p->sid, &tty,
-			   &p->tty_pgid);
-	return n == 6 ? NULL : kage_err_new(KAGE_CORRUPT, "/proc/PID/stat is not understood");
+	if (!kage_text_stat_int(text, 4, &p->ppid) || !kage_text_stat_int(text, 5, &p->pgid) ||
+	    !kage_text_stat_int(text, 6, &p->sid) || !kage_text_stat_int(text, 8, &p->tty_pgid))
+		return kage_err_new(KAGE_CORRUPT, "/proc/PID/stat is not understood");
+	return NULL;
 }
 
 struct kage_err *source_instant(struct kage_capture *c)

@@ -281,19 +281,7 @@ static struct kage_err *hash_vdso(struct kage_capture *c, Kage__Memory *m)
 	return NULL;
 }
 
-/* Fields of stat(5) by their number, which begin behind the command's closing parenthesis. */
-static bool stat_field(const char *stat, int number, uint64_t *ret_value)
-{
-	const char *p = strrchr(stat, ')');
-
-	for (int i = 2; p && i < number; i++) {
-		p = strchr(p, ' ');
-		if (p)
-			p++;
-	}
-	return p && kage_text_number(&p, 10, ret_value);
-}
-
+/* By their number in stat(5). */
 static struct kage_err *capture_bounds(struct kage_capture *c, Kage__Memory *m)
 {
 	const struct {
@@ -310,7 +298,7 @@ static struct kage_err *capture_bounds(struct kage_capture *c, Kage__Memory *m)
 
 	TRY(kage_file_slurp(c->target->proc_fd, "stat", 1 << 16, &text, &size));
 	for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
-		if (!stat_field(text, fields[i].number, fields[i].to))
+		if (!kage_text_stat_u64(text, fields[i].number, fields[i].to))
 			return kage_err_new(KAGE_CORRUPT, "field %d of /proc/%d/stat is missing",
 					    fields[i].number, c->target->pid);
 	return NULL;

@@ -51,16 +51,9 @@ static struct kage_err *read_controlling(struct kage_capture *c, uint64_t *ret_t
 {
 	_cleanup_free_ char *text = NULL;
 	size_t size;
-	const char *p;
 
 	TRY(kage_file_slurp(c->target->proc_fd, "stat", 1 << 16, &text, &size));
-	p = strrchr(text, ')');
-	for (int i = 0; p && i < 5; i++) {
-		p = strchr(p, ' ');
-		if (p)
-			p++;
-	}
-	if (!p || !kage_text_number(&p, 10, ret_tty))
+	if (!kage_text_stat_u64(text, 7, ret_tty))
 		*ret_tty = 0;
 	return NULL;
 }

@@ -70,3 +70,35 @@ bool kage_text_u64(const char *text, const char *name, int base, uint64_t *ret_v
 		p += 2;
 	return p && kage_text_number(&p, base, ret_value);
 }
+
+/* Where field NUMBER begins; NULL when there are fewer. */
+static const char *stat_field(const char *stat, int number)
+{
+	const char *p = strrchr(stat, ')');
+
+	for (int i = 2; p && i < number; i++) {
+		p = strchr(p, ' ');
+		if (p)
+			p++;
+	}
+	return p;
+}
+
+bool kage_text_stat_u64(const char *stat, int number, uint64_t *ret_value)
+{
+	const char *p = stat_field(stat, number);
+
+	return p && kage_text_number(&p, 10, ret_value);
+}
+
+bool kage_text_stat_int(const char *stat, int number, int32_t *ret_value)
+{
+	const char *p = stat_field(stat, number);
+	bool negative = p && kage_text_char(&p, '-');
+	uint64_t v;
+
+	if (!p || !kage_text_number(&p, 10, &v) || v > INT32_MAX)
+		return false;
+	*ret_value = negative ? -(int32_t)v : (int32_t)v;
+	return true;
+}

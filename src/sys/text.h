@@ -21,6 +21,12 @@ bool kage_text_u64(const char *text, const char *name, int base, uint64_t *ret_v
  *  does not fit. */
 bool kage_text_number(const char **at, int base, uint64_t *ret_value);
 
+/** Field NUMBER, from 3 on, of a text of /proc/PID/stat, counted as stat(5) does. The second may contain
+ *  anything, so what is counted begins behind the last parenthesis. False when it is absent, no
+ *  number, or does not fit. */
+bool kage_text_stat_u64(const char *stat, int number, uint64_t *ret_value);
+bool kage_text_stat_int(const char *stat, int number, int32_t *ret_value);
+
 /** Moves *AT behind the character C; false when it is not there. */
 bool kage_text_char(const char **at, char c);
 

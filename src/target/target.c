@@ -18,22 +18,14 @@
 
 enum { STATUS_MAX = 1 << 20 };
 
-/* The 22nd field of stat(5), in ticks since boot; the second may contain anything, so count from the
- * last parenthesis. */
+/* The 22nd field of stat(5), in ticks since boot. */
 static struct kage_err *read_start_ticks(int proc_fd, uint64_t *ret_ticks)
 {
 	_cleanup_free_ char *text = NULL;
 	size_t size;
-	const char *p;
 
 	TRY(kage_file_slurp(proc_fd, "stat", STATUS_MAX, &text, &size));
-	p = strrchr(text, ')');
-	for (int i = 0; p && i < 20; i++) {
-		p = strchr(p, ' ');
-		if (p)
-			p++;
-	}
-	if (!p || !kage_text_number(&p, 10, ret_ticks))
+	if (!kage_text_stat_u64(text, 22, ret_ticks))
 		return kage_err_new(KAGE_CORRUPT, "/proc/PID/stat is not understood");
 	return NULL;
 }
