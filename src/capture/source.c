@@ -61,16 +61,13 @@ static struct kage_err *read_string(struct kage_capture *c, int dirfd, const cha
 	return *ret_s ? NULL : kage_err_nomem();
 }
 
-/* The command line for people: words parted by blanks. */
-static struct kage_err *read_command(struct kage_capture *c)
+struct kage_err *source_parse_command(struct arena *a, char *text, size_t size, Kage__Process *p,
+				      char **ret_shown)
 {
-	struct arena *a = &c->image->arena;
-	_cleanup_free_ char *text = NULL;
-	size_t size, shown;
+	size_t shown;
 
-	TRY(kage_file_slurp(c->target->proc_fd, "cmdline", CMDLINE_MAX, &text, &size));
 	for (size_t i = 0; i < size; i += strlen(text + i) + 1) {
-		char **slot = arena_push(a, &c->process->argv, &c->process->n_argv, sizeof(*slot));
+		char **slot = arena_push(a, &p->argv, &p->n_argv, sizeof(*slot));
 
 		if (!slot)
 			return kage_err_nomem();
@@ -85,24 +82,27 @@ static struct kage_err *read_command(struct kage_capture *c)
 		if (!text[i])
 			text[i] = ' ';
 	text[shown] = '\0';
-	c->image->msg->source->command = arena_strdup(a, text);
-	return c->image->msg->source->command ? NULL : kage_err_nomem();
+	*ret_shown = arena_strdup(a, text);
+	return *ret_shown ? NULL : kage_err_nomem();
 }
 
-static struct kage_err *read_cpu(struct kage_capture *c)
+static struct kage_err *read_command(struct kage_capture *c)
 {
-	struct arena *a = &c->image->arena;
-	Kage__CpuFeatures *m = msg_new(a, Kage__CpuFeatures, kage__cpu_features__init);
 	_cleanup_free_ char *text = NULL;
-	const char *p;
 	size_t size;
 
-	if (!m)
+	TRY(kage_file_slurp(c->target->proc_fd, "cmdline", CMDLINE_MAX, &text, &size));
+	return source_parse_command(&c->image->arena, text, size, c->process,
+				    &c->image->msg->source->command);
+}
+
+struct kage_err *source_parse_cpu(struct arena *a, const char *text, Kage__CpuFeatures *m)
+{
+	size_t size;
+	const char *p = kage_text_field(text, "model name\t", &size);
+
+	if (p && !(m->model = arena_printf(a, "%.*s", (int)size, p)))
 		return kage_err_nomem();
-	TRY(kage_file_slurp(AT_FDCWD, "/proc/cpuinfo", 16 << 20, &text, &size));
-	p = kage_text_field(text, "model name\t", &size);
-	if (p)
-		m->model = arena_printf(a, "%.*s", (int)size, p);
 	p = kage_text_field(text, "flags\t\t", &size);
 	for (const char *end = p ? p + size : NULL; p && p < end;) {
 		size_t n = strcspn(p, " \n");
@@ -112,8 +112,21 @@ static struct kage_err *read_cpu(struct kage_capture *c)
 			return kage_err_nomem();
 		p += n + 1;
 	}
-	c->image->msg->source->cpu = m;
 	return NULL;
+}
+
+static struct kage_err *read_cpu(struct kage_capture *c)
+{
+	struct arena *a = &c->image->arena;
+	Kage__CpuFeatures *m = msg_new(a, Kage__CpuFeatures, kage__cpu_features__init);
+	_cleanup_free_ char *text = NULL;
+	size_t size;
+
+	if (!m)
+		return kage_err_nomem();
+	TRY(kage_file_slurp(AT_FDCWD, "/proc/cpuinfo", 16 << 20, &text, &size));
+	c->image->msg->source->cpu = m;
+	return source_parse_cpu(a, text, m);
 }
 
 struct kage_err *source_fill(struct kage_capture *c)

@@ -18,6 +18,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "kind/kind.h"
+#include "kind/parse.h"
 #include "sys/text.h"
 
 extern const struct kage_kind kage_kind_credentials;
@@ -36,7 +37,7 @@ static bool four_ids(const char *status, const char *name, uint32_t *ids[4])
 		if (!p)
 			return false;
 		p += strspn(p, "\t ");
-		if (!kage_text_number(&p, 10, &v))
+		if (!kage_text_number(&p, 10, &v) || v > UINT32_MAX)
 			return false;
 		*ids[i] = (uint32_t)v;
 	}
@@ -52,14 +53,14 @@ static bool parse_groups(struct arena *a, const char *status, Kage__Credentials 
 	while (p && (p += strspn(p, "\t "), kage_text_number(&p, 10, &v))) {
 		uint32_t *slot = arena_push(a, &m->groups, &m->n_groups, sizeof(*slot));
 
-		if (!slot)
+		if (!slot || v > UINT32_MAX)
 			return false;
 		*slot = (uint32_t)v;
 	}
 	return true;
 }
 
-static struct kage_err *parse_status(struct arena *a, const char *status, Kage__Credentials *m)
+struct kage_err *kage_credentials_parse(struct arena *a, const char *status, Kage__Credentials *m)
 {
 	uint32_t *uids[4] = { &m->ruid, &m->euid, &m->suid, &m->fsuid };
 	uint32_t *gids[4] = { &m->rgid, &m->egid, &m->sgid, &m->fsgid };
@@ -89,7 +90,7 @@ static struct kage_err *capture_thread(struct kage_capture *c, size_t i, Kage__C
 		return kage_err_nomem();
 	snprintf(path, sizeof(path), "task/%d/status", c->target->threads[i]->tid);
 	TRY(kage_file_slurp(c->target->proc_fd, path, 1 << 20, &text, &size));
-	TRY(parse_status(a, text, m));
+	TRY(kage_credentials_parse(a, text, m));
 	m->securebits = c->inside.threads[i].securebits;
 	*ret_m = m;
 	return NULL;
@@ -133,7 +134,7 @@ static struct kage_err *own(struct arena *a, Kage__Credentials *ret_own)
 
 	kage__credentials__init(ret_own);
 	TRY(kage_file_slurp(AT_FDCWD, "/proc/thread-self/status", 1 << 20, &text, &size));
-	TRY(parse_status(a, text, ret_own));
+	TRY(kage_credentials_parse(a, text, ret_own));
 	ret_own->securebits = (uint32_t)prctl(PR_GET_SECUREBITS);
 	return NULL;
 }

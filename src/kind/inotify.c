@@ -20,10 +20,10 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "kind/fds.h"
+#include "kind/parse.h"
 #include "sys/text.h"
 
 enum {
-	HANDLE_MAX_BYTES = 128, /* MAX_HANDLE_SZ */
 	MOUNTS_MAX_BYTES = 16 << 20,
 	ENTRIES_MAX = 10000,   /* of a directory that is searched */
 	DUMMIES_MAX = 1 << 20, /* additions for reaching a number, where it cannot be set */
@@ -31,16 +31,6 @@ enum {
 
 /* include/uapi/linux/inotify.h, since 4.18, with CONFIG_CHECKPOINT_RESTORE */
 #define KINOTIFY_IOC_SETNEXTWD _IOW('I', 0, int32_t)
-
-/* "inotify wd:1 ino:7 sdev:fe00000 mask:fff ignored_mask:0 fhandle-bytes:8 fhandle-type:1
- * f_handle:0700000000000000", all numbers but none decimal. */
-struct line {
-	uint64_t wd, ino, dev, mask;
-	struct {
-		struct file_handle head;
-		uint8_t bytes[HANDLE_MAX_BYTES];
-	} handle; /* head.handle_bytes 0: none */
-};
 
 static bool match(const struct kage_fd_seen *fd)
 {
@@ -76,33 +66,47 @@ static bool parse_bytes(const char *p, uint8_t *to, size_t n)
 	return true;
 }
 
-static bool parse_line(const char *p, struct line *l)
+/* A handle that is not understood is none. */
+static void parse_handle(const char *p, struct kage_inotify_line *l)
 {
+	const char *at = memmem(p, strcspn(p, "\n"), "f_handle:", 9);
 	uint64_t bytes, type;
-	const char *at;
 
-	*l = (struct line){ 0 };
-	if (!find_number(p, "wd:", &l->wd) || !find_number(p, " ino:", &l->ino) ||
-	    !find_number(p, " sdev:", &l->dev) || !find_number(p, " mask:", &l->mask))
-		return false;
-	if (!find_number(p, "fhandle-bytes:", &bytes) || !find_number(p, "fhandle-type:", &type) ||
-	    bytes > HANDLE_MAX_BYTES)
-		return true;
-	at = memmem(p, strcspn(p, "\n"), "f_handle:", 9);
-	if (at && parse_bytes(at + 9, l->handle.head.f_handle, bytes)) {
-		l->handle.head.handle_bytes = (unsigned)bytes;
-		l->handle.head.handle_type = (int)type;
-	}
-	return true;
+	if (!at || !find_number(p, "fhandle-bytes:", &bytes) ||
+	    !find_number(p, "fhandle-type:", &type) || bytes > KAGE_HANDLE_MAX_BYTES ||
+	    type > INT32_MAX || !parse_bytes(at + 9, l->handle.head.f_handle, bytes))
+		return;
+	l->handle.head.handle_bytes = (unsigned)bytes;
+	l->handle.head.handle_type = (int)type;
 }
 
-/* The kernel's own numbering of devices has 20 bits for the minor (MKDEV() in linux/kdev_t.h). */
-static bool is_device(const struct line *l, const struct stat *st)
+/* "inotify wd:1 ino:7 sdev:fe00000 mask:fff ignored_mask:0 fhandle-bytes:8 fhandle-type:1
+ * f_handle:0700000000000000", none of the numbers decimal. The kernel's own numbering of devices has
+ * 20 bits for the minor (MKDEV() in linux/kdev_t.h). */
+struct kage_err *kage_inotify_parse(const char *text, struct kage_inotify_line *ret_line)
 {
-	return major(st->st_dev) == l->dev >> 20 && minor(st->st_dev) == (l->dev & 0xfffff);
+	struct kage_inotify_line l = { 0 };
+	uint64_t wd, dev, mask;
+
+	if (!find_number(text, "wd:", &wd) || !find_number(text, " ino:", &l.ino) ||
+	    !find_number(text, " sdev:", &dev) || !find_number(text, " mask:", &mask) ||
+	    wd > INT32_MAX || dev > UINT32_MAX || mask > UINT32_MAX)
+		return kage_err_new(KAGE_CORRUPT, "a watch is not understood: %.100s", text);
+	l.wd = (int32_t)wd;
+	l.mask = (uint32_t)mask;
+	l.dev_major = (uint32_t)(dev >> 20);
+	l.dev_minor = (uint32_t)(dev & 0xfffff);
+	parse_handle(text, &l);
+	*ret_line = l;
+	return NULL;
 }
 
-static bool leads_to(const char *path, const struct line *l)
+static bool is_device(const struct kage_inotify_line *l, const struct stat *st)
+{
+	return major(st->st_dev) == l->dev_major && minor(st->st_dev) == l->dev_minor;
+}
+
+static bool leads_to(const char *path, const struct kage_inotify_line *l)
 {
 	struct stat st;
 
@@ -111,14 +115,12 @@ static bool leads_to(const char *path, const struct line *l)
 
 /* --- finding the path --------------------------------------------------------------------------- */
 
-/* A mount point of the file system of L. The fifth field of mountinfo is the mount point, the third the
- * device (proc_pid_mountinfo(5)). */
-static char *mount_of(struct arena *a, const char *mounts, const struct line *l)
+/* The fifth field is the mount point, the third the device (proc_pid_mountinfo(5)). */
+char *kage_inotify_mount(struct arena *a, const char *mounts, const struct kage_inotify_line *l)
 {
-	char device[32];
+	char device[32], *path;
 
-	snprintf(device, sizeof(device), " %u:%u ", (unsigned)(l->dev >> 20),
-		 (unsigned)(l->dev & 0xfffff));
+	snprintf(device, sizeof(device), " %u:%u ", l->dev_major, l->dev_minor);
 	for (const char *p = mounts; p; p = kage_text_next_line(p)) {
 		size_t n = strcspn(p, "\n");
 		const char *at = memmem(p, n, device, strlen(device));
@@ -127,13 +129,16 @@ static char *mount_of(struct arena *a, const char *mounts, const struct line *l)
 		if (!at || at > p + n)
 			continue;
 		at++;
-		return arena_printf(a, "%.*s", (int)strcspn(at, " \n"), at);
+		path = arena_printf(a, "%.*s", (int)strcspn(at, " \n"), at);
+		if (path)
+			kage_text_unescape(path);
+		return path;
 	}
 	return NULL;
 }
 
 /* A handle is understood by its own file system only, so some directory of that is opened first. */
-static char *path_by_handle(struct arena *a, const char *mount_path, struct line *l)
+static char *path_by_handle(struct arena *a, const char *mount_path, struct kage_inotify_line *l)
 {
 	_cleanup_fd_ int mount = -1, fd = -1;
 	_cleanup_free_ char *path = NULL;
@@ -153,7 +158,7 @@ static char *path_by_handle(struct arena *a, const char *mount_path, struct line
 }
 
 /* PATH and the directories above it. */
-static char *among_parents(struct arena *a, const char *path, const struct line *l)
+static char *among_parents(struct arena *a, const char *path, const struct kage_inotify_line *l)
 {
 	char *at = arena_strdup(a, path), *slash;
 
@@ -168,7 +173,7 @@ static char *among_parents(struct arena *a, const char *path, const struct line 
 	return NULL;
 }
 
-static char *among_entries(struct arena *a, const char *dir, const struct line *l)
+static char *among_entries(struct arena *a, const char *dir, const struct kage_inotify_line *l)
 {
 	_cleanup_dir_ DIR *d = opendir(dir);
 	const struct dirent *e;
@@ -186,7 +191,8 @@ static char *among_entries(struct arena *a, const char *dir, const struct line *
 }
 
 /* Where programs usually look: what they have open, where they stand, and what lies beside it. */
-static char *path_by_guess(struct kage_capture *c, const char *mount, const struct line *l)
+static char *path_by_guess(struct kage_capture *c, const char *mount,
+			   const struct kage_inotify_line *l)
 {
 	struct arena *a = &c->image->arena;
 	const Kage__Image *m = c->image->msg;
@@ -210,18 +216,19 @@ static char *path_by_guess(struct kage_capture *c, const char *mount, const stru
 /* --- capture ------------------------------------------------------------------------------------ */
 
 static struct kage_err *capture_watch(struct kage_capture *c, const struct kage_fd_seen *fd,
-				      const char *mounts, struct line *l, Kage__Inotify *m)
+				      const char *mounts, struct kage_inotify_line *l,
+				      Kage__Inotify *m)
 {
 	struct arena *a = &c->image->arena;
 	Kage__Inotify__Watch *w =
 		msg_append(a, m, watches, Kage__Inotify__Watch, kage__inotify__watch__init);
 
-	char *mount = mount_of(a, mounts, l);
+	char *mount = kage_inotify_mount(a, mounts, l);
 
 	if (!w)
 		return kage_err_nomem();
-	w->wd = (int32_t)l->wd;
-	w->mask = (uint32_t)l->mask;
+	w->wd = l->wd;
+	w->mask = l->mask;
 	w->ino = l->ino;
 	w->path = path_by_handle(a, mount, l);
 	if (!w->path)
@@ -266,12 +273,11 @@ static struct kage_err *capture_links(struct kage_capture *c, const struct kage_
 
 	look_for_unread(c, fd);
 	for (const char *p = fd->info; p; p = kage_text_next_line(p)) {
-		struct line l;
+		struct kage_inotify_line l;
 
 		if (strncmp(p, "inotify ", 8) != 0)
 			continue;
-		if (!parse_line(p, &l))
-			return kage_err_new(KAGE_CORRUPT, "a watch is not understood: %.100s", p);
+		TRY(kage_inotify_parse(p, &l));
 		if (!mounts)
 			TRY(kage_file_slurp(AT_FDCWD, "/proc/self/mountinfo", MOUNTS_MAX_BYTES,
 					    &mounts, &size));

@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "kind/kind.h"
+#include "kind/parse.h"
 #include "sys/text.h"
 
 extern const struct kage_kind kage_kind_limits;
@@ -60,24 +61,28 @@ static bool find_limit(const char *text, unsigned resource, Kage__Limit *m)
 	return false;
 }
 
+struct kage_err *kage_limits_parse(struct arena *a, const char *text, Kage__Process *p)
+{
+	for (unsigned i = 0; i < RLIM_NLIMITS; i++) {
+		Kage__Limit *m = msg_append(a, p, limits, Kage__Limit, kage__limit__init);
+
+		if (!m)
+			return kage_err_nomem();
+		m->resource = i;
+		if (!find_limit(text, i, m))
+			return kage_err_new(KAGE_CORRUPT, "/proc/PID/limits has no line “%s”",
+					    lines[i]);
+	}
+	return NULL;
+}
+
 static struct kage_err *capture(struct kage_capture *c)
 {
 	_cleanup_free_ char *text = NULL;
 	size_t size;
 
 	TRY(kage_file_slurp(c->target->proc_fd, "limits", 1 << 16, &text, &size));
-	for (unsigned i = 0; i < RLIM_NLIMITS; i++) {
-		Kage__Limit *m = msg_append(&c->image->arena, c->process, limits, Kage__Limit,
-					    kage__limit__init);
-
-		if (!m)
-			return kage_err_nomem();
-		m->resource = i;
-		if (!find_limit(text, i, m))
-			return kage_err_new(KAGE_CORRUPT, "/proc/%d/limits has no line “%s”",
-					    c->target->pid, lines[i]);
-	}
-	return NULL;
+	return kage_limits_parse(&c->image->arena, text, c->process);
 }
 
 /* Raising a hard limit needs a right that even root may lack; the program goes on with what there

@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "kind/parse.h"
 #include "sys/kernel.h"
 #include "sys/text.h"
 
@@ -27,9 +28,32 @@ enum {
 
 /* --- capture ---------------------------------------------------------------------------------- */
 
-static struct kage_err *bad_text(void)
+/* How a timer tells, and of which thread the number behind it is (fs/proc/base.c). */
+static bool parse_notify(const char *p, Kage__PosixTimer *m)
 {
-	return kage_err_new(KAGE_CORRUPT, "/proc/PID/timers is not understood");
+	static const struct {
+		const char *words;
+		uint32_t notify;
+	} ways[] = {
+		{ "signal/pid.", SIGEV_SIGNAL }, { "signal/tid.", SIGEV_SIGNAL | SIGEV_THREAD_ID },
+		{ "none/pid.", SIGEV_NONE },     { "none/tid.", SIGEV_NONE | SIGEV_THREAD_ID },
+		{ "thread/pid.", SIGEV_THREAD }, { "thread/tid.", SIGEV_THREAD | SIGEV_THREAD_ID },
+	};
+	int32_t number;
+
+	for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
+		size_t n = strlen(ways[i].words);
+
+		if (strncmp(p, ways[i].words, n) != 0)
+			continue;
+		p += n;
+		m->notify = ways[i].notify;
+		if (!kage_text_int(&p, &number))
+			return false;
+		m->thread = m->notify & SIGEV_THREAD_ID ? number : 0;
+		return true;
+	}
+	return false;
 }
 
 /* One timer of /proc/PID/timers (proc(5)):
@@ -37,44 +61,36 @@ static struct kage_err *bad_text(void)
  *	signal: 60/00007fff86e452a8
  *	notify: signal/pid.2634
  *	ClockID: 0
+ * Clocks of CPU time have negative numbers.
  */
 static struct kage_err *parse_timer(const char *text, Kage__PosixTimer *m)
 {
-	uint64_t id, signal, thread, clock;
 	size_t size;
-	const char *p = kage_text_field(text, "signal", &size);
+	uint64_t number;
+	const char *id = kage_text_field(text, "ID", &size);
+	const char *signal = kage_text_field(text, "signal", &size);
+	const char *notify = kage_text_field(text, "notify", &size);
+	const char *clock = kage_text_field(text, "ClockID", &size);
 
-	if (!kage_text_u64(text, "ID", 10, &id) || !p || !kage_text_number(&p, 10, &signal) ||
-	    !kage_text_char(&p, '/') || !kage_text_number(&p, 16, &m->value))
-		return bad_text();
-	p = kage_text_field(text, "notify", &size);
-	if (!p)
-		return bad_text();
-	m->notify = strncmp(p, "none", 4) == 0     ? SIGEV_NONE
-		    : strncmp(p, "thread", 6) == 0 ? SIGEV_THREAD
-						   : SIGEV_SIGNAL;
-	p = strchr(p, '/');
-	if (!p)
-		return bad_text();
-	if (strncmp(++p, "tid.", 4) == 0)
-		m->notify |= SIGEV_THREAD_ID;
-	p += 4;
-	p = kage_text_field(text, "ClockID", &size);
-	if (!p)
-		return bad_text();
-	/* CPU-time clocks have negative numbers. */
-	clock = (uint64_t)strtol(p, NULL, 10);
-	p = strchr(kage_text_field(text, "notify", &size), '.');
-	if (!p || (p++, !kage_text_number(&p, 10, &thread)))
-		return bad_text();
-	m->id = (int32_t)id;
-	m->signal = (uint32_t)signal;
-	m->clock = (int32_t)clock;
-	m->thread = m->notify & SIGEV_THREAD_ID ? (int32_t)thread : 0;
+	if (!id || !signal || !notify || !clock || !kage_text_int(&id, &m->id) || m->id < 0 ||
+	    !kage_text_number(&signal, 10, &number) || number > UINT32_MAX ||
+	    !kage_text_char(&signal, '/') || !kage_text_number(&signal, 16, &m->value) ||
+	    !parse_notify(notify, m) || !kage_text_int(&clock, &m->clock))
+		return kage_err_new(KAGE_CORRUPT, "/proc/PID/timers is not understood: %.80s",
+				    text);
+	m->signal = (uint32_t)number;
 	return NULL;
 }
 
-static struct kage_err *parse_timers(struct arena *a, const char *text, Kage__Process *p)
+static int by_id(const void *a, const void *b)
+{
+	int32_t x = (*(Kage__PosixTimer *const *)a)->id, y = (*(Kage__PosixTimer *const *)b)->id;
+
+	return (x > y) - (x < y);
+}
+
+/* The kernel shows the newest first; they are made in the order of their numbers. */
+struct kage_err *kage_timers_parse(struct arena *a, const char *text, Kage__Process *p)
 {
 	for (const char *at = text; at && *at; at = kage_text_next_line(at)) {
 		Kage__PosixTimer *m;
@@ -86,6 +102,8 @@ static struct kage_err *parse_timers(struct arena *a, const char *text, Kage__Pr
 			return kage_err_nomem();
 		TRY(parse_timer(at, m));
 	}
+	if (p->n_posix_timers)
+		qsort(p->posix_timers, p->n_posix_timers, sizeof(*p->posix_timers), by_id);
 	return NULL;
 }
 
@@ -101,7 +119,7 @@ struct kage_err *kage_timers_list(struct kage_capture *c)
 		return NULL;
 	}
 	TRY(e);
-	return parse_timers(&c->image->arena, text, c->process);
+	return kage_timers_parse(&c->image->arena, text, c->process);
 }
 
 static struct kage_err *capture(struct kage_capture *c)

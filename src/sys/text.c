@@ -53,6 +53,19 @@ bool kage_text_number(const char **at, int base, uint64_t *ret_value)
 	return true;
 }
 
+bool kage_text_int(const char **at, int32_t *ret_value)
+{
+	const char *p = *at;
+	bool negative = kage_text_char(&p, '-');
+	uint64_t v;
+
+	if (!kage_text_number(&p, 10, &v) || v > (uint64_t)INT32_MAX + negative)
+		return false;
+	*at = p;
+	*ret_value = (int32_t)(negative ? -(int64_t)v : (int64_t)v);
+	return true;
+}
+
 bool kage_text_char(const char **at, char c)
 {
 	if (**at != c)
@@ -94,11 +107,25 @@ bool kage_text_stat_u64(const char *stat, int number, uint64_t *ret_value)
 bool kage_text_stat_int(const char *stat, int number, int32_t *ret_value)
 {
 	const char *p = stat_field(stat, number);
-	bool negative = p && kage_text_char(&p, '-');
-	uint64_t v;
 
-	if (!p || !kage_text_number(&p, 10, &v) || v > INT32_MAX)
-		return false;
-	*ret_value = negative ? -(int32_t)v : (int32_t)v;
-	return true;
+	return p && kage_text_int(&p, ret_value);
+}
+
+static bool is_octal(const char *s)
+{
+	return s[0] == '\\' && s[1] >= '0' && s[1] <= '3' && s[2] >= '0' && s[2] <= '7' &&
+	       s[3] >= '0' && s[3] <= '7';
+}
+
+void kage_text_unescape(char *s)
+{
+	char *to = s;
+
+	while (*s) {
+		bool octal = is_octal(s);
+
+		*to++ = octal ? (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0')) : *s;
+		s += octal ? 4 : 1;
+	}
+	*to = '\0';
 }

@@ -21,6 +21,9 @@ bool kage_text_u64(const char *text, const char *name, int base, uint64_t *ret_v
  *  does not fit. */
 bool kage_text_number(const char **at, int base, uint64_t *ret_value);
 
+/** The same for a decimal number that may be negative. */
+bool kage_text_int(const char **at, int32_t *ret_value);
+
 /** Field NUMBER, from 3 on, of a text of /proc/PID/stat, counted as stat(5) does. The second may contain
  *  anything, so what is counted begins behind the last parenthesis. False when it is absent, no
  *  number, or does not fit. */
@@ -29,6 +32,9 @@ bool kage_text_stat_int(const char *stat, int number, int32_t *ret_value);
 
 /** Moves *AT behind the character C; false when it is not there. */
 bool kage_text_char(const char **at, char c);
+
+/** Undoes the octal escapes (\040) with which mountinfo writes blanks, in place. */
+void kage_text_unescape(char *s);
 
 /** The beginning of the next line after AT, or NULL at the end. */
 const char *kage_text_next_line(const char *at);
