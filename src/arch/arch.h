@@ -17,6 +17,7 @@
 #include "base/arena.h"
 #include "base/types.h"
 #include "image.pb-c.h"
+#include "sys/taskread.h"
 
 /** "x86_64": Source.arch of images made here. */
 extern const char *const kage_arch_name;
@@ -77,18 +78,22 @@ void kage_arch_settle_syscall(struct kage_regs *regs, Kage__SyscallState *state)
  *  when there is nothing to change. */
 bool kage_arch_undo_eintr(struct kage_regs *regs);
 
-/* Where the time of a system call stands among its arguments. */
+/* Where a system call has the relative time that it waits at most. */
 struct kage_timed_call {
 	enum {
-		KAGE_TIME_NONE,    /* it has none, or one that does not run while it waits */
-		KAGE_TIME_POINTER, /* argument `arg` points to a timespec with the time left */
-		KAGE_TIME_MS,      /* argument `arg` is the time left in milliseconds */
+		KAGE_TIME_NONE,     /* it waits for ever, until an instant, or not at all */
+		KAGE_TIME_MS,       /* argument `arg` is an int, in milliseconds */
+		KAGE_TIME_TIMESPEC, /* argument `arg` points to a timespec */
+		KAGE_TIME_TIMEVAL,  /* argument `arg` points to a timeval */
+		KAGE_TIME_SOCKET,   /* if argument `arg` is a socket: its option `option` */
 	} kind;
 	int arg;
+	int option;         /* SO_RCVTIMEO or SO_SNDTIMEO */
+	bool restart_block; /* interrupted, the kernel itself notes when the call ends */
+	bool written_back;  /* ending, it writes what is left of the time to where it stands */
 };
 
-/** How the call NUMBER with ARGS gets its time; only calls that the kernel restarts by a restart
- *  block (nanosleep, poll, futex …) have one. */
+/** How the call NUMBER with ARGS gets its time. */
 struct kage_timed_call kage_arch_timed_call(uint64_t number, const uint64_t args[6]);
 
 /** Argument I of the system call that REGS make. */
@@ -97,11 +102,14 @@ void kage_arch_set_arg(struct kage_regs *regs, int i, uint64_t value);
 
 void kage_arch_set_number(struct kage_regs *regs, uint64_t number);
 
-enum { KAGE_ARCH_CODE_BEFORE = 5, KAGE_ARCH_SYSCALL_BYTES = 2 /* of the instruction itself */ };
+enum { KAGE_ARCH_CODE_BEFORE = 32, KAGE_ARCH_SYSCALL_BYTES = 2 /* of the instruction itself */ };
 
-/** Reads the number of a system call out of the CODE right before its instruction; false when that
- *  does not tell. For restart_syscall, whose registers have lost it. */
-bool kage_arch_number_before(const uint8_t code[KAGE_ARCH_CODE_BEFORE], uint64_t *ret_number);
+/** The number of the call, made with ARGS, that restart_syscall goes on with: its registers have lost
+ *  it. KIND is what the kernel notes of it, KAGE_RESTART_NONE when that is not known; then the CODE that
+ *  ends where its instruction begins may tell, zeros where there is none. False when it cannot be
+ *  told. */
+bool kage_arch_restart_number(enum kage_restart kind, const uint64_t args[6],
+			      const uint8_t code[KAGE_ARCH_CODE_BEFORE], uint64_t *ret_number);
 
 /** Registers to a message in arena A, and back. */
 struct kage_err *kage_arch_encode_regs(struct arena *a, const struct kage_regs *regs,

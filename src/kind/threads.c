@@ -86,19 +86,33 @@ static struct kage_err *capture_robust_list(Kage__Thread *msg)
 	return NULL;
 }
 
-/* A thread that has been interrupted before waits in restart_syscall: which call that stands for, its
- * own code tells. */
-static struct kage_err *name_restarted(struct kage_capture *c, struct kage_regs *regs)
+/* The code right before the system call instruction at AT, as much of it as lies in the same page. */
+static struct kage_err *code_before(struct kage_capture *c, uint64_t at,
+				    uint8_t ret_code[KAGE_ARCH_CODE_BEFORE])
+{
+	uint64_t bytes = at - page_floor(at);
+
+	if (bytes > KAGE_ARCH_CODE_BEFORE)
+		bytes = KAGE_ARCH_CODE_BEFORE;
+	memset(ret_code, 0, KAGE_ARCH_CODE_BEFORE);
+	return kage_target_read(c->target, addr(at - bytes),
+				ret_code + KAGE_ARCH_CODE_BEFORE - bytes, bytes);
+}
+
+/* A thread that has been interrupted before waits in restart_syscall: which call that stands for, the
+ * kernel tells, or its own code. */
+static struct kage_err *name_restarted(struct kage_capture *c, const struct kage_inside_thread *in,
+				       struct kage_regs *regs)
 {
 	uint8_t code[KAGE_ARCH_CODE_BEFORE];
-	uint64_t number, real;
+	uint64_t number, real, args[6];
 
 	if (!kage_arch_in_syscall(regs, &number) || number != SYS_restart_syscall)
 		return NULL;
-	TRY(kage_target_read(c->target,
-			     addr(kage_arch_ip(regs) - KAGE_ARCH_SYSCALL_BYTES - sizeof(code)),
-			     code, sizeof(code)));
-	if (kage_arch_number_before(code, &real))
+	TRY(code_before(c, kage_arch_ip(regs) - KAGE_ARCH_SYSCALL_BYTES, code));
+	for (int i = 0; i < 6; i++)
+		args[i] = kage_arch_arg(regs, i);
+	if (kage_arch_restart_number(in->restart_kind, args, code, &real))
 		kage_arch_set_number(regs, real);
 	return NULL;
 }
@@ -114,18 +128,23 @@ static struct kage_err *time_left(struct kage_capture *c, const struct kage_regs
 	if (!state->in_progress || state->restart == KAGE__SYSCALL_STATE__RESTART__NONE)
 		return NULL;
 	call = kage_arch_timed_call(state->number, state->args);
-	if (in->has_left && call.kind != KAGE_TIME_NONE) {
+	if (call.kind == KAGE_TIME_NONE) {
+		state->restart = KAGE__SYSCALL_STATE__RESTART__AGAIN;
+		return NULL;
+	}
+	if (in->has_left) {
 		state->restart = KAGE__SYSCALL_STATE__RESTART__TIME_LEFT;
 		state->left_ns = in->left_ns;
+		return NULL;
 	}
-	if (in->has_left || state->restart != KAGE__SYSCALL_STATE__RESTART__TIME_LEFT)
+	if (state->restart != KAGE__SYSCALL_STATE__RESTART__TIME_LEFT)
 		return NULL;
 	if (in->has_expiry) {
 		now = kage_clock_ns((clockid_t)in->expiry_clock);
 		state->left_ns = in->expiry_ns > now ? in->expiry_ns - now : 0;
 	} else if (call.kind == KAGE_TIME_MS) {
 		state->left_ns = kage_arch_arg(regs, call.arg) * 1000000;
-	} else if (call.kind == KAGE_TIME_POINTER) {
+	} else if (call.kind == KAGE_TIME_TIMESPEC) {
 		TRY(kage_target_read(c->target, addr(kage_arch_arg(regs, call.arg)), ts,
 				     sizeof(ts)));
 		state->left_ns = (uint64_t)ts[0] * 1000000000 + (uint64_t)ts[1];
@@ -148,7 +167,7 @@ static struct kage_err *capture_registers(struct kage_capture *c, struct kage_th
 		return kage_err_nomem();
 	msg->syscall->n_args = 6;
 	*regs = thread->regs;
-	TRY(name_restarted(c, regs));
+	TRY(name_restarted(c, in, regs));
 	kage_arch_settle_syscall(regs, msg->syscall);
 	TRY(time_left(c, regs, in, msg->syscall));
 	return kage_arch_encode_regs(a, regs, msg->registers);

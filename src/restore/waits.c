@@ -60,7 +60,7 @@ struct kage_err *waits_begin(struct kage_restore *r, size_t i, const struct kage
 	for (int k = 0; k < 6; k++)
 		args[k] = kage_arch_arg(final, k);
 	call = kage_arch_timed_call(state->number, args);
-	if (call.kind == KAGE_TIME_NONE)
+	if (!call.restart_block)
 		return NULL;
 	regs = malloc(sizeof(*regs));
 	if (!regs)

@@ -35,8 +35,9 @@ struct kage_inside_thread {
 	uint32_t pdeath_signal;
 	uint64_t timer_slack_ns;
 	uint32_t securebits;
-	bool has_expiry;    /* a restart block with a time is known */
-	uint64_t expiry_ns; /* absolute, of clock expiry_clock */
+	enum kage_restart restart_kind; /* NONE: not known */
+	bool has_expiry;                /* a restart block with a time is known */
+	uint64_t expiry_ns;             /* absolute, of clock expiry_clock */
 	uint32_t expiry_clock;
 	bool has_left;    /* it sleeps for a time */
 	uint64_t left_ns; /* of that */

@@ -19,6 +19,7 @@ static void fill_expiry(const struct kage_taskthread *t, struct kage_inside_thre
 {
 	const struct kage_task_restart *r = &t->restart;
 
+	in->restart_kind = t->restart_kind;
 	in->expiry_clock = CLOCK_MONOTONIC;
 	switch (t->restart_kind) {
 	case KAGE_RESTART_NANOSLEEP:

@@ -1,35 +1,127 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * System calls that wait for a time: where their time stands among the arguments.
+ * What each system call is like: where its arguments stand, how it waits for a time, what becomes of it
+ * when it is interrupted.
  */
 #include <errno.h>
 #include <linux/futex.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 
 #include "arch/arch.h"
 #include "arch/x86_64/x86_64.h"
 
+static struct kage_timed_call in_ms(const uint64_t args[6], int arg)
+{
+	/* Negative means for ever. */
+	return (struct kage_timed_call){ .kind = (int32_t)args[arg] < 0 ? KAGE_TIME_NONE
+									: KAGE_TIME_MS,
+					 .arg = arg };
+}
+
+static struct kage_timed_call in_timespec(const uint64_t args[6], int arg)
+{
+	return (struct kage_timed_call){ .kind = args[arg] ? KAGE_TIME_TIMESPEC : KAGE_TIME_NONE,
+					 .arg = arg };
+}
+
+/* fs/select.c, poll_select_finish(): what is left is written to the program's memory at the end, unless
+ * the program has asked for the way of other systems (personality(2), STICKY_TIMEOUTS). */
+static struct kage_timed_call written_back(struct kage_timed_call call)
+{
+	call.written_back = call.kind != KAGE_TIME_NONE;
+	return call;
+}
+
+/* kernel/time/hrtimer.c, fs/select.c, kernel/futex/waitwake.c: who calls set_restart_fn(). */
+static struct kage_timed_call with_restart_block(struct kage_timed_call call)
+{
+	call.restart_block = call.kind != KAGE_TIME_NONE;
+	return call;
+}
+
+static struct kage_timed_call of_socket(int option)
+{
+	return (struct kage_timed_call){ .kind = KAGE_TIME_SOCKET, .arg = 0, .option = option };
+}
+
+static struct kage_timed_call clock_nanosleep_time(const uint64_t args[6])
+{
+	if (args[1] & TIMER_ABSTIME)
+		return (struct kage_timed_call){ .kind = KAGE_TIME_NONE };
+	return with_restart_block(in_timespec(args, 2));
+}
+
+/* All other operations wait until an instant. */
+static struct kage_timed_call futex_time(const uint64_t args[6])
+{
+	if ((args[1] & FUTEX_CMD_MASK) != FUTEX_WAIT)
+		return (struct kage_timed_call){ .kind = KAGE_TIME_NONE };
+	return with_restart_block(in_timespec(args, 3));
+}
+
+/* The timeouts of sockets count for the call as a whole. recvmmsg's own argument is looked at between
+ * messages only: nothing wakes it by that time (recvmmsg(2), BUGS). */
+static struct kage_timed_call socket_time(uint64_t number)
+{
+	switch (number) {
+	case SYS_read:
+	case SYS_readv:
+	case SYS_recvfrom:
+	case SYS_recvmsg:
+	case SYS_recvmmsg:
+	case SYS_accept:
+	case SYS_accept4:
+		return of_socket(SO_RCVTIMEO);
+	case SYS_write:
+	case SYS_writev:
+	case SYS_sendto:
+	case SYS_sendmsg:
+	case SYS_sendmmsg:
+	case SYS_sendfile:
+	case SYS_connect:
+		return of_socket(SO_SNDTIMEO);
+	default:
+		return (struct kage_timed_call){ .kind = KAGE_TIME_NONE };
+	}
+}
+
 struct kage_timed_call kage_arch_timed_call(uint64_t number, const uint64_t args[6])
 {
 	switch (number) {
 	case SYS_nanosleep:
-		return (struct kage_timed_call){ .kind = KAGE_TIME_POINTER, .arg = 0 };
+		return with_restart_block(in_timespec(args, 0));
 	case SYS_clock_nanosleep:
-		if (args[1] & TIMER_ABSTIME)
-			break;
-		return (struct kage_timed_call){ .kind = KAGE_TIME_POINTER, .arg = 2 };
-	case SYS_poll:
-		return (struct kage_timed_call){ .kind = KAGE_TIME_MS, .arg = 2 };
+		return clock_nanosleep_time(args);
 	case SYS_futex:
-		if ((args[1] & FUTEX_CMD_MASK) != FUTEX_WAIT || !args[3])
-			break;
-		return (struct kage_timed_call){ .kind = KAGE_TIME_POINTER, .arg = 3 };
+		return futex_time(args);
+	case SYS_poll:
+		return with_restart_block(in_ms(args, 2));
+	case SYS_ppoll:
+		return written_back(in_timespec(args, 2));
+	case SYS_pselect6:
+		return written_back(in_timespec(args, 4));
+	case SYS_select:
+		return (struct kage_timed_call){ .kind = args[4] ? KAGE_TIME_TIMEVAL
+								 : KAGE_TIME_NONE,
+						 .arg = 4,
+						 .written_back = args[4] != 0 };
+	case SYS_epoll_wait:
+	case SYS_epoll_pwait:
+		return in_ms(args, 3);
+	case SYS_epoll_pwait2:
+	case SYS_semtimedop:
+		return in_timespec(args, 3);
+	case SYS_rt_sigtimedwait:
+		return in_timespec(args, 2);
+	case SYS_io_getevents:
+	case SYS_io_pgetevents:
+		return in_timespec(args, 4);
 	default:
-		break;
+		return socket_time(number);
 	}
-	return (struct kage_timed_call){ .kind = KAGE_TIME_NONE };
 }
 
 /* The registers that carry arguments of a system call, in order. */
@@ -103,14 +195,50 @@ bool kage_arch_undo_eintr(struct kage_regs *regs)
 	return true;
 }
 
-/* Most wrappers of system calls are `mov $number, %eax; syscall`. */
-bool kage_arch_number_before(const uint8_t code[KAGE_ARCH_CODE_BEFORE], uint64_t *ret_number)
+/* Of all calls only these are gone on with by restart_syscall. */
+static bool has_restart_block(uint32_t number)
+{
+	return number == SYS_nanosleep || number == SYS_clock_nanosleep || number == SYS_poll ||
+	       number == SYS_futex;
+}
+
+/* Most wrappers of system calls have `mov $number, %eax` right before the instruction, or a few
+ * others in between. */
+static bool number_in_code(const uint8_t code[KAGE_ARCH_CODE_BEFORE], uint64_t *ret_number)
 {
 	uint32_t number;
 
-	if (code[0] != 0xb8)
-		return false;
-	memcpy(&number, code + 1, sizeof(number));
-	*ret_number = number;
-	return true;
+	for (size_t i = KAGE_ARCH_CODE_BEFORE - sizeof(number); i-- > 0;) {
+		memcpy(&number, code + i + 1, sizeof(number));
+		if (code[i] != 0xb8 || !has_restart_block(number))
+			continue;
+		*ret_number = number;
+		return true;
+	}
+	return false;
+}
+
+bool kage_arch_restart_number(enum kage_restart kind, const uint64_t args[6],
+			      const uint8_t code[KAGE_ARCH_CODE_BEFORE], uint64_t *ret_number)
+{
+	enum { CLOCKS = 16 }; /* MAX_CLOCKS of linux/time.h */
+
+	switch (kind) {
+	case KAGE_RESTART_NANOSLEEP:
+		/* The one begins with a clock, the other with an address; none is that low. */
+		*ret_number = args[0] < CLOCKS ? SYS_clock_nanosleep : SYS_nanosleep;
+		return true;
+	case KAGE_RESTART_CPU_NANOSLEEP:
+	case KAGE_RESTART_ALARM_NANOSLEEP:
+		*ret_number = SYS_clock_nanosleep;
+		return true;
+	case KAGE_RESTART_POLL:
+		*ret_number = SYS_poll;
+		return true;
+	case KAGE_RESTART_FUTEX:
+		*ret_number = SYS_futex;
+		return true;
+	default:
+		return number_in_code(code, ret_number);
+	}
 }
