@@ -158,7 +158,51 @@ static struct kage_err *open_proc(struct kage_target *stub)
 	return NULL;
 }
 
-static struct kage_err *give_site(struct kage_target *stub, const struct stub_area *area)
+static uint64_t signal_bit(uint32_t signal)
+{
+	return signal >= 1 && signal <= 64 ? 1ull << (signal - 1) : 0;
+}
+
+/* Signals that wait in the image, or that its timers and descriptors send. */
+static uint64_t signals_used(const struct kage_restore *r)
+{
+	const Kage__Process *p = r->process;
+	uint64_t used = 0;
+
+	for (size_t i = 0; i < p->n_pending; i++)
+		used |= signal_bit(p->pending[i]->signal);
+	for (size_t i = 0; i < p->n_threads; i++)
+		for (size_t k = 0; k < p->threads[i]->n_pending; k++)
+			used |= signal_bit(p->threads[i]->pending[k]->signal);
+	for (size_t i = 0; i < p->n_posix_timers; i++)
+		used |= signal_bit(p->posix_timers[i]->signal);
+	for (size_t i = 0; i < r->image->msg->n_descriptions; i++)
+		used |= signal_bit(r->image->msg->descriptions[i]->owner_signal);
+	return used;
+}
+
+/* The signal that tells of a batch's end must be no other's: one of the program's own would be taken for
+ * it while it is queued, and lost. */
+static struct kage_err *choose_event(const struct kage_restore *r, int *ret_signal)
+{
+	static const int at_best[] = { SIGURG, SIGWINCH, SIGCHLD };
+	uint64_t used = signals_used(r);
+
+	for (size_t i = 0; i < ARRAY_SIZE(at_best); i++)
+		if (!(used & signal_bit((uint32_t)at_best[i]))) {
+			*ret_signal = at_best[i];
+			return NULL;
+		}
+	for (int signal = SIGRTMAX; signal >= SIGRTMIN; signal--)
+		if (!(used & signal_bit((uint32_t)signal))) {
+			*ret_signal = signal;
+			return NULL;
+		}
+	return kage_err_new(KAGE_LIMIT, "no signal is left: all of them wait in the image");
+}
+
+static struct kage_err *give_site(const struct kage_restore *r, struct kage_target *stub,
+				  const struct stub_area *area)
 {
 	struct kage_site *s = calloc(1, sizeof(*s));
 
@@ -168,19 +212,19 @@ static struct kage_err *give_site(struct kage_target *stub, const struct stub_ar
 	s->area = s->runner + CODE_BYTES;
 	s->area_here = area->base + CODE_BYTES;
 	s->area_bytes = area->bytes - CODE_BYTES;
-	s->event_signal = SIGURG;
 	stub->site = s;
-	return NULL;
+	return choose_event(r, &s->event_signal);
 }
 
-static struct kage_err *set_up(struct kage_target *stub, const struct stub_area *area)
+static struct kage_err *set_up(const struct kage_restore *r, struct kage_target *stub,
+			       const struct stub_area *area)
 {
 	kage_target_block_signals(stub);
 	stub->frozen = true;
 	stub->ours = true;
 	TRY(hold(stub));
 	TRY(open_proc(stub));
-	return give_site(stub, area);
+	return give_site(r, stub, area);
 }
 
 /* Makes the process, in NS when there is one, and gives its number here. */
@@ -225,7 +269,7 @@ static struct kage_err *make_held(struct kage_restore *r, const struct stub_area
 	take_fd(&pidfd);
 	if (ns)
 		(*ret_stub)->inner_pid = r->process->pid;
-	e = set_up(*ret_stub, area);
+	e = set_up(r, *ret_stub, area);
 	if (e)
 		stub_destroy(take_ptr(*ret_stub));
 	return e;
