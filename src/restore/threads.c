@@ -17,6 +17,8 @@
 #include "restore/restore.h"
 #include "sys/maps.h"
 
+static const uint64_t stop_timeout_ns = 10ull * 1000 * 1000 * 1000;
+
 struct kage_err *threads_make(struct kage_restore *r)
 {
 	_cleanup_(kage_batch_deinit) struct kage_batch b;
@@ -150,6 +152,28 @@ static struct kage_err *set_mask(struct kage_restore *r, size_t i)
 	return NULL;
 }
 
+/* Brings about a stop of the whole process, which threads stay in when they are let go. As long as all other
+ * signals are blocked: one that waits in the image waits until the program is continued. */
+static struct kage_err *stop_all(struct kage_target *stub)
+{
+	struct kage_thread *leader = stub->threads[0];
+	struct kage_stop stop;
+	uintptr_t signal = 0;
+
+	if (pidfd_send_signal(stub->pidfd, SIGSTOP, NULL, 0) < 0)
+		return kage_err_sys(errno, "stop the restored process");
+	do {
+		leader->stopped = false;
+		ptrace(PTRACE_CONT, leader->tid, NULL, (void *)signal);
+		TRY(kage_target_wait(stub, leader->tid, stop_timeout_ns, &stop));
+		if (stop.what == STOP_ENDED)
+			return kage_err_new(KAGE_GONE, "the new process %d ended", stub->pid);
+		leader->stopped = true;
+		signal = stop.what == STOP_SIGNAL ? (uintptr_t)stop.signal : 0;
+	} while (stop.what != STOP_EVENT || stop.signal != SIGSTOP);
+	return NULL;
+}
+
 struct kage_err *threads_release(struct kage_restore *r, const struct stub_area *area, bool stopped)
 {
 	struct kage_target *stub = r->stub;
@@ -157,10 +181,10 @@ struct kage_err *threads_release(struct kage_restore *r, const struct stub_area 
 	for (size_t i = 0; i < stub->n_threads; i++)
 		TRY_WRAP(load(r, i), "thread %d", r->process->threads[i]->tid);
 	TRY(unmap_area(r, area));
+	if (stopped)
+		TRY(stop_all(stub));
 	for (size_t i = 0; i < stub->n_threads; i++)
 		TRY(set_mask(r, i));
-	if (stopped && pidfd_send_signal(stub->pidfd, SIGSTOP, NULL, 0) < 0)
-		return kage_err_sys(errno, "stop the restored process");
 	stub->ours = false;
 	kage_site_destroy(take_ptr(stub->site));
 	kage_target_thaw(stub, false);
