@@ -50,7 +50,8 @@ static bool parse_line(const char *p, struct line *l)
 
 	if (!skip_name(&p, "tfd:") || !kage_text_number(&p, 10, &l->fd) ||
 	    !skip_name(&p, "events:") || !kage_text_number(&p, 16, &l->events) ||
-	    !skip_name(&p, "data:") || !kage_text_number(&p, 16, &l->data))
+	    !skip_name(&p, "data:") || !kage_text_number(&p, 16, &l->data) || l->fd > INT32_MAX ||
+	    l->events > UINT32_MAX)
 		return false;
 	/* The position may be negative and matters to nobody. */
 	return skip_name(&p, "pos:") && (kage_text_char(&p, '-') || true) &&

@@ -66,8 +66,7 @@ static bool parse_bytes(const char *p, uint8_t *to, size_t n)
 	return true;
 }
 
-/* A handle that is not understood is none. */
-static void parse_handle(const char *p, struct kage_inotify_line *l)
+static bool parse_handle(const char *p, struct kage_inotify_line *l)
 {
 	const char *at = memmem(p, strcspn(p, "\n"), "f_handle:", 9);
 	uint64_t bytes, type;
@@ -75,9 +74,10 @@ static void parse_handle(const char *p, struct kage_inotify_line *l)
 	if (!at || !find_number(p, "fhandle-bytes:", &bytes) ||
 	    !find_number(p, "fhandle-type:", &type) || bytes > KAGE_HANDLE_MAX_BYTES ||
 	    type > INT32_MAX || !parse_bytes(at + 9, l->handle.head.f_handle, bytes))
-		return;
+		return false;
 	l->handle.head.handle_bytes = (unsigned)bytes;
 	l->handle.head.handle_type = (int)type;
+	return true;
 }
 
 /* "inotify wd:1 ino:7 sdev:fe00000 mask:fff ignored_mask:0 fhandle-bytes:8 fhandle-type:1
@@ -96,7 +96,8 @@ struct kage_err *kage_inotify_parse(const char *text, struct kage_inotify_line *
 	l.mask = (uint32_t)mask;
 	l.dev_major = (uint32_t)(dev >> 20);
 	l.dev_minor = (uint32_t)(dev & 0xfffff);
-	parse_handle(text, &l);
+	if (!parse_handle(text, &l))
+		memset(&l.handle, 0, sizeof(l.handle));
 	*ret_line = l;
 	return NULL;
 }

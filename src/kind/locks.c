@@ -93,7 +93,7 @@ static bool parse(const char *p, struct line *l)
 		return false;
 	p += strspn(p, " ");
 	l->end = UINT64_MAX;
-	return strncmp(p, "EOF", 3) == 0 || number(&p, 10, &l->end);
+	return strncmp(p, "EOF", 3) == 0 || (number(&p, 10, &l->end) && l->start <= l->end);
 }
 
 /* --- capture ------------------------------------------------------------------------------------ */

@@ -48,7 +48,7 @@ static bool read_pair(const char *info, const char *name, uint64_t *ret_ns)
 
 	if (!p || !kage_text_char(&p, '(') || !kage_text_number(&p, 10, &s) ||
 	    !kage_text_char(&p, ',') || !kage_text_char(&p, ' ') ||
-	    !kage_text_number(&p, 10, &ns) || s > UINT64_MAX / second_ns - 1)
+	    !kage_text_number(&p, 10, &ns) || ns >= second_ns || s > UINT64_MAX / second_ns - 1)
 		return false;
 	*ret_ns = s * second_ns + ns;
 	return true;
@@ -70,6 +70,8 @@ static struct kage_err *capture(struct kage_capture *c, const struct kage_fd_see
 	    !read_pair(fd->info, "it_value", &m->left_ns) ||
 	    !read_pair(fd->info, "it_interval", &m->interval_ns))
 		return kage_err_new(KAGE_UNSUPPORTED, "this kernel does not show timers");
+	if (clock > INT32_MAX || flags > UINT32_MAX)
+		return kage_err_new(KAGE_CORRUPT, "a timer of clock %" PRIu64, clock);
 	m->clock = (int32_t)clock;
 	m->settime_flags = (uint32_t)flags;
 	return NULL;

@@ -18,14 +18,15 @@ struct request {
 	struct unix_diag_req ask;
 };
 
-/* Attributes are unaligned bytes of the kernel's; all used here are one or two 32-bit numbers. */
-static void read_attribute(const struct rtattr *a, struct kage_unix_diag *d)
+/* --- what the kernel answers ------------------------------------------------------------------- */
+
+/* All attributes used here are a byte or one or two 32-bit numbers. */
+static void read_attribute(unsigned type, const uint8_t *bytes, size_t n, struct kage_unix_diag *d)
 {
 	uint32_t words[2] = { 0 };
-	size_t n = RTA_PAYLOAD(a);
 
-	memcpy(words, RTA_DATA(a), n < sizeof(words) ? n : sizeof(words));
-	switch (a->rta_type) {
+	memcpy(words, bytes, n < sizeof(words) ? n : sizeof(words));
+	switch (type) {
 	case UNIX_DIAG_PEER:
 		d->peer_ino = words[0];
 		break;
@@ -38,39 +39,67 @@ static void read_attribute(const struct rtattr *a, struct kage_unix_diag *d)
 		d->backlog = words[1];
 		break;
 	case UNIX_DIAG_SHUTDOWN:
-		memcpy(&d->shutdown, RTA_DATA(a), 1);
+		d->shutdown = n ? bytes[0] : 0;
 		break;
 	default:
 		break;
 	}
 }
 
-static void read_attributes(const struct nlmsghdr *h, struct kage_unix_diag *d)
+static void read_attributes(const uint8_t *bytes, size_t size, struct kage_unix_diag *d)
 {
-	const struct rtattr *a = (const struct rtattr *)((const char *)NLMSG_DATA(h) +
-							 NLMSG_ALIGN(sizeof(struct unix_diag_msg)));
-	int left = (int)h->nlmsg_len - (int)NLMSG_LENGTH(sizeof(struct unix_diag_msg));
+	struct rtattr a;
 
-	for (; RTA_OK(a, left); a = RTA_NEXT(a, left))
-		read_attribute(a, d);
+	while (size >= sizeof(a)) {
+		size_t step;
+
+		memcpy(&a, bytes, sizeof(a));
+		if (a.rta_len < sizeof(a) || a.rta_len > size)
+			return;
+		read_attribute(a.rta_type, bytes + sizeof(a), a.rta_len - sizeof(a), d);
+		step = RTA_ALIGN(a.rta_len) < size ? RTA_ALIGN(a.rta_len) : size;
+		bytes += step;
+		size -= step;
+	}
 }
 
-static struct kage_err *check_head(const struct nlmsghdr *h, size_t size)
+static struct kage_err *refusal(const uint8_t *body, size_t size)
 {
-	if (!NLMSG_OK(h, size))
-		return kage_err_new(KAGE_UNSUPPORTED, "the kernel does not tell of UNIX sockets");
-	if (h->nlmsg_type == NLMSG_ERROR) {
-		const struct nlmsgerr *e = NLMSG_DATA(h);
+	struct nlmsgerr e = { .error = 0 };
 
-		if (h->nlmsg_len >= NLMSG_LENGTH(sizeof(*e)) && e->error == -ENOENT)
-			return kage_err_new(KAGE_NOTFOUND, "not in this network namespace");
-		return kage_err_new(KAGE_UNSUPPORTED, "the kernel does not tell of UNIX sockets");
-	}
-	if (h->nlmsg_type != NLMSG_DONE &&
-	    h->nlmsg_len < NLMSG_LENGTH(sizeof(struct unix_diag_msg)))
+	memcpy(&e, body, size < sizeof(e) ? size : sizeof(e));
+	if (e.error == -ENOENT)
+		return kage_err_new(KAGE_NOTFOUND, "not in this network namespace");
+	return kage_err_new(KAGE_UNSUPPORTED, "the kernel does not tell of UNIX sockets");
+}
+
+struct kage_err *kage_unix_diag_parse(const uint8_t *answer, size_t size, size_t *at,
+				      struct kage_unix_diag *ret_diag, bool *ret_done)
+{
+	const size_t fixed = NLMSG_ALIGN(sizeof(struct unix_diag_msg));
+	struct kage_unix_diag d = { 0 };
+	size_t left = size - *at, body;
+	struct nlmsghdr h;
+
+	if (left < sizeof(h))
+		return kage_err_new(KAGE_CORRUPT, "an answer of the kernel that is cut off");
+	memcpy(&h, answer + *at, sizeof(h));
+	if (h.nlmsg_len < sizeof(h) || h.nlmsg_len > left)
+		return kage_err_new(KAGE_CORRUPT, "an answer of the kernel that is cut off");
+	body = h.nlmsg_len - sizeof(h);
+	if (h.nlmsg_type == NLMSG_ERROR)
+		return refusal(answer + *at + sizeof(h), body);
+	*ret_done = h.nlmsg_type == NLMSG_DONE;
+	if (!*ret_done && body < sizeof(struct unix_diag_msg))
 		return kage_err_new(KAGE_CORRUPT, "a short answer of the kernel");
+	if (!*ret_done && body > fixed)
+		read_attributes(answer + *at + sizeof(h) + fixed, body - fixed, &d);
+	*at += NLMSG_ALIGN(h.nlmsg_len) < left ? NLMSG_ALIGN(h.nlmsg_len) : left;
+	*ret_diag = d;
 	return NULL;
 }
+
+/* --- asking ------------------------------------------------------------------------------------- */
 
 static struct kage_err *ask(const struct request *q, int *ret_fd)
 {
@@ -108,15 +137,17 @@ struct kage_err *kage_unix_diag(uint32_t ino, struct kage_unix_diag *ret_diag)
 					    .udiag_show = UDIAG_SHOW_VFS | UDIAG_SHOW_PEER |
 							  UDIAG_SHOW_RQLEN,
 					    .udiag_cookie = { ~0u, ~0u } } };
-	_Alignas(16) char answer[8192];
-	struct kage_unix_diag d = { 0 };
+	uint8_t answer[8192];
+	struct kage_unix_diag d;
 	_cleanup_fd_ int fd = -1;
-	size_t n;
+	size_t n, at = 0;
+	bool done;
 
 	TRY(ask(&q, &fd));
 	TRY(hear(fd, answer, sizeof(answer), &n));
-	TRY(check_head((const struct nlmsghdr *)answer, n));
-	read_attributes((const struct nlmsghdr *)answer, &d);
+	TRY(kage_unix_diag_parse(answer, n, &at, &d, &done));
+	if (done)
+		return kage_err_new(KAGE_UNSUPPORTED, "the kernel does not tell of UNIX sockets");
 	*ret_diag = d;
 	return NULL;
 }
@@ -136,27 +167,25 @@ struct kage_err *kage_unix_diag_bound(const struct stat *st, bool *ret_bound)
 				   .ask = { .sdiag_family = AF_UNIX,
 					    .udiag_states = ~0u,
 					    .udiag_show = UDIAG_SHOW_VFS } };
-	_Alignas(16) char answer[32768];
+	uint8_t answer[32768];
 	_cleanup_fd_ int fd = -1;
 	bool bound = false;
-	size_t n;
 
 	TRY(ask(&q, &fd));
 	for (;;) {
-		const struct nlmsghdr *h = (const struct nlmsghdr *)answer;
+		size_t n, at = 0;
 
 		TRY(hear(fd, answer, sizeof(answer), &n));
 		do {
-			struct kage_unix_diag d = { 0 };
+			struct kage_unix_diag d;
+			bool done;
 
-			TRY(check_head(h, n));
-			if (h->nlmsg_type == NLMSG_DONE) {
+			TRY(kage_unix_diag_parse(answer, n, &at, &d, &done));
+			if (done) {
 				*ret_bound = bound;
 				return NULL;
 			}
-			read_attributes(h, &d);
 			bound = bound || is_file(&d, st);
-			h = NLMSG_NEXT(h, n);
-		} while (NLMSG_OK(h, n));
+		} while (at < n);
 	}
 }

@@ -4,6 +4,7 @@
 #define KIND_UNIX_DIAG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
 
@@ -24,5 +25,11 @@ struct kage_err *kage_unix_diag(uint32_t ino, struct kage_unix_diag *ret_diag) _
 
 /** Whether some socket of this network namespace is bound to the socket file with stat ST. */
 struct kage_err *kage_unix_diag_bound(const struct stat *st, bool *ret_bound) _must_check_;
+
+/** Takes apart the message that begins at *AT of an ANSWER of SIZE bytes, and moves *AT behind it.
+ *  *RET_DONE: it says that there are no more. KAGE_NOTFOUND and KAGE_UNSUPPORTED as above when the
+ *  message says so; KAGE_CORRUPT when it is none. */
+struct kage_err *kage_unix_diag_parse(const uint8_t *answer, size_t size, size_t *at,
+				      struct kage_unix_diag *ret_diag, bool *ret_done) _must_check_;
 
 #endif
