@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kind/content.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -188,6 +190,149 @@ struct kage_err *kage_content_fill(struct kage_pages *pages, const Kage__Space *
 	if (k.map)
 		munmap(k.map, k.size);
 	return e;
+}
+
+/* --- over what a file holds -------------------------------------------------------------------- */
+
+/* Makes what has data in FROM to TO a hole again, or zeros where the file system has no holes. Holes
+ * stay: the file may be far larger than its disk. */
+static struct kage_err *clear(int fd, uint64_t from, uint64_t to)
+{
+	static const char zeros[64 * 1024];
+	uint64_t start, end;
+
+	while (from < to && next_data(fd, from, to, &start, &end)) {
+		from = end;
+		if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)start,
+			      (off_t)(end - start)) == 0)
+			continue;
+		for (uint64_t n; start < end; start += n) {
+			n = end - start < sizeof(zeros) ? end - start : sizeof(zeros);
+			TRY(kage_file_write(fd, zeros, n, (off_t)start, "zeros of a file"));
+		}
+	}
+	return NULL;
+}
+
+/* All that lies between the runs of SPACE. */
+static struct kage_err *clear_gaps(const struct kage_pages *pages, const Kage__Space *space, int fd)
+{
+	uint64_t at = 0, first;
+
+	for (size_t i = kage_pages_find(pages, space->id, 0);
+	     i < pages->n_runs && pages->runs[i].space == space->id; i++) {
+		first = pages->runs[i].first << KAGE_PAGE_SHIFT;
+		TRY(clear(fd, at, first < space->size_bytes ? first : space->size_bytes));
+		at = first + (pages->runs[i].count << KAGE_PAGE_SHIFT);
+	}
+	return clear(fd, at, space->size_bytes);
+}
+
+struct refilling {
+	int fd;
+	uint64_t size;
+	unsigned char there[KAGE_PAGES_PIECE * KAGE_PAGE_BYTES];
+};
+
+/* The end of those from AT on that are, or are not, what stands in the file. */
+static uint64_t end_of(const unsigned char *bytes, const struct refilling *k, uint64_t at,
+		       uint64_t n, uint64_t n_there, bool equal)
+{
+	for (uint64_t step; at < n; at += step) {
+		step = n - at < KAGE_PAGE_BYTES ? n - at : KAGE_PAGE_BYTES;
+		if (equal != (at + step <= n_there && !memcmp(bytes + at, k->there + at, step)))
+			break;
+	}
+	return at;
+}
+
+static struct kage_err *refill_pages(void *user, uint32_t space, uint64_t first, uint64_t count,
+				     const void *bytes)
+{
+	uint64_t from = first << KAGE_PAGE_SHIFT, n = count << KAGE_PAGE_SHIFT, end;
+	struct refilling *k = user;
+	size_t n_there;
+
+	(void)space;
+	if (from >= k->size)
+		return NULL;
+	n = n < k->size - from ? n : k->size - from;
+	if (!bytes)
+		return clear(k->fd, from, from + n);
+	TRY(kage_file_read(k->fd, k->there, n, (off_t)from, "contents of a file", &n_there));
+	for (uint64_t at = 0; at < n; at = end) {
+		at = end_of(bytes, k, at, n, n_there, true);
+		end = end_of(bytes, k, at, n, n_there, false);
+		if (at < end)
+			TRY(kage_file_write(k->fd, (const char *)bytes + at, end - at,
+					    (off_t)(from + at), "contents of a file"));
+	}
+	return NULL;
+}
+
+struct kage_err *kage_content_refill(struct kage_pages *pages, const Kage__Space *space, int fd)
+{
+	_cleanup_free_ struct refilling *k = malloc(sizeof(*k));
+	struct stat st;
+
+	if (!k)
+		return kage_err_nomem();
+	k->fd = fd;
+	k->size = space->size_bytes;
+	if (fstat(fd, &st) < 0)
+		return kage_err_sys(errno, "stat a file");
+	if ((uint64_t)st.st_size > k->size && ftruncate(fd, (off_t)k->size) < 0)
+		return kage_err_sys(errno, "cut a file to %llu bytes", (unsigned long long)k->size);
+	TRY(clear_gaps(pages, space, fd));
+	TRY(kage_pages_each(pages, space->id, refill_pages, k));
+	if ((uint64_t)st.st_size < k->size && ftruncate(fd, (off_t)k->size) < 0)
+		return kage_err_sys(errno, "give a file its size of %llu bytes",
+				    (unsigned long long)k->size);
+	return NULL;
+}
+
+/* --- from file to file ------------------------------------------------------------------------- */
+
+/* Where the file system can, without copying (it shares the extents then). */
+static struct kage_err *clone_piece(int from, int to, off_t at, size_t size)
+{
+	char buffer[64 * 1024];
+	size_t n;
+
+	while (size > 0) {
+		off_t in = at, out = at;
+		ssize_t done = copy_file_range(from, &in, to, &out, size, 0);
+
+		if (done <= 0) {
+			n = size < sizeof(buffer) ? size : sizeof(buffer);
+			TRY(kage_file_read(from, buffer, n, at, "contents of a file", &n));
+			if (n == 0)
+				return NULL; /* it was cut meanwhile */
+			TRY(kage_file_write(to, buffer, n, at, "contents of a file"));
+			done = (ssize_t)n;
+		}
+		at += done;
+		size -= (size_t)done;
+	}
+	return NULL;
+}
+
+struct kage_err *kage_content_clone(int from, int to)
+{
+	uint64_t at = 0, start, end, size;
+	struct stat st;
+
+	if (fstat(from, &st) < 0)
+		return kage_err_sys(errno, "stat a file");
+	size = (uint64_t)st.st_size;
+	if (ftruncate(to, 0) < 0 || ftruncate(to, st.st_size) < 0)
+		return kage_err_sys(errno, "give a file its size of %llu bytes",
+				    (unsigned long long)size);
+	while (at < size && next_data(from, at, size, &start, &end)) {
+		TRY(clone_piece(from, to, (off_t)start, end - start));
+		at = end;
+	}
+	return NULL;
 }
 
 /* --- hashes ------------------------------------------------------------------------------------- */

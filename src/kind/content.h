@@ -27,6 +27,14 @@ struct kage_err *kage_content_copy(struct kage_capture *c, const Kage__Space *sp
 struct kage_err *kage_content_fill(struct kage_pages *pages, const Kage__Space *space, int fd)
 	_must_check_;
 
+/** The same for an FD that may hold anything: only what differs is written, holes become holes again. */
+struct kage_err *kage_content_refill(struct kage_pages *pages, const Kage__Space *space, int fd)
+	_must_check_;
+
+/** Gives TO, which may hold anything, the size and contents of FROM. Both are open for what that needs;
+ *  their offsets move. */
+struct kage_err *kage_content_clone(int from, int to) _must_check_;
+
 /** Hashes SIZE bytes of FD from OFFSET by pread, fewer at the end of the file. */
 struct kage_err *kage_content_hash(int fd, uint64_t offset, uint64_t size,
 				   uint8_t hash[KAGE_HASH_BYTES]) _must_check_;

@@ -132,7 +132,7 @@ static struct kage_err *make(struct kage_restore *r, const Kage__Description *d,
 		return NULL;
 	}
 	TRY(kage_files_put_back(r));
-	TRY(kage_file_is_made(f, &made));
+	TRY(kage_file_is_made(r, f, &made));
 	if (made) {
 		TRY(kage_file_open(r, f->id, O_RDONLY, &base));
 		fd = kage_fds_reopen(base, open_flags(d, f));

@@ -53,6 +53,33 @@ static bool untouched(const Kage__FileObject *f, const struct stat *st)
 	       same_time(f->ctime_ns, &st->st_ctim) && same_time(f->mtime_ns, &st->st_mtim);
 }
 
+/* Whether the times of an untouched inode speak for its contents. Not where the program writes through
+ * a mapping: only the first write to a clean page sets them (file_update_time() in page_mkwrite), those
+ * that follow are not seen. And not when the last change was shortly before the image: one that
+ * follows within a tick of the file system's clock leaves the same time behind. */
+static bool times_tell(const struct kage_restore *r, const Kage__FileObject *f)
+{
+	const Kage__Memory *m = r->process->memory;
+
+	if (!f->written)
+		return true;
+	if (!kage_file_is_before_image(r, f->ctime_ns))
+		return false;
+	for (size_t i = 0; m && i < m->n_mappings; i++)
+		if (m->mappings[i]->file == f->id && m->mappings[i]->shared &&
+		    m->mappings[i]->max_writable)
+			return false;
+	return true;
+}
+
+bool kage_file_is_before_image(const struct kage_restore *r, int64_t time_ns)
+{
+	const int64_t tick_ns = 2000000000; /* of FAT, the coarsest */
+	const Kage__Source *s = r->image->msg->source;
+
+	return s && time_ns < (int64_t)s->realtime_ns - tick_ns;
+}
+
 static enum kage_file_state grown(const Kage__FileObject *f, const struct stat *st)
 {
 	return (uint64_t)st->st_size > f->size_bytes ? KAGE_FILE_APPENDED : KAGE_FILE_TOUCHED;
@@ -104,13 +131,14 @@ static struct kage_err *compare_contents(const Kage__FileObject *f, int fd, cons
 	return NULL;
 }
 
-struct kage_err *kage_file_compare(const Kage__FileObject *f, enum kage_file_state *ret_state)
+struct kage_err *kage_file_compare(const struct kage_restore *r, const Kage__FileObject *f,
+				   enum kage_file_state *ret_state)
 {
 	_cleanup_fd_ int fd = -1;
 	struct stat st;
-	int r = S_ISLNK(f->mode) ? lstat(f->path, &st) : stat(f->path, &st);
+	int failed = S_ISLNK(f->mode) ? lstat(f->path, &st) : stat(f->path, &st);
 
-	if (r < 0) {
+	if (failed) {
 		*ret_state =
 			errno == EACCES || errno == EPERM ? KAGE_FILE_HIDDEN : KAGE_FILE_MISSING;
 		return NULL;
@@ -120,7 +148,7 @@ struct kage_err *kage_file_compare(const Kage__FileObject *f, enum kage_file_sta
 		return NULL;
 	}
 	*ret_state = KAGE_FILE_SAME;
-	if (!S_ISREG(f->mode) || kage_file_is_pseudo(f) || untouched(f, &st))
+	if (!S_ISREG(f->mode) || kage_file_is_pseudo(f) || (untouched(f, &st) && times_tell(r, f)))
 		return NULL;
 	fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	if (fd >= 0)
@@ -135,12 +163,13 @@ struct kage_err *kage_file_compare(const Kage__FileObject *f, enum kage_file_sta
 	return NULL;
 }
 
-struct kage_err *kage_file_is_made(const Kage__FileObject *f, bool *ret_made)
+struct kage_err *kage_file_is_made(const struct kage_restore *r, const Kage__FileObject *f,
+				   bool *ret_made)
 {
 	enum kage_file_state state = KAGE_FILE_SAME;
 
 	if (!f->unlinked && f->carried)
-		TRY(kage_file_compare(f, &state));
+		TRY(kage_file_compare(r, f, &state));
 	*ret_made = f->unlinked || (state != KAGE_FILE_SAME && state != KAGE_FILE_TOUCHED);
 	return NULL;
 }
@@ -155,7 +184,7 @@ static void no(struct kage_restore *r, const Kage__FileObject *f, const char *cu
 /* Written files come back with their contents when the user asked for that. */
 static bool put_back(const struct kage_restore *r, const Kage__FileObject *f)
 {
-	return f->written && f->content_space && r->options->files == KAGE_FILES_RESTORE;
+	return kage_file_has_old_contents(f) && r->options->files == KAGE_FILES_RESTORE;
 }
 
 static bool has_parent(const char *path)
@@ -228,7 +257,7 @@ static struct kage_err *check_named(struct kage_restore *r, const Kage__FileObje
 {
 	enum kage_file_state state;
 
-	TRY(kage_file_compare(f, &state));
+	TRY(kage_file_compare(r, f, &state));
 	if (f->carried && state != KAGE_FILE_SAME && state != KAGE_FILE_TOUCHED) {
 		kage_obstacle(r->obstacles, false, "none is needed", f->path,
 			      "it is not any more what it was; the copy in the image is used");
@@ -248,7 +277,7 @@ static struct kage_err *check_named(struct kage_restore *r, const Kage__FileObje
 	    faccessat(AT_FDCWD, f->path, W_OK, AT_EACCESS) < 0 && errno != ENOENT)
 		no(r, f, "restore as root or as its owner, on a file system that can be written",
 		   "the program writes to it, and you may not");
-	return NULL;
+	return put_back(r, f) ? kage_file_back_look(r, f) : NULL;
 }
 
 struct kage_err *kage_files_check(struct kage_restore *r)

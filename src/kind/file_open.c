@@ -1,11 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Files for a restore: the one that its path leads to, or one made of the contents in the image.
- *
- * Putting back (--files=restore) is atomic for each file: its old contents are written to a file
- * without a name (O_TMPFILE) in the same directory, made durable, named beside it and renamed over
- * it. Who still has the former file open keeps that one. Only a kill between the naming and the
- * renaming leaves a name behind, and the next restore takes that away.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,27 +12,12 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "kind/beside.h"
 #include "kind/content.h"
 #include "kind/fds.h"
 #include "kind/files.h"
 
 /* --- made of contents --------------------------------------------------------------------------- */
-
-static struct kage_err *parent_of(const char *path, char **ret_dir)
-{
-	char *dir = strdup(path), *slash;
-
-	if (!dir)
-		return kage_err_nomem();
-	slash = strrchr(dir, '/');
-	if (!slash) {
-		free(dir);
-		return kage_err_new(KAGE_CORRUPT, "%s is no absolute path", path);
-	}
-	slash[slash == dir] = '\0';
-	*ret_dir = dir;
-	return NULL;
-}
 
 static int nameless_in(const char *dir, bool executable)
 {
@@ -45,11 +25,10 @@ static int nameless_in(const char *dir, bool executable)
 
 	if (executable && statvfs(dir, &fs) == 0 && (fs.f_flag & ST_NOEXEC))
 		return -1;
-	return open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	return kage_beside_nameless(dir);
 }
 
-/* Owner, rights and time as of the image; who may not give a file away keeps it. */
-static struct kage_err *dress(const Kage__FileObject *f, int fd)
+struct kage_err *kage_file_dress(const Kage__FileObject *f, int fd)
 {
 	const struct timespec times[2] = {
 		{ .tv_nsec = UTIME_OMIT },
@@ -58,22 +37,29 @@ static struct kage_err *dress(const Kage__FileObject *f, int fd)
 
 	if (fchown(fd, f->uid, f->gid) < 0 && errno != EPERM)
 		return kage_err_sys(errno, "give %s its owner", f->path);
-	if (fchmod(fd, f->mode & 07777) < 0)
+	if (fchmod(fd, f->mode & 07777) < 0 && errno != EPERM)
 		return kage_err_sys(errno, "give %s its rights", f->path);
-	if (f->mtime_ns >= 0 && futimens(fd, times) < 0)
+	if (f->mtime_ns >= 0 && futimens(fd, times) < 0 && errno != EPERM)
 		return kage_err_sys(errno, "give %s its time", f->path);
 	return NULL;
 }
 
-static struct kage_err *fill(struct kage_restore *r, const Kage__FileObject *f, int fd)
+struct kage_err *kage_file_space(const struct kage_restore *r, const Kage__FileObject *f,
+				 const Kage__Space **ret_space)
 {
-	const Kage__Space *space = kage_image_space(r->image, f->content_space);
+	*ret_space = kage_image_space(r->image, f->content_space);
+	return *ret_space ? NULL
+			  : kage_err_new(KAGE_CORRUPT, "the contents of %s are not in the image",
+					 f->path);
+}
 
-	if (!space)
-		return kage_err_new(KAGE_CORRUPT, "the contents of %s are not in the image",
-				    f->path);
+struct kage_err *kage_file_fill(struct kage_restore *r, const Kage__FileObject *f, int fd)
+{
+	const Kage__Space *space;
+
+	TRY(kage_file_space(r, f, &space));
 	TRY_WRAP(kage_content_fill(r->image->pages, space, fd), "fill %s", f->path);
-	return dress(f, fd);
+	return kage_file_dress(f, fd);
 }
 
 /* Without a name, like an unlinked file: in the directory where it was, else wherever there is room. */
@@ -83,7 +69,7 @@ static struct kage_err *make_regular(struct kage_restore *r, const Kage__FileObj
 	_cleanup_free_ char *dir = NULL;
 	_cleanup_fd_ int fd = -1;
 
-	TRY(parent_of(f->path, &dir));
+	TRY(kage_beside_directory(f->path, &dir));
 	fd = nameless_in(dir, executable);
 	if (fd < 0)
 		fd = nameless_in("/tmp", executable);
@@ -91,7 +77,7 @@ static struct kage_err *make_regular(struct kage_restore *r, const Kage__FileObj
 		fd = memfd_create(strrchr(f->path, '/') + 1, MFD_CLOEXEC);
 	if (fd < 0)
 		return kage_err_sys(errno, "make a file for the contents of %s", f->path);
-	TRY(fill(r, f, fd));
+	TRY(kage_file_fill(r, f, fd));
 	*ret_fd = take_fd(&fd);
 	return NULL;
 }
@@ -136,7 +122,7 @@ static struct kage_err *open_named(struct kage_restore *r, const Kage__FileObjec
 		fd = open(f->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return kage_err_sys(errno, "open %s", f->path);
-	TRY(kage_file_compare(f, &state));
+	TRY(kage_file_compare(r, f, &state));
 	if (state == KAGE_FILE_OTHER)
 		return kage_err_new(KAGE_CHANGED, "%s is of another type than it was", f->path);
 	if (state == KAGE_FILE_CHANGED && (f->written || kage_file_is_mapped(r->process, f)))
@@ -168,7 +154,7 @@ static struct kage_err *open_any(struct kage_restore *r, const Kage__FileObject 
 	_cleanup_fd_ int fd = -1;
 	bool made;
 
-	TRY(kage_file_is_made(f, &made));
+	TRY(kage_file_is_made(r, f, &made));
 	if (!made)
 		return open_named(r, f, flags, ret_fd);
 	if (S_ISDIR(f->mode))
@@ -205,137 +191,5 @@ struct kage_err *kage_file_open(struct kage_restore *r, uint32_t id, int flags, 
 	else if (S_ISREG(f->mode) && !has_rights(r->files[i], flags))
 		TRY(with_rights(f, flags, &r->files[i]));
 	*ret_fd = r->files[i];
-	return NULL;
-}
-
-/* --- putting back ------------------------------------------------------------------------------- */
-
-/* A file's old contents, ready to take its place. */
-struct ready {
-	const Kage__FileObject *f;
-	int fd;
-	char *dir;
-	char *temporary; /* beside it */
-	bool named;
-};
-
-struct batch_of_ready {
-	struct ready *items;
-	size_t n;
-};
-
-static void free_ready(struct batch_of_ready *all)
-{
-	for (size_t i = 0; i < all->n; i++) {
-		struct ready *k = &all->items[i];
-
-		if (k->named)
-			unlink(k->temporary);
-		close_fd(k->fd);
-		free(k->dir);
-		free(k->temporary);
-	}
-	free(all->items);
-}
-
-static struct kage_err *name_beside(struct ready *k)
-{
-	if (asprintf(&k->temporary, "%s/.%s.kage-restore", strcmp(k->dir, "/") ? k->dir : "",
-		     strrchr(k->f->path, '/') + 1) < 0) {
-		k->temporary = NULL;
-		return kage_err_nomem();
-	}
-	return NULL;
-}
-
-/* File systems without O_TMPFILE get a name at once. */
-static struct kage_err *begin(struct ready *k)
-{
-	k->fd = open(k->dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	if (k->fd >= 0)
-		return NULL;
-	if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL)
-		return kage_err_sys(errno, "put back %s", k->f->path);
-	unlink(k->temporary);
-	k->fd = open(k->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (k->fd < 0)
-		return kage_err_sys(errno, "make %s", k->temporary);
-	k->named = true;
-	return NULL;
-}
-
-static struct kage_err *get_ready(struct kage_restore *r, struct ready *k)
-{
-	TRY(parent_of(k->f->path, &k->dir));
-	TRY(name_beside(k));
-	TRY(begin(k));
-	TRY(fill(r, k->f, k->fd));
-	if (fsync(k->fd) < 0)
-		return kage_err_sys(errno, "make the contents of %s durable", k->f->path);
-	return NULL;
-}
-
-static struct kage_err *give_name(struct ready *k)
-{
-	char self[64];
-
-	if (k->named)
-		return NULL;
-	snprintf(self, sizeof(self), "/proc/self/fd/%d", k->fd);
-	unlink(k->temporary);
-	if (linkat(AT_FDCWD, self, AT_FDCWD, k->temporary, AT_SYMLINK_FOLLOW) < 0)
-		return kage_err_sys(errno, "make %s", k->temporary);
-	k->named = true;
-	return NULL;
-}
-
-static struct kage_err *take_place(struct ready *k)
-{
-	_cleanup_fd_ int dir = open(k->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	TRY(give_name(k));
-	if (rename(k->temporary, k->f->path) < 0)
-		return kage_err_sys(errno, "put back %s", k->f->path);
-	k->named = false;
-	if (dir < 0 || fsync(dir) < 0)
-		return kage_err_sys(errno, "make the name %s durable", k->f->path);
-	return NULL;
-}
-
-static struct kage_err *is_to_be_put_back(const Kage__FileObject *f, bool *ret_wanted)
-{
-	enum kage_file_state state;
-
-	*ret_wanted = false;
-	if (!f->written || !f->content_space || f->unlinked || !S_ISREG(f->mode))
-		return NULL;
-	TRY(kage_file_compare(f, &state));
-	if (state == KAGE_FILE_OTHER)
-		return kage_err_new(KAGE_CHANGED, "%s is of another type than it was", f->path);
-	*ret_wanted = state != KAGE_FILE_SAME && state != KAGE_FILE_TOUCHED;
-	return NULL;
-}
-
-struct kage_err *kage_files_put_back(struct kage_restore *r)
-{
-	_cleanup_(free_ready) struct batch_of_ready all = { 0 };
-	const Kage__Image *m = r->image->msg;
-	bool wanted;
-
-	if (r->files_put_back || r->options->files != KAGE_FILES_RESTORE)
-		return NULL;
-	all.items = calloc(m->n_files + 1, sizeof(*all.items));
-	if (!all.items)
-		return kage_err_nomem();
-	for (size_t i = 0; i < m->n_files; i++) {
-		TRY(is_to_be_put_back(m->files[i], &wanted));
-		if (!wanted)
-			continue;
-		all.items[all.n++] = (struct ready){ .f = m->files[i], .fd = -1 };
-		TRY(get_ready(r, &all.items[all.n - 1]));
-	}
-	for (size_t i = 0; i < all.n; i++)
-		TRY(take_place(&all.items[i]));
-	r->files_put_back = true;
 	return NULL;
 }

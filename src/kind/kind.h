@@ -73,7 +73,7 @@ struct kage_restore {
 	int *spaces;              /* by space (index in msg->spaces): a descriptor of ours to the
 	                               * shared object, -1 before it is made */
 	int tty_fd;               /* the terminal that the restored program takes, -1 for none */
-	bool files_put_back;      /* written files are as of the image (--files=restore) */
+	struct kage_put_back *put_back; /* written files are as of the image; NULL before */
 };
 
 /* --- obstacles ------------------------------------------------------------------------------- */

@@ -17,6 +17,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "kind/fds.h"
+#include "kind/files.h"
 #include "kind/memory.h"
 #include "kind/obstacles.h"
 #include "restore/restore.h"
@@ -190,7 +191,7 @@ struct kage_err *kage_restore(struct kage_ctx *ctx, struct kage_image *image,
 	struct kage_err *e = init(&r, ctx, image, options);
 
 	if (!e)
-		e = live(&r, &life);
+		e = kage_files_settle(&r, live(&r, &life));
 	deinit(&r);
 	if (e)
 		return kage_err_wrap(e, "restore %s", image->label ? image->label : "image");
