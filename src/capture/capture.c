@@ -68,12 +68,14 @@ static struct kage_err *begin_round(struct kage_capture *c)
 	return c->process ? NULL : kage_err_nomem();
 }
 
-/* The kernel's own knowledge if we may have it; else the target will have to be asked. */
-static struct kage_err *open_reader(struct kage_capture *c)
+/* The kernel's own knowledge if we may have it; else the target will have to be asked. For tests
+ * KAGE_RUNG names the highest rung that may be used. */
+static struct kage_err *open_reader(struct kage_capture *c, bool keep_still)
 {
-	const char *forced = secure_getenv("KAGE_RUNG"); /* for tests */
+	const char *forced = secure_getenv("KAGE_RUNG");
 	struct kage_err *e;
 
+	c->stop_all = keep_still || (forced && strcmp(forced, "0") != 0);
 	if (forced && strcmp(forced, "2") == 0)
 		return NULL;
 	e = kage_taskread_open(KAGE_TASKREAD_PINS, &c->reader);
@@ -86,11 +88,11 @@ static struct kage_err *open_reader(struct kage_capture *c)
 
 /* Beside the running target. Flags of mappings are slow to read (a walk over all page tables), so
  * they are read here and are good as long as the map is the same in the freeze. */
-static struct kage_err *look(struct kage_capture *c)
+static struct kage_err *look(struct kage_capture *c, bool keep_still)
 {
 	uint64_t bytes = 0;
 
-	TRY(open_reader(c));
+	TRY(open_reader(c, keep_still));
 	TRY(kage_maps_read(c->target->proc_fd, true, &c->maps));
 	if (c->checking)
 		return NULL;
@@ -173,12 +175,12 @@ static bool woke_up(struct kage_target *t)
 
 /* What was seen while a sleeper woke up is of no single instant. Then that thread is stopped, and all is
  * seen again; at last no thread is left asleep. */
-static struct kage_err *see_one_instant(struct kage_capture *c, bool keep_still)
+static struct kage_err *see_one_instant(struct kage_capture *c)
 {
 	struct kage_freeze how = { .reader = c->reader, .span_ns = c->span_ns };
 	bool still = false;
 
-	c->stop_all = keep_still || !c->reader;
+	c->stop_all |= !c->reader;
 	for (int round = 0; !still; round++) {
 		struct kage_err *e;
 
@@ -197,9 +199,9 @@ static struct kage_err *take(struct kage_capture *c, bool keep_still)
 {
 	struct kage_err *e;
 
-	TRY(look(c));
+	TRY(look(c, keep_still));
 	TRY(kage_ctx_poll(c->ctx));
-	e = see_one_instant(c, keep_still);
+	e = see_one_instant(c);
 	if (!e)
 		source_pause(c);
 	if (e || !keep_still)
