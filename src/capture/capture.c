@@ -22,6 +22,7 @@
 #include "base/file.h"
 #include "capture/source.h"
 #include "kind/fds.h"
+#include "kind/looked.h"
 #include "kind/memory.h"
 #include "kind/obstacles.h"
 #include "kind/timers.h"
@@ -54,6 +55,7 @@ static void deinit(struct kage_capture *c)
 {
 	forget(c);
 	kage_mem_pages_destroy(c->pages);
+	kage_looked_free(c);
 	kage_maps_deinit(&c->maps);
 	kage_taskread_close(c->reader);
 }
@@ -94,6 +96,7 @@ static struct kage_err *look(struct kage_capture *c, bool keep_still)
 
 	TRY(open_reader(c, keep_still));
 	TRY(kage_maps_read(c->target->proc_fd, true, &c->maps));
+	TRY(kage_looked_look(c));
 	if (c->checking)
 		return NULL;
 	TRY(kage_memory_estimate(c->target, &c->maps, &bytes));

@@ -12,6 +12,7 @@
 #include "kind/elf.h"
 #include "kind/fds.h"
 #include "kind/files.h"
+#include "kind/looked.h"
 #include "kind/noted.h"
 
 /* A written file with more data than this is not copied while the target stands still. */
@@ -51,7 +52,7 @@ static const struct {
 	{ NSFS_MAGIC, "nsfs", true },
 };
 
-static const char *fs_name(int fd)
+const char *kage_file_fs_name(int fd)
 {
 	struct statfs fs;
 
@@ -94,9 +95,7 @@ static void copy_stat(const struct stat *st, Kage__FileObject *f)
 	}
 }
 
-/* Whether PATH leads to the file with stat ST; for a device node another node of the same device does
- * as well. */
-static bool leads_to(const char *path, const struct stat *st)
+bool kage_file_leads_to(const char *path, const struct stat *st)
 {
 	struct stat now;
 	int r = S_ISLNK(st->st_mode) ? lstat(path, &now) : stat(path, &now);
@@ -110,18 +109,18 @@ static bool leads_to(const char *path, const struct stat *st)
 
 /* A name may end in " (deleted)" by itself, so what counts is where it leads. */
 static struct kage_err *find_path(struct kage_capture *c, const struct stat *st, const char *link,
-				  Kage__FileObject *f)
+				  const struct kage_looked_file *looked, Kage__FileObject *f)
 {
 	size_t n = strlen(link), tail = sizeof(deleted) - 1;
 
 	f->path = arena_strdup(&c->image->arena, link);
 	if (!f->path)
 		return kage_err_nomem();
-	if (leads_to(f->path, st))
+	if (looked ? looked->leads : kage_file_leads_to(f->path, st))
 		return NULL;
 	if (n > tail && strcmp(link + n - tail, deleted) == 0) {
 		f->path[n - tail] = '\0';
-		f->unlinked = !leads_to(f->path, st);
+		f->unlinked = !kage_file_leads_to(f->path, st);
 		if (f->unlinked && st->st_nlink > 0 && S_ISREG(st->st_mode))
 			kage_obstacle(c->obstacles, false, "none is needed if nobody shares it",
 				      f->path,
@@ -222,6 +221,7 @@ static struct kage_err *note_again(struct kage_capture *c, uint32_t id, int ours
 	if (!written || f->written)
 		return NULL;
 	f->written = true;
+	copy_stat(st, f);
 	return f->content_space ? NULL : take_along(c, ours, st, f);
 }
 
@@ -229,6 +229,7 @@ struct kage_err *kage_file_note(struct kage_capture *c, int ours, const struct s
 				const char *link, bool written, uint32_t *ret_id)
 {
 	struct kage_noted_entry *known = kage_noted_find(c, st, false);
+	const struct kage_looked_file *looked;
 	Kage__FileObject *f;
 	bool later;
 
@@ -241,16 +242,19 @@ struct kage_err *kage_file_note(struct kage_capture *c, int ours, const struct s
 	if (!f)
 		return kage_err_nomem();
 	f->id = (uint32_t)c->image->msg->n_files;
-	f->fs_type = (char *)fs_name(ours);
+	looked = kage_looked_same(c, st, link);
+	f->fs_type = (char *)(looked ? looked->fs_type : kage_file_fs_name(ours));
 	f->written = written && S_ISREG(st->st_mode);
 	copy_stat(st, f);
-	TRY(find_path(c, st, link, f));
+	TRY(find_path(c, st, link, looked, f));
 	if (f->unlinked && !S_ISREG(f->mode) && !S_ISDIR(f->mode) && !S_ISFIFO(f->mode))
 		kage_obstacle(c->obstacles, true, "keep the name while the program uses it",
 			      f->path,
 			      "its name is gone, and it is neither a file nor a directory");
 	later = S_ISREG(f->mode) && !f->written && !f->unlinked && !kage_file_is_pseudo(f);
-	TRY(kage_noted_add(c, st, false, f->id, later ? ours : -1));
+	TRY(kage_noted_add(c, st, false, f->id, later && !looked ? ours : -1));
+	if (later && looked)
+		c->noted->entries[c->noted->n - 1].looked_fd = looked->fd;
 	*ret_id = f->id;
 	return f->written || f->unlinked ? take_along(c, ours, st, f) : NULL;
 }
@@ -298,12 +302,14 @@ struct kage_err *kage_files_finish(struct kage_capture *c)
 		const struct kage_noted_entry *n = &c->noted->entries[i];
 		Kage__FileObject *f;
 
-		if (n->is_space || n->fd < 0)
+		int fd = n->fd >= 0 ? n->fd : n->looked_fd;
+
+		if (n->is_space || fd < 0)
 			continue;
 		f = kage_image_file(c->image, n->id);
 		if (!f->written &&
 		    !has_lease(c, &(struct stat){ .st_dev = n->dev, .st_ino = n->ino }))
-			TRY_WRAP(finish_file(c, n->fd, f), "read %s", f->path);
+			TRY_WRAP(finish_file(c, fd, f), "read %s", f->path);
 	}
 	return NULL;
 }

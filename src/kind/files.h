@@ -74,6 +74,13 @@ struct kage_err *kage_file_fill(struct kage_restore *r, const Kage__FileObject *
 /** Gives FD the owner, rights and time of F. Who may not do that leaves them as they are. */
 struct kage_err *kage_file_dress(const Kage__FileObject *f, int fd) _must_check_;
 
+/** The name of the file system that FD lies on, "" for one without a name here. */
+const char *kage_file_fs_name(int fd);
+
+/** Whether PATH leads to the file with stat ST; for a device node another node of the same device does
+ *  as well. */
+bool kage_file_leads_to(const char *path, const struct stat *st);
+
 /** Whether the kernel makes up the contents of this file system's files (proc, sysfs …). */
 bool kage_file_is_pseudo(const Kage__FileObject *f);
 

@@ -50,10 +50,11 @@ struct kage_capture {
 	char *status;                 /* text of /proc/PID/status */
 	struct kage_fd_seen *fds;     /* ascending */
 	size_t n_fds;
-	struct kage_noted *noted; /* files and shared objects met so far (kind/noted.h) */
-	bool carry;               /* executables and libraries go into the image */
-	bool stop_all;            /* no thread may be left asleep */
-	uint64_t span_ns;         /* how long the target will be looked at, about */
+	struct kage_looked *looked; /* files met before the freeze (kind/looked.h) */
+	struct kage_noted *noted;   /* files and shared objects met so far (kind/noted.h) */
+	bool carry;                 /* executables and libraries go into the image */
+	bool stop_all;              /* no thread may be left asleep */
+	uint64_t span_ns;           /* how long the target will be looked at, about */
 	bool checking; /* only a check: obstacles are collected, no contents are copied */
 	struct kage_obstacles *obstacles;
 };

@@ -6,6 +6,7 @@
  * mapped file nor the zero page. All others come from the file, or are zero, by themselves.
  */
 #include "kind/memory.h"
+#include "kind/looked.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -150,13 +151,14 @@ static void find_obstacles(struct kage_capture *c, const struct kage_vma *v,
 /* --- capture ---------------------------------------------------------------------------------- */
 
 /* Opens what VMA maps; the path may lead elsewhere by now, map_files(proc 5) does not. */
-static struct kage_err *open_mapped(struct kage_capture *c, const struct kage_vma *v, int *ret_fd)
+struct kage_err *kage_memory_open_mapped(struct kage_target *t, const struct kage_vma *v,
+					 int *ret_fd)
 {
 	char name[64];
 	int fd;
 
 	snprintf(name, sizeof(name), "map_files/%" PRIx64 "-%" PRIx64, v->start, v->end);
-	fd = openat(c->target->proc_fd, name, O_RDONLY | O_CLOEXEC);
+	fd = openat(t->proc_fd, name, O_RDONLY | O_CLOEXEC);
 	/* Without the right to follow these links, or a file that may not be opened for reading: its
 	 * name will do when it still leads to the same file. */
 	if (fd < 0 && errno != ENOENT) {
@@ -197,6 +199,7 @@ static struct kage_err *note_backing(struct kage_capture *c, const Kage__Memory 
 {
 	const struct kage_vma *v = &c->maps.vmas[i];
 	const Kage__Mapping *same = same_before(c, m, i);
+	const struct kage_looked_file *looked;
 	_cleanup_fd_ int fd = -1;
 	struct stat st;
 
@@ -207,7 +210,10 @@ static struct kage_err *note_backing(struct kage_capture *c, const Kage__Memory 
 		msg->object_space = same->object_space;
 		return NULL;
 	}
-	TRY(open_mapped(c, v, &fd));
+	looked = v->shared ? NULL : kage_looked_mapped(c, v);
+	if (looked && msg->backing == KAGE__MAPPING__BACKING__FILE_PRIVATE)
+		return kage_file_note(c, looked->fd, &looked->st, looked->path, false, &msg->file);
+	TRY(kage_memory_open_mapped(c->target, v, &fd));
 	if (fstat(fd, &st) < 0)
 		return kage_err_sys(errno, "stat %s", v->path);
 	if (msg->backing == KAGE__MAPPING__BACKING__SHARED_OBJECT ||

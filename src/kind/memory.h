@@ -14,6 +14,10 @@ struct kage_err *kage_memory_copy(struct kage_capture *c) _must_check_;
 struct kage_err *kage_memory_estimate(struct kage_target *t, const struct kage_maps *maps,
 				      uint64_t *ret_bytes) _must_check_;
 
+/** Opens what VMA maps, for reading. */
+struct kage_err *kage_memory_open_mapped(struct kage_target *t, const struct kage_vma *vma,
+					 int *ret_fd) _must_check_;
+
 /** The mappings that a restored process must have, as a kage_maps for finding holes. */
 struct kage_err *kage_memory_layout(const Kage__Memory *m, struct kage_maps *ret_maps) _must_check_;
 

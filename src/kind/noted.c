@@ -85,7 +85,8 @@ struct kage_err *kage_noted_add(struct kage_capture *c, const struct stat *st, b
 								      .ino = st->st_ino,
 								      .id = id,
 								      .is_space = is_space,
-								      .fd = take_fd(&copy) };
+								      .fd = take_fd(&copy),
+								      .looked_fd = -1 };
 	insert(c->noted, c->noted->n - 1);
 	return NULL;
 }

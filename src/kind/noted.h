@@ -12,7 +12,8 @@ struct kage_noted_entry {
 	uint64_t dev, ino;
 	uint32_t id; /* of the FileObject, or of the Space */
 	bool is_space;
-	int fd; /* a descriptor of ours for what is read after the thaw, -1 for none */
+	int fd;        /* a descriptor of ours for what is read after the thaw, -1 for none */
+	int looked_fd; /* the same, borrowed from C->looked */
 };
 
 struct kage_noted {

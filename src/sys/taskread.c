@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <time.h>
@@ -62,6 +63,39 @@ static int make_pins(const char *dir)
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return -1;
 	return open_pins(dir);
+}
+
+/* Mounts a file system for pins, for machines (containers mostly) that have none at the usual place. */
+static int mount_pins(void)
+{
+	_cleanup_free_ char *parent =
+		strndup(KAGE_TASKREAD_OWN_PINS, strlen(KAGE_TASKREAD_OWN_PINS) - strlen("/bpf"));
+
+	if (!parent || geteuid() != 0)
+		return -1;
+	if (mkdir(parent, 0700) < 0 && errno != EEXIST)
+		return -1;
+	if (mkdir(KAGE_TASKREAD_OWN_PINS, 0700) < 0 && errno != EEXIST)
+		return -1;
+	if (mount("bpf", KAGE_TASKREAD_OWN_PINS, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+		  "mode=0700") < 0)
+		return -1;
+	return open_pins(KAGE_TASKREAD_OWN_PINS);
+}
+
+/* Where pins are, or -1; MAKE: makes a place for them if need be. */
+static int find_pins(const char *pins, bool make)
+{
+	bool usual = !strcmp(pins, KAGE_TASKREAD_PINS);
+	int dir = open_pins(pins);
+
+	if (dir < 0 && make)
+		dir = make_pins(pins);
+	if (dir < 0 && usual)
+		dir = open_pins(KAGE_TASKREAD_OWN_PINS);
+	if (dir < 0 && usual && make)
+		dir = mount_pins();
+	return dir;
 }
 
 /* The pin through the descriptor, so that nobody can put another directory in its place. */
@@ -147,14 +181,14 @@ struct kage_err *kage_taskread_open(const char *pins, struct kage_taskread **ret
 	bool was_pinned;
 
 	if (pins)
-		dir = open_pins(pins);
+		dir = find_pins(pins, false);
 	if (dir >= 0)
 		prog = get_pinned(dir);
 	was_pinned = prog >= 0;
 	if (!was_pinned) {
 		TRY(load(&prog));
 		if (pins && dir < 0)
-			dir = make_pins(pins);
+			dir = find_pins(pins, true);
 		if (dir >= 0)
 			pin(dir, prog);
 	}

@@ -14,7 +14,8 @@
  * Pinned programs. Loading takes milliseconds, mostly the kernel's verifier. So that the next open
  * takes microseconds, root keeps the loaded program at KAGE_TASKREAD_PINS/<hash of the program>. A pin
  * is used only when that directory lies on a BPF file system, belongs to root and is closed to all
- * others (0700); it is made so when it is missing. Otherwise the program is loaded each time. A pin
+ * others (0700); it is made so when it is missing. Where no BPF file system is mounted at its usual place,
+ * one is mounted at KAGE_TASKREAD_OWN_PINS. Otherwise the program is loaded each time. A pin
  * lives until the machine restarts or the file is removed.
  *
  * Not told, because the kernel does not keep it in a form that can be read from there: rseq_cs (it
@@ -29,7 +30,8 @@
 #include "base/err.h"
 #include "sys/bpf/task_record.h"
 
-#define KAGE_TASKREAD_PINS "/sys/fs/bpf/kage"
+#define KAGE_TASKREAD_PINS     "/sys/fs/bpf/kage"
+#define KAGE_TASKREAD_OWN_PINS "/run/kage/bpf"
 
 /* What restart_syscall would go on with, by the kernel function that does it. */
 enum kage_restart {

@@ -44,7 +44,8 @@ bool kage_asleep_take(const struct kage_target *t, const struct kage_taskthread 
 	/* Filters (seccomp) can be read from stopped threads only. */
 	if (!seen->asleep || (seen->task.pulse.state & STATE_MASK) != STATE_INTERRUPTIBLE ||
 	    seen->task.exit_state || seen->task.jobctl || seen->task.ptrace ||
-	    seen->task.seccomp_mode || seen->signals_cut || t->info->signals_cut || !sleeps_in_known_call(seen))
+	    seen->task.seccomp_mode || seen->signals_cut || t->info->signals_cut ||
+	    !sleeps_in_known_call(seen))
 		return false;
 	e = kage_arch_task_regs(seen, &thread->regs);
 	if (e) {
