@@ -19,6 +19,7 @@
 #include "base/file.h"
 #include "kind/kind.h"
 #include "kind/parse.h"
+#include "sys/taskread.h"
 #include "sys/text.h"
 
 extern const struct kage_kind kage_kind_credentials;
@@ -82,15 +83,18 @@ static struct kage_err *capture_thread(struct kage_capture *c, size_t i, Kage__C
 {
 	struct arena *a = &c->image->arena;
 	Kage__Credentials *m = msg_new(a, Kage__Credentials, kage__credentials__init);
+	const struct kage_thread *thread = c->target->threads[i];
 	_cleanup_free_ char *text = NULL;
 	char path[64];
 	size_t size;
 
 	if (!m)
 		return kage_err_nomem();
-	snprintf(path, sizeof(path), "task/%d/status", c->target->threads[i]->tid);
-	TRY(kage_file_slurp(c->target->proc_fd, path, 1 << 20, &text, &size));
-	TRY(kage_credentials_parse(a, text, m));
+	if (thread->tid != c->target->pid) {
+		snprintf(path, sizeof(path), "task/%d/status", thread->tid);
+		TRY(kage_file_slurp(c->target->proc_fd, path, 1 << 20, &text, &size));
+	}
+	TRY(kage_credentials_parse(a, text ? text : c->status, m));
 	m->securebits = c->inside.threads[i].securebits;
 	*ret_m = m;
 	return NULL;
@@ -109,6 +113,15 @@ static bool same(const Kage__Credentials *x, const Kage__Credentials *y)
 	       x->no_new_privs == y->no_new_privs;
 }
 
+/* Threads share their rights until one changes its own; so nearly always nothing need be compared. */
+static bool shares_rights(const struct kage_thread *x, const struct kage_thread *y)
+{
+	enum { NO_NEW_PRIVS = 1 };
+
+	return x->seen && y->seen && x->seen->creds.identity == y->seen->creds.identity &&
+	       !((x->seen->task.atomic_flags ^ y->seen->task.atomic_flags) & NO_NEW_PRIVS);
+}
+
 static struct kage_err *capture(struct kage_capture *c)
 {
 	Kage__Process *p = c->process;
@@ -117,6 +130,8 @@ static struct kage_err *capture(struct kage_capture *c)
 	for (size_t i = 1; i < p->n_threads; i++) {
 		Kage__Credentials *m;
 
+		if (shares_rights(c->target->threads[0], c->target->threads[i]))
+			continue;
 		TRY(capture_thread(c, i, &m));
 		if (!same(m, p->credentials))
 			p->threads[i]->credentials = m;

@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "kind/kind.h"
+#include "sys/taskread.h"
 #include "sys/text.h"
 
 extern const struct kage_kind kage_kind_seccomp;
@@ -68,24 +69,35 @@ static struct kage_err *read_filters(struct kage_capture *c, Kage__Thread *t)
 	return NULL;
 }
 
-static struct kage_err *capture_thread(struct kage_capture *c, Kage__Thread *t)
+static struct kage_err *read_mode(struct kage_capture *c, const struct kage_thread *thread,
+				  uint32_t *ret_mode)
 {
 	_cleanup_free_ char *text = NULL;
 	char path[64];
 	size_t size;
 	uint64_t mode = 0;
 
-	snprintf(path, sizeof(path), "task/%d/status", t->tid);
+	snprintf(path, sizeof(path), "task/%d/status", thread->tid);
 	TRY(kage_file_slurp(c->target->proc_fd, path, 1 << 20, &text, &size));
 	kage_text_u64(text, "Seccomp", 10, &mode);
-	t->seccomp_mode = (uint32_t)mode;
-	return mode == SECCOMP_MODE_FILTER ? read_filters(c, t) : NULL;
+	*ret_mode = (uint32_t)mode;
+	return NULL;
+}
+
+static struct kage_err *capture_thread(struct kage_capture *c, const struct kage_thread *thread,
+				       Kage__Thread *t)
+{
+	if (thread->seen)
+		t->seccomp_mode = thread->seen->task.seccomp_mode;
+	else
+		TRY(read_mode(c, thread, &t->seccomp_mode));
+	return t->seccomp_mode == SECCOMP_MODE_FILTER ? read_filters(c, t) : NULL;
 }
 
 static struct kage_err *capture(struct kage_capture *c)
 {
 	for (size_t i = 0; i < c->process->n_threads; i++)
-		TRY(capture_thread(c, c->process->threads[i]));
+		TRY(capture_thread(c, c->target->threads[i], c->process->threads[i]));
 	return NULL;
 }
 

@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "kind/kind.h"
+#include "sys/taskread.h"
 #include "sys/text.h"
 
 extern const struct kage_kind kage_kind_surroundings;
@@ -80,13 +81,16 @@ static struct kage_err *capture_namespaces(struct kage_capture *c)
 static struct kage_err *check_children(struct kage_capture *c)
 {
 	for (size_t i = 0; i < c->target->n_threads; i++) {
+		const struct kage_thread *thread = c->target->threads[i];
 		_cleanup_free_ char *text = NULL;
 		const char *p;
 		char path[64], object[48];
 		uint64_t child;
 		size_t size;
 
-		snprintf(path, sizeof(path), "task/%d/children", c->target->threads[i]->tid);
+		if (thread->seen && !thread->seen->task.has_children)
+			continue;
+		snprintf(path, sizeof(path), "task/%d/children", thread->tid);
 		TRY(kage_file_slurp(c->target->proc_fd, path, 16 << 20, &text, &size));
 		for (p = text; kage_text_number(&p, 10, &child); p += strspn(p, " ")) {
 			snprintf(object, sizeof(object), "child process %" PRIu64, child);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,12 +26,19 @@ enum { RSEQ_CS_FIELD_BYTES = 8 }; /* offset of rseq_cs in struct rseq (linux/rse
 
 /* --- capture ---------------------------------------------------------------------------------- */
 
-static struct kage_err *capture_name(struct kage_capture *c, Kage__Thread *msg)
+static struct kage_err *capture_name(struct kage_capture *c, const struct kage_thread *thread,
+				     Kage__Thread *msg)
 {
 	_cleanup_free_ char *text = NULL;
 	char path[64];
 	size_t size;
 
+	if (thread->seen) {
+		msg->comm =
+			arena_printf(&c->image->arena, "%.*s", (int)sizeof(thread->seen->task.comm),
+				     thread->seen->task.comm);
+		return msg->comm ? NULL : kage_err_nomem();
+	}
 	snprintf(path, sizeof(path), "task/%d/comm", msg->tid);
 	TRY(kage_file_slurp(c->target->proc_fd, path, 4096, &text, &size));
 	if (size && text[size - 1] == '\n')
@@ -74,11 +82,16 @@ static struct kage_err *capture_rseq(struct kage_capture *c, const struct kage_t
 				&m->critical_section, sizeof(m->critical_section));
 }
 
-static struct kage_err *capture_robust_list(Kage__Thread *msg)
+static struct kage_err *capture_robust_list(const struct kage_thread *thread, Kage__Thread *msg)
 {
 	void *head = NULL;
-	size_t size = 0;
+	size_t size = sizeof(struct robust_list_head);
 
+	if (thread->seen) {
+		msg->robust_list = thread->seen->task.robust_list.v;
+		msg->robust_list_bytes = size;
+		return NULL;
+	}
 	if (syscall(SYS_get_robust_list, msg->tid, &head, &size) < 0)
 		return kage_err_sys(errno, "read robust list of thread %d", msg->tid);
 	msg->robust_list = (uint64_t)(uintptr_t)head;
@@ -200,10 +213,10 @@ static struct kage_err *capture_thread(struct kage_capture *c, size_t i)
 	msg->tid = thread->tid;
 	msg->blocked = thread->sigmask;
 	TRY(capture_registers(c, thread, &c->inside.threads[i], msg));
-	TRY(capture_name(c, msg));
+	TRY(capture_name(c, thread, msg));
 	TRY(capture_rseq(c, thread, msg));
 	TRY(capture_inside(c, i, msg));
-	return capture_robust_list(msg);
+	return capture_robust_list(thread, msg);
 }
 
 static struct kage_err *capture(struct kage_capture *c)

@@ -135,6 +135,8 @@ static __always_inline void read_prctls(struct kage_task_thread *t, struct task_
 	if (bpf_core_field_exists(task->sysvsem.undo_list))
 		READ(t->sem_undo, task->sysvsem.undo_list);
 	READ(t->vfork_done, task->vfork_done);
+	READ(t->has_children, task->children.next);
+	t->has_children -= as_number(task) + bpf_core_field_offset(task->children);
 }
 
 static __always_inline void read_times(struct kage_task_thread *t, struct task_struct *task)
@@ -441,6 +443,7 @@ static __noinline int put_creds(struct seq_file *seq, struct cred *cred)
 	RECORD(r, kage_task_creds);
 	struct kage_task_creds *c = &r.body;
 
+	c->identity = as_number(cred);
 	READ(c->uid, cred->uid);
 	READ(c->euid, cred->euid);
 	READ(c->suid, cred->suid);

@@ -352,6 +352,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
 	void *vfork_done;
+	struct list_head children;
 	int *set_child_tid;
 	int *clear_child_tid;
 	__u64 utime, stime;

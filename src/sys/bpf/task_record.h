@@ -116,6 +116,7 @@ struct kage_task_thread {
 	__u64 io_uring;
 	__u64 sem_undo;
 	__u64 vfork_done;
+	__u64 has_children; /* processes that it made */
 	char comm[16];
 };
 
@@ -195,6 +196,7 @@ struct kage_task_creds {
 	__u32 gid, egid, sgid, fsgid;
 	__u64 cap_inheritable, cap_permitted, cap_effective, cap_bounding, cap_ambient;
 	__u64 securebits; /* with SECBIT_KEEP_CAPS */
+	__u64 identity; /* threads in which it is equal share one set of rights, groups included */
 };
 
 /* In the order of struct user_regs_struct. While the thread sleeps in a system call, ax is -ENOSYS and
