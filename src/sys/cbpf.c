@@ -9,21 +9,25 @@ struct machine {
 	const struct seccomp_data *data;
 };
 
-static bool load(struct machine *m, const struct sock_filter *f, uint32_t *to)
+/* Only the codes that seccomp takes (seccomp_check_filter() in kernel/seccomp.c). */
+static bool load(const struct machine *m, const struct sock_filter *f, uint32_t *to)
 {
-	switch (BPF_MODE(f->code)) {
-	case BPF_IMM:
+	switch (f->code) {
+	case BPF_LD | BPF_IMM:
+	case BPF_LDX | BPF_IMM:
 		*to = f->k;
 		return true;
-	case BPF_LEN:
+	case BPF_LD | BPF_W | BPF_LEN:
+	case BPF_LDX | BPF_W | BPF_LEN:
 		*to = sizeof(*m->data);
 		return true;
-	case BPF_MEM:
+	case BPF_LD | BPF_MEM:
+	case BPF_LDX | BPF_MEM:
 		if (f->k >= BPF_MEMWORDS)
 			return false;
 		*to = m->mem[f->k];
 		return true;
-	case BPF_ABS:
+	case BPF_LD | BPF_W | BPF_ABS:
 		if (f->k % 4 || f->k > sizeof(*m->data) - 4)
 			return false;
 		memcpy(to, (const char *)m->data + f->k, 4);
@@ -31,6 +35,15 @@ static bool load(struct machine *m, const struct sock_filter *f, uint32_t *to)
 	default:
 		return false;
 	}
+}
+
+/* A constant of 32 or more is refused by the kernel, of a variable the low five bits count. */
+static bool shift(struct machine *m, const struct sock_filter *f, uint32_t v)
+{
+	if (v >= 32 && BPF_SRC(f->code) == BPF_K)
+		return false;
+	m->a = BPF_OP(f->code) == BPF_LSH ? m->a << (v & 31) : m->a >> (v & 31);
+	return true;
 }
 
 static bool compute(struct machine *m, const struct sock_filter *f)
@@ -60,14 +73,11 @@ static bool compute(struct machine *m, const struct sock_filter *f)
 		m->a ^= v;
 		return true;
 	case BPF_LSH:
-		m->a = v < 32 ? m->a << v : 0;
-		return true;
 	case BPF_RSH:
-		m->a = v < 32 ? m->a >> v : 0;
-		return true;
+		return shift(m, f, v);
 	case BPF_NEG:
 		m->a = -m->a;
-		return true;
+		return BPF_SRC(f->code) == BPF_K;
 	default:
 		return false;
 	}
@@ -80,7 +90,7 @@ static uint32_t jump(const struct machine *m, const struct sock_filter *f)
 
 	switch (BPF_OP(f->code)) {
 	case BPF_JA:
-		return f->k;
+		return BPF_SRC(f->code) == BPF_K ? f->k : UINT32_MAX;
 	case BPF_JEQ:
 		return m->a == v ? f->jt : f->jf;
 	case BPF_JGT:
@@ -104,7 +114,7 @@ static bool step(struct machine *m, const struct sock_filter *f)
 		return load(m, f, &m->x);
 	case BPF_ST:
 	case BPF_STX:
-		if (f->k >= BPF_MEMWORDS)
+		if (f->k >= BPF_MEMWORDS || f->code != BPF_CLASS(f->code))
 			return false;
 		m->mem[f->k] = BPF_CLASS(f->code) == BPF_ST ? m->a : m->x;
 		return true;
@@ -115,7 +125,7 @@ static bool step(struct machine *m, const struct sock_filter *f)
 			m->x = m->a;
 		else
 			m->a = m->x;
-		return true;
+		return BPF_MISCOP(f->code) == BPF_TAX || BPF_MISCOP(f->code) == BPF_TXA;
 	default:
 		return false;
 	}
@@ -130,10 +140,12 @@ bool kage_cbpf_run(const struct sock_filter *insns, size_t n, const struct secco
 		const struct sock_filter *f = &insns[pc];
 		uint32_t skip;
 
+		if (f->code > UINT8_MAX)
+			return false;
 		switch (BPF_CLASS(f->code)) {
 		case BPF_RET:
-			*ret_action = BPF_RVAL(f->code) == BPF_A ? m.a : f->k;
-			return true;
+			*ret_action = f->code == (BPF_RET | BPF_A) ? m.a : f->k;
+			return f->code == (BPF_RET | BPF_A) || f->code == (BPF_RET | BPF_K);
 		case BPF_JMP:
 			skip = jump(&m, f);
 			if (skip >= n - pc)

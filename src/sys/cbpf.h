@@ -10,9 +10,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/** Runs the N instructions of a seccomp filter on DATA. False when they are no valid filter. *RET_ACTION is
- *  what the filter returns (SECCOMP_RET_…). The program may come from anyone: it cannot loop, as
- *  jumps only lead forward, nor read outside of DATA. */
+/** Runs the N instructions of a seccomp filter on DATA. *RET_ACTION is what the filter returns
+ *  (SECCOMP_RET_…). False when they come to something that is not valid, or to a division by zero. The
+ *  program may come from anyone: it cannot loop, as jumps only lead forward, nor read outside of
+ *  DATA. */
 bool kage_cbpf_run(const struct sock_filter *insns, size_t n, const struct seccomp_data *data,
 		   unsigned *ret_action);
 
