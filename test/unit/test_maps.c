@@ -26,14 +26,14 @@ static void lines(void **state)
 	_cleanup_(kage_maps_deinit) struct kage_maps m = { 0 };
 
 	(void)state;
-	done(kage_maps_parse("00400000-00452000 r-xp 00001000 08:02 173521 /usr/bin/a\\040b\n"
+	done(kage_maps_parse("00400000-00452000 r-xp 00001000 08:02 173521 /usr/bin/a\\012b\\040c\n"
 			     "00e03000-00e24000 rw-p 00000000 00:00 0 [heap]\n"
 			     "Swap: 4 kB\n"
 			     "VmFlags: rd wr dd \n"
 			     "7f0000000000-7f0000001000 ---s 00000000 00:01 7 /memfd:x (deleted)\n",
 			     &m));
 	assert_int_equal(m.n, 3);
-	assert_string_equal(m.vmas[0].path, "/usr/bin/a b");
+	assert_string_equal(m.vmas[0].path, "/usr/bin/a\nb\\040c");
 	assert_int_equal(m.vmas[0].prot, PROT_READ | PROT_EXEC);
 	assert_int_equal(m.vmas[0].offset, 0x1000);
 	assert_int_equal(m.vmas[0].dev_major, 8);
