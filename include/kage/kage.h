@@ -226,6 +226,8 @@ struct kage_life {
 	pid_t pid;         /* as the caller sees it */
 	int pidfd;         /* the caller's to close */
 	uint64_t total_ns; /* from the call to the first step */
+	bool redraw; /* it takes keys, and its terminal does not show what it believes. It was sent
+			* SIGCONT and SIGWINCH; a full SIGTSTP and SIGCONT makes it set up all of it */
 };
 
 /** Everything that stands in the way of restoring IMAGE here. */
@@ -233,7 +235,10 @@ KAGE_API struct kage_err *kage_check_image(struct kage_ctx *ctx, struct kage_ima
 					   const struct kage_restore_options *options,
 					   struct kage_report *ret_report);
 
-/** Gives IMAGE one more life, as a child of the caller. Whole or not at all. */
+/** Gives IMAGE one more life, as a child of the caller. Whole or not at all. On the terminal of the
+ *  caller's session it is a job of that session, and in the foreground if the caller is; a
+ *  caller in the background is stopped (SIGTTOU) before, when the image is of a program that takes
+ *  keys. On another terminal, or detached, it leads a session of its own. */
 KAGE_API struct kage_err *kage_restore(struct kage_ctx *ctx, struct kage_image *image,
 				       const struct kage_restore_options *options,
 				       struct kage_life *ret_life);

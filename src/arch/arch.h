@@ -73,6 +73,11 @@ struct kage_err *kage_arch_task_regs(const struct kage_taskthread *t, struct kag
  *  of them before the program goes on, and says in STATE how the call continues. */
 void kage_arch_settle_syscall(struct kage_regs *regs, Kage__SyscallState *state);
 
+/** The way back: changes REGS, which are about to make the call of STATE again, into those of a thread
+ *  that was interrupted in it. The kernel makes the call again, unless a handler runs first: then it
+ *  ends, or goes on, as it would have for the program. False when there is nothing to change. */
+bool kage_arch_interrupt_call(const Kage__SyscallState *state, struct kage_regs *regs);
+
 /** A stop makes some waiting calls end with EINTR. Changes REGS of such a thread so that the kernel makes
  *  the call again, unless a handler runs first: then it is EINTR, as it would have been. False
  *  when there is nothing to change. */

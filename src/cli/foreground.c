@@ -11,6 +11,9 @@
 #include "cli/cli.h"
 #include "cli/interrupt.h"
 #include "cli/relay.h"
+#include "cli/text.h"
+
+enum { REDRAW_NS = 300 * 1000 * 1000, REDRAW_LOOK_MS = 50 };
 
 /* What is passed on, what tells about the program, and SIGTTOU, which must not stop us while we
  * hand the terminal over. */
@@ -62,23 +65,44 @@ void cli_foreground_close(struct cli_foreground *fg)
 
 /* --- the terminal ---------------------------------------------------------------------------- */
 
-/* A program that leads a process group of our session gets the terminal as a shell would give it;
- * one in our own group has it already, one in another session has another. */
+/* A program that leads a process group of our session gets the terminal as a shell would give it,
+ * unless it came to life with it; one in our own group has it already, one in another session has
+ * another. */
 static void give_tty(struct cli_foreground *fg, pid_t pid)
 {
-	pid_t group = getpgid(pid);
+	pid_t group = getpgid(pid), now = fg->tty < 0 ? -1 : tcgetpgrp(fg->tty);
 
-	if (fg->tty < 0 || group < 0 || group == getpgrp() || getsid(pid) != getsid(0) ||
-	    tcgetpgrp(fg->tty) != getpgrp())
+	if (now < 0 || group < 0 || group == getpgrp() || getsid(pid) != getsid(0))
 		return;
-	fg->gave_tty = tcsetpgrp(fg->tty, group) == 0;
+	if (now == group)
+		fg->gave_tty = true;
+	else if (now == getpgrp())
+		fg->gave_tty = tcsetpgrp(fg->tty, group) == 0;
 }
 
+/* Unless the shell has done so before: we may have been stopped alone. */
 static void take_tty(struct cli_foreground *fg)
 {
-	if (fg->gave_tty)
+	if (fg->gave_tty && tcgetpgrp(fg->tty) != getpgid(getsid(0)))
 		tcsetpgrp(fg->tty, getpgrp());
 	fg->gave_tty = false;
+}
+
+void cli_modes_read(struct cli_modes *ret_modes)
+{
+	int tty = open("/dev/tty", O_RDWR | O_CLOEXEC);
+
+	ret_modes->known =
+		tty >= 0 && tcgetpgrp(tty) == getpgrp() && tcgetattr(tty, &ret_modes->modes) == 0;
+	if (tty >= 0)
+		close(tty);
+}
+
+/* A program puts back what it had found when it was started: on another terminal, at another time. */
+static void put_back_modes(const struct cli_foreground *fg)
+{
+	if (fg->before && fg->before->known && fg->tty >= 0 && tcgetpgrp(fg->tty) == getpgrp())
+		tcsetattr(fg->tty, TCSANOW, &fg->before->modes);
 }
 
 /* --- signals for the program ----------------------------------------------------------------- */
@@ -116,14 +140,18 @@ static void pass_on(struct cli_foreground *fg, const struct signalfd_siginfo *in
 
 static void go_on(struct cli_foreground *fg)
 {
-	if (fg->relay)
-		cli_relay_resume(fg->relay);
 	for (size_t i = 0; i < fg->n_pids; i++)
 		if (fg->pids[i]) {
 			give_tty(fg, fg->pids[i]);
 			break;
 		}
 	send_to_all(fg, SIGCONT);
+	if (!fg->relay)
+		return;
+	/* Its terminal was not set anew by anybody, but ours shows something else. */
+	cli_relay_resume(fg->relay);
+	cli_relay_resize(fg->relay);
+	send_to_all(fg, SIGWINCH);
 }
 
 static void handle_signal(struct cli_foreground *fg, const struct signalfd_siginfo *info)
@@ -156,9 +184,9 @@ static void read_signals(struct cli_foreground *fg)
 
 /* --- what became of the program -------------------------------------------------------------- */
 
-/* Stops kage by SIGNAL_NUMBER as the program was. Returns when continued, or at once where the
- * kernel does not stop us since nobody could continue us. */
-static void stop_self(int signal_number)
+/* Stops kage by SIGNAL_NUMBER as the program was; with ALL, everything in our process group. Returns
+ * when continued, or at once where the kernel does not stop us since nobody could continue us. */
+static void stop_self(int signal_number, bool all)
 {
 	struct sigaction action = { .sa_handler = SIG_DFL }, before;
 	struct timespec no_time = { 0 };
@@ -169,7 +197,10 @@ static void stop_self(int signal_number)
 	sigemptyset(&cont);
 	sigaddset(&cont, SIGCONT);
 	sigaction(signal_number, &action, &before);
-	raise(signal_number);
+	if (all)
+		kill(0, signal_number);
+	else
+		raise(signal_number);
 	sigprocmask(SIG_UNBLOCK, &set, &mask);
 	sigprocmask(SIG_SETMASK, &mask, NULL);
 	sigaction(signal_number, &before, NULL);
@@ -181,6 +212,7 @@ static void stop_self(int signal_number)
 static void mirror_stop(struct cli_foreground *fg, pid_t pid, int signal_number)
 {
 	bool wants_tty = signal_number == SIGTTIN || signal_number == SIGTTOU;
+	bool had_tty = fg->gave_tty;
 
 	if (fg->left_stopped) {
 		fg->left_stopped = false;
@@ -199,13 +231,42 @@ static void mirror_stop(struct cli_foreground *fg, pid_t pid, int signal_number)
 	if (fg->relay)
 		cli_relay_pause(fg->relay);
 	take_tty(fg);
-	stop_self(signal_number);
+	stop_self(signal_number, had_tty && (wants_tty || signal_number == SIGTSTP));
 	go_on(fg);
+}
+
+/* Stopped and continued, as by the keys of a shell, a program leaves its terminal and sets it up from
+ * the beginning: screen, keypad, colours. SIGWINCH alone has most programs draw, and no more. */
+static void begin_redraw(struct cli_foreground *fg)
+{
+	fg->redraw = fg->redraw && fg->n_pids == 1 && getpgid(fg->pids[0]) != getpgrp();
+	if (!fg->redraw)
+		return;
+	fg->redraw_until_ns = cli_clock_mono_ns() + REDRAW_NS;
+	kill(fg->pids[0], SIGTSTP);
+}
+
+/* It has stopped, or will not: not every program can (setpgid(2) on orphaned groups). */
+static void end_redraw(struct cli_foreground *fg)
+{
+	fg->redraw = false;
+	send_to_all(fg, SIGCONT);
+	send_to_all(fg, SIGWINCH);
+}
+
+static void stopped(struct cli_foreground *fg, pid_t pid, int signal_number)
+{
+	if (fg->redraw)
+		end_redraw(fg);
+	else
+		mirror_stop(fg, pid, signal_number);
 }
 
 static void ended(struct cli_foreground *fg, size_t i, const siginfo_t *info)
 {
 	fg->pids[i] = 0;
+	if (fg->n_pids > 1)
+		take_tty(fg);
 	if (fg->status != 0)
 		return;
 	fg->status = info->si_status;
@@ -226,7 +287,7 @@ static size_t look_after(struct cli_foreground *fg)
 		if (waitid(P_PID, (id_t)fg->pids[i], &info, how) < 0 && errno == ECHILD)
 			fg->pids[i] = 0; /* somebody took its status: nothing more to learn */
 		else if (info.si_pid && info.si_code == CLD_STOPPED)
-			mirror_stop(fg, fg->pids[i], info.si_status);
+			stopped(fg, fg->pids[i], info.si_status);
 		else if (info.si_pid && info.si_code != CLD_TRAPPED)
 			ended(fg, i, &info);
 		left += fg->pids[i] != 0;
@@ -238,33 +299,50 @@ static void serve(struct cli_foreground *fg)
 {
 	struct pollfd fds[1 + CLI_RELAY_FDS] = { { .fd = fg->signals, .events = POLLIN } };
 	nfds_t n = fg->relay ? 1 + CLI_RELAY_FDS : 1;
+	int timeout_ms = fg->relay ? cli_relay_prepare(fg->relay, fds + 1) : -1;
 
-	if (fg->relay)
-		cli_relay_prepare(fg->relay, fds + 1);
-	if (poll(fds, n, -1) < 0)
+	if (fg->redraw && cli_clock_mono_ns() >= fg->redraw_until_ns)
+		end_redraw(fg);
+	if (fg->redraw)
+		timeout_ms = REDRAW_LOOK_MS;
+	if (poll(fds, n, timeout_ms) < 0)
 		return;
 	if (fg->relay)
 		cli_relay_serve(fg->relay, fds + 1);
 	read_signals(fg);
 }
 
+/* The program died of what the terminal sent its group alone: ours gets it, too. */
+static _Noreturn void die_like_it(const struct cli_foreground *fg, bool had_tty)
+{
+	fflush(stdout);
+	if (had_tty && (fg->status == SIGINT || fg->status == SIGQUIT)) {
+		signal(fg->status, SIG_IGN);
+		kill(0, fg->status);
+	}
+	cli_interrupt_die(fg->status);
+}
+
 int cli_foreground_wait(struct cli_foreground *fg, pid_t *pids, size_t n)
 {
+	bool had_tty;
+
 	fg->pids = pids;
 	fg->n_pids = n;
 	if (n > 0)
 		give_tty(fg, pids[0]);
-	if (fg->redraw)
-		send_to_all(fg, SIGWINCH);
+	if (n > 1) /* what is typed is for all of them: we pass signals on */
+		take_tty(fg);
+	begin_redraw(fg);
 	while (look_after(fg) > 0)
 		serve(fg);
 	if (fg->relay)
 		cli_relay_close(fg->relay);
+	had_tty = fg->gave_tty;
 	take_tty(fg);
-	if (fg->killed) {
-		fflush(stdout);
-		cli_interrupt_die(fg->status);
-	}
+	put_back_modes(fg);
+	if (fg->killed)
+		die_like_it(fg, had_tty);
 	cli_foreground_close(fg);
 	return fg->status;
 }

@@ -2,9 +2,14 @@
 /*
  * Standing in for a program: kage stays as the parent of a program that it started or restored, and
  * whoever deals with kage (a shell, a supervisor) deals with the program in effect. Signals go on
- *to it, its stops become ours, and its end is ours.
+ * to it, its stops become ours, and its end is ours.
+ *
+ * A restored program may lead a process group of its own, and is in the foreground then. Keys that
+ * interrupt or stop hit that group alone, and we see to it that ours, in which a script or the rest
+ * of a pipeline may be, is hit as it would be without us.
  *
  *	starting	from cli_foreground_open() on, signals wait
+ *	redrawing	a restored editor is stopped and continued, so that it sets up its terminal
  *	running		serve(): signals and terminal bytes are passed on
  *	stopped		mirror_stop(): the program was stopped, and so do we, until SIGCONT
  *	ended		cli_foreground_wait() returns its status
@@ -15,9 +20,17 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
+#include <termios.h>
 
 struct cli_relay;
+
+/* Settings of our controlling terminal. */
+struct cli_modes {
+	bool known;
+	struct termios modes;
+};
 
 struct cli_foreground {
 	sigset_t mask_before;
@@ -26,9 +39,11 @@ struct cli_foreground {
 	int tty;                       /* our controlling terminal, or -1 */
 	bool gave_tty;                 /* the program's process group is in its foreground */
 	bool left_stopped;             /* a first stop is what the user asked for */
-	bool redraw; /* its terminal does not show what it believes: ask it to draw anew */
-	struct cli_relay *relay; /* borrowed, or NULL */
-	pid_t *pids;             /* borrowed; those that ended are 0 */
+	bool redraw; /* its terminal does not show what it believes: make it set up all anew */
+	uint64_t redraw_until_ns;
+	const struct cli_modes *before; /* borrowed: to put back in the end; or NULL */
+	struct cli_relay *relay;        /* borrowed, or NULL */
+	pid_t *pids;                    /* borrowed; those that ended are 0 */
 	size_t n_pids;
 	int status;  /* of the first that failed, else 0; as waitid() has it: */
 	bool killed; /* STATUS is a signal, not an exit status */
@@ -37,6 +52,9 @@ struct cli_foreground {
 /** Holds back the signals that concern the program, before it exists. Returns 0 or an errno value.
  */
 int cli_foreground_open(struct cli_foreground *fg);
+
+/** Reads the settings of our controlling terminal, where we are in its foreground. */
+void cli_modes_read(struct cli_modes *ret_modes);
 
 /** In a forked child before exec: the signal mask, and what SIGCHLD does, as kage found them. */
 void cli_foreground_release(const struct cli_foreground *fg);

@@ -3,10 +3,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
+
+enum {
+	LOOK_AGAIN_MS = 300, /* for whether we have come to the foreground: no signal tells */
+	LAST_WORDS = 256,    /* portions of 4 KiB; more than a pty holds */
+};
 
 static void close_fd(int *fd)
 {
@@ -26,7 +32,7 @@ static int own_terminal(void)
 
 static void dress_slave(struct cli_relay *relay)
 {
-	struct winsize size = { .ws_row = 24, .ws_col = 80 };
+	struct winsize size = { 0 };
 	int own = own_terminal();
 	struct termios modes;
 
@@ -53,11 +59,23 @@ int cli_relay_open(struct cli_relay *relay)
 	return 0;
 }
 
+void cli_relay_default_size(struct cli_relay *relay)
+{
+	struct winsize size;
+
+	if (ioctl(relay->slave, TIOCGWINSZ, &size) || size.ws_row || size.ws_col)
+		return;
+	size = (struct winsize){ .ws_row = 24, .ws_col = 80 };
+	ioctl(relay->slave, TIOCSWINSZ, &size);
+}
+
 /* Raw mode belongs to whoever is in the foreground: from the background, it would spoil the shell's
- * terminal, and a read would stop us. */
+ * terminal, and a read would stop us. A terminal that does not control us knows no such thing. */
 static bool foreground(void)
 {
-	return tcgetpgrp(STDIN_FILENO) == getpgrp();
+	pid_t group = tcgetpgrp(STDIN_FILENO);
+
+	return group == getpgrp() || (group < 0 && errno == ENOTTY);
 }
 
 void cli_relay_resume(struct cli_relay *relay)
@@ -83,6 +101,8 @@ void cli_relay_begin(struct cli_relay *relay)
 {
 	close_fd(&relay->slave);
 	relay->input = true;
+	/* Our terminal must not stay in raw mode because nobody reads what the program says. */
+	signal(SIGPIPE, SIG_IGN);
 	cli_relay_resume(relay);
 	cli_relay_resize(relay);
 }
@@ -92,18 +112,21 @@ void cli_relay_resize(struct cli_relay *relay)
 	struct winsize size;
 	int own = own_terminal();
 
-	if (own >= 0 && ioctl(own, TIOCGWINSZ, &size) == 0)
+	if (own >= 0 && ioctl(own, TIOCGWINSZ, &size) == 0 && (size.ws_row || size.ws_col))
 		ioctl(relay->master, TIOCSWINSZ, &size);
 }
 
-void cli_relay_prepare(const struct cli_relay *relay, struct pollfd fds[static CLI_RELAY_FDS])
+int cli_relay_prepare(struct cli_relay *relay, struct pollfd fds[static CLI_RELAY_FDS])
 {
-	bool read =
-		relay->input && relay->n_pending == 0 && (!isatty(STDIN_FILENO) || foreground());
+	bool behind = isatty(STDIN_FILENO) && !foreground();
+	bool read = relay->input && relay->n_pending == 0 && !behind;
 
+	if (!behind)
+		cli_relay_resume(relay);
 	fds[0] = (struct pollfd){ .fd = read ? STDIN_FILENO : -1, .events = POLLIN };
 	fds[1] = (struct pollfd){ .fd = relay->master,
 				  .events = POLLIN | (relay->n_pending ? POLLOUT : 0) };
+	return behind && relay->input ? LOOK_AGAIN_MS : -1;
 }
 
 static void write_all(int fd, const char *bytes, size_t n)
@@ -183,7 +206,7 @@ void cli_relay_serve(struct cli_relay *relay, const struct pollfd fds[static CLI
 void cli_relay_close(struct cli_relay *relay)
 {
 	close_fd(&relay->slave);
-	while (relay->master >= 0 && carry_output(relay))
+	for (int i = 0; i < LAST_WORDS && relay->master >= 0 && carry_output(relay); i++)
 		;
 	close_fd(&relay->master);
 	cli_relay_pause(relay);

@@ -28,9 +28,12 @@ struct cli_relay {
 	size_t n_pending;
 };
 
-/** Makes the pty, of the size and the modes of our own terminal where we have one. Returns 0 or an
- *  errno value. */
+/** Makes the pty, of the size and the modes of our own terminal where we have one; else it has no size.
+ *  Returns 0 or an errno value. */
 int cli_relay_open(struct cli_relay *relay);
+
+/** Gives the pty a usual size if it has none. */
+void cli_relay_default_size(struct cli_relay *relay);
 
 /** The program has the slave: lets go of it, and begins to carry keys one by one. */
 void cli_relay_begin(struct cli_relay *relay);
@@ -42,8 +45,9 @@ void cli_relay_resume(struct cli_relay *relay);
 /** Passes the size of our terminal on. */
 void cli_relay_resize(struct cli_relay *relay);
 
-/** Fills FDS with what to wait for, and after poll() carries what came. */
-void cli_relay_prepare(const struct cli_relay *relay, struct pollfd fds[static CLI_RELAY_FDS]);
+/** Fills FDS with what to wait for, and after poll() carries what came. The first returns for how
+ *  many milliseconds to wait, -1 for ever. */
+int cli_relay_prepare(struct cli_relay *relay, struct pollfd fds[static CLI_RELAY_FDS]);
 void cli_relay_serve(struct cli_relay *relay, const struct pollfd fds[static CLI_RELAY_FDS]);
 
 /** Carries what the program said last, and closes everything. Also for a relay that was never

@@ -56,6 +56,7 @@ struct lives {
 	pid_t *pids;
 	uint64_t *total_ns;
 	size_t n;
+	bool redraw; /* the last one; see struct kage_life */
 };
 
 static void lives_deinit(struct lives *lives)
@@ -92,6 +93,7 @@ static struct kage_err *restore_all(struct cli *cli, struct kage_image *image,
 		close(life.pidfd);
 		lives->pids[lives->n] = life.pid;
 		lives->total_ns[lives->n++] = life.total_ns;
+		lives->redraw = life.redraw;
 	}
 	return NULL;
 }
@@ -125,8 +127,9 @@ static void tell(const struct cli *cli, const struct restore_values *values, con
 	fflush(stdout);
 }
 
+/* BEFORE is how our terminal was. */
 static int stay(struct cli *cli, const struct restore_values *values, struct cli_relay *relay,
-		struct lives *lives)
+		const struct cli_modes *before, struct lives *lives)
 {
 	struct cli_foreground fg;
 	int num = cli_foreground_open(&fg);
@@ -137,7 +140,8 @@ static int stay(struct cli *cli, const struct restore_values *values, struct cli
 	}
 	fg.relay = relay;
 	fg.left_stopped = values->stopped;
-	fg.redraw = relay || (!values->tty && isatty(STDOUT_FILENO));
+	fg.before = before;
+	fg.redraw = lives->redraw;
 	if (relay)
 		cli_relay_begin(relay);
 	/* What came when it was too late to undo was meant for the program. */
@@ -164,7 +168,9 @@ static int give_life(struct cli *cli, const struct restore_values *values, const
 		.tty = relay ? relay->path : values->tty,
 	};
 	struct kage_err *e = cli_image_open(cli, spec, &store, &image);
+	struct cli_modes before;
 
+	cli_modes_read(&before);
 	if (!e)
 		e = restore_all(cli, image, &how, values->copies ? (size_t)values->copies : 1,
 				&lives);
@@ -172,7 +178,7 @@ static int give_life(struct cli *cli, const struct restore_values *values, const
 		return cli_fail(cli, e);
 	cli_progress_clear(cli->progress);
 	tell(cli, values, kage_image_label(image), &lives);
-	return values->detach ? CLI_DONE : stay(cli, values, relay, &lives);
+	return values->detach ? CLI_DONE : stay(cli, values, relay, &before, &lives);
 }
 
 /* Options that cannot go together. Returns CLI_DONE when all is well. */

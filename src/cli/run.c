@@ -138,6 +138,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	num = cli_relay_open(&relay);
 	if (num)
 		return cli_fail_own(cli, KAGE_SYS, num, "make a terminal");
+	cli_relay_default_size(&relay);
 	status = run_with(cli, values, &relay, argv);
 	cli_relay_close(&relay);
 	return status;

@@ -8,10 +8,9 @@
  *	memory	  emptied, mapped, filled
  *	build	  what the process has once; descriptors to their numbers
  *	threads	  made; what runs with time is started; each gets its own; rights go away
- *	release	  registers, masks, go
+ *	release	  the terminal is the program's; registers, masks, go
  */
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -20,6 +19,7 @@
 #include "kind/files.h"
 #include "kind/memory.h"
 #include "kind/obstacles.h"
+#include "kind/terminal.h"
 #include "restore/restore.h"
 
 enum {
@@ -73,6 +73,7 @@ static void deinit(struct kage_restore *r)
 	close_all(r->files, m->n_files);
 	close_all(r->spaces, m->n_spaces);
 	close_fd(r->tty_fd);
+	free(r->tty_before);
 	kage_obstacles_destroy(r->obstacles);
 }
 
@@ -137,23 +138,17 @@ static struct kage_err *run_step(struct kage_restore *r, bool finish, build_fn *
 	return kage_batch_run(r->stub, r->stub->threads[0], &b);
 }
 
-static struct kage_err *detach_session(struct kage_restore *r, struct kage_batch *b)
-{
-	if (r->options->detached)
-		BATCH_TRY(b, "begin a session", SYS_setsid);
-	return kage_fds_place(r, b);
-}
-
 static struct kage_err *bring_up(struct kage_restore *r, struct stub_area *area)
 {
 	TRY(build_memory(r, area));
 	TRY(kage_ctx_poll(r->ctx));
-	TRY(run_step(r, false, detach_session));
+	TRY(run_step(r, false, kage_fds_place));
 	TRY(threads_make(r));
 	TRY(run_step(r, true, NULL));
 	TRY(threads_build(r));
 	TRY(kage_fds_start(r));
 	TRY(kage_ctx_poll(r->ctx));
+	TRY(kage_session_begin(r));
 	return threads_release(r, area, r->options->stopped || r->process->stopped);
 }
 
@@ -171,9 +166,11 @@ static struct kage_err *live(struct kage_restore *r, struct kage_life *ret_life)
 	if (!e)
 		e = bring_up(r, &area);
 	if (e) {
+		kage_session_undo(r);
 		stub_destroy(r->stub);
 	} else {
 		ret_life->pid = r->stub->pid;
+		ret_life->redraw = r->redraw;
 		ret_life->pidfd = take_fd(&r->stub->pidfd);
 		kage_target_close(r->stub);
 	}

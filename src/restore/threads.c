@@ -139,6 +139,10 @@ static struct kage_err *load(struct kage_restore *r, size_t i)
 		return kage_err_nomem();
 	TRY(kage_threads_final_regs(r, r->process->threads[i], regs));
 	TRY(waits_begin(r, i, regs, &waiting));
+	/* A signal that waits already must hit the thread in its call, not before it: a program may go
+	 * by that it ends with EINTR. */
+	if (!waiting)
+		kage_arch_interrupt_call(r->process->threads[i]->syscall, regs);
 	return waiting ? NULL : kage_arch_set_regs(r->stub->threads[i]->tid, true, regs);
 }
 

@@ -1505,21 +1505,47 @@ static void test_terminal(void **state)
 	end(&s);
 }
 
+static void terminal_by_lines_setup(void)
+{
+	CHECK(setsid() > 0);
+	place_at(open(tty_name, O_RDWR), 10);
+	place_at(open(tty_name, O_WRONLY | O_NONBLOCK), 11);
+}
+
+/* Leaves an image of a program on a terminal that is gone. */
+static void capture_on_terminal(struct scene *s, body_fn *setup)
+{
+	int master, slave = open_pty(&master);
+
+	strcpy(tty_name, ptsname(master));
+	close(slave);
+	capture(s, setup);
+	kill_target(s);
+	close(master);
+}
+
 static void test_no_terminal(void **state)
 {
 	struct scene s = { .options.detached = true };
-	int master, slave = open_pty(&master);
 
 	(void)state;
-	strcpy(tty_name, ptsname(master));
-	close(slave);
-	capture(&s, terminal_setup);
-	kill_target(&s);
-	close(master);
+	capture_on_terminal(&s, terminal_by_lines_setup);
 	begin_restore(&s);
 	assert_true(is_named(s.r.obstacles, "no terminal", false));
 	none_fatal(s.r.obstacles);
 	live(&s, no_terminal_verify);
+	end(&s);
+}
+
+/* One that takes keys one by one would end at once, or spin. */
+static void test_no_keys(void **state)
+{
+	struct scene s = { .options.detached = true };
+
+	(void)state;
+	capture_on_terminal(&s, terminal_setup);
+	begin_restore(&s);
+	assert_true(is_named(s.r.obstacles, "takes keys", true));
 	end(&s);
 }
 
@@ -1630,6 +1656,7 @@ int main(void)
 		KIND(test_many),
 		KIND(test_terminal),
 		KIND(test_no_terminal),
+		KIND(test_no_keys),
 		KIND(test_library),
 		KIND(test_carried),
 	};
