@@ -11,25 +11,6 @@
 #include "kind/obstacles.h"
 #include "store/store.h"
 
-/* A history is named after the program unless the user says otherwise; characters that a name may
- * not have become '-'. */
-static void default_name(const char *comm, char name[64])
-{
-	size_t n = 0;
-
-	for (const char *p = comm; *p && n < 63; p++) {
-		bool fine = strchr("._+-", *p) || (*p >= '0' && *p <= '9') ||
-			    (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z');
-
-		if (n == 0 && (!fine || strchr("._+-", *p)))
-			continue;
-		name[n++] = fine ? *p : '-';
-	}
-	name[n] = '\0';
-	if (!n)
-		strcpy(name, "image");
-}
-
 static struct kage_err *set_words(struct kage_image *image, const struct kage_snap_options *o)
 {
 	Kage__Source *s = image->msg->source;
@@ -48,7 +29,7 @@ static struct kage_err *store(struct kage_store *store, struct kage_image *image
 	if (o->name)
 		snprintf(result->name, sizeof(result->name), "%s", o->name);
 	else
-		default_name(image->msg->processes[0]->comm, result->name);
+		kage_store_default_name(image->msg->processes[0]->comm, result->name);
 	TRY(set_words(image, o));
 	TRY(kage_store_put(store, result->name, image, &put, &stored));
 	result->number = stored.number;

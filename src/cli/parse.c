@@ -104,6 +104,20 @@ bool cli_parse_near(const char *a, const char *b)
 	return distance(a, b) <= (n < 4 ? 1 : 2);
 }
 
+bool cli_parse_number(const char *text, size_t length, uint64_t *ret_number)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < length; i++)
+		if (text[i] < '0' || text[i] > '9' || __builtin_mul_overflow(n, (uint64_t)10, &n) ||
+		    __builtin_add_overflow(n, (uint64_t)(text[i] - '0'), &n))
+			return false;
+	if (n == 0)
+		return false;
+	*ret_number = n;
+	return true;
+}
+
 bool cli_parse_wants_json(int argc, char **argv)
 {
 	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)

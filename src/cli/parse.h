@@ -17,6 +17,10 @@ int cli_parse(struct cli *cli, void *values, int argc, char **argv, int *ret_fir
 /** Whether A and B differ so little that one may be a slip for the other. */
 bool cli_parse_near(const char *a, const char *b);
 
+/** The number from 1 on that the LENGTH characters of TEXT spell in decimal digits; false when they
+ *  spell none. */
+bool cli_parse_number(const char *text, size_t length, uint64_t *ret_number);
+
 /** Whether --json stands among the options of ARGV: asked before they are parsed, so that even what
  *  is wrong with them can be told that way. */
 bool cli_parse_wants_json(int argc, char **argv);

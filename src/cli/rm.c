@@ -7,6 +7,7 @@
 
 #include "cli/cli.h"
 #include "cli/json.h"
+#include "cli/parse.h"
 #include "cli/progress.h"
 
 struct rm_values {
@@ -36,10 +37,8 @@ static struct kage_err *resolve_bound(struct kage_store *store, const char *name
 	_cleanup_free_ char *spec = cli_printf("%s@%.*s", name, (int)length, text);
 	_cleanup_free_ char *found = NULL;
 
-	if (length > 0 && strspn(text, "0123456789") >= length) {
-		*ret_number = strtoull(text, NULL, 10);
+	if (cli_parse_number(text, length, ret_number))
 		return NULL;
-	}
 	return kage_store_resolve(store, spec, &found, ret_number);
 }
 

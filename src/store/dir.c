@@ -23,7 +23,7 @@ struct kage_err *kage_store_check_name(const char *name)
 
 	if (n == 0)
 		return kage_err_new(KAGE_INVALID, "the name of a history cannot be empty");
-	if (n > 63)
+	if (n > KAGE_NAME_BYTES - 1)
 		return kage_err_new(KAGE_INVALID,
 				    "'%.20s...' is too long for a history: %zu characters, "
 				    "63 at most",
@@ -45,16 +45,33 @@ struct kage_err *kage_store_check_name(const char *name)
 	return NULL;
 }
 
+void kage_store_default_name(const char *comm, char name[KAGE_NAME_BYTES])
+{
+	size_t n = 0;
+
+	for (const char *p = comm; *p && n < KAGE_NAME_BYTES - 1; p++) {
+		unsigned char c = (unsigned char)*p;
+		bool letter = isascii(c) && isalnum(c), fine = letter || strchr("._+-", c);
+
+		if (n > 0 || letter)
+			name[n++] = fine ? *p : '-';
+	}
+	name[n] = '\0';
+	if (!n)
+		strcpy(name, "image");
+}
+
 void kage_dir_pack_name(uint64_t number, char name[PACK_NAME_BYTES])
 {
 	snprintf(name, PACK_NAME_BYTES, "%010llu.kage", (unsigned long long)number);
 }
 
-/* The number in a pack's file name, 0 for any other name. */
-static uint64_t number_of(const char *name)
+uint64_t kage_dir_pack_number(const char *name)
 {
 	uint64_t number = 0;
 
+	if (strlen(name) != 15)
+		return 0;
 	for (int i = 0; i < 10; i++) {
 		if (name[i] < '0' || name[i] > '9')
 			return 0;
@@ -102,7 +119,7 @@ struct kage_err *kage_dir_numbers(const struct history *h, uint64_t **ret_number
 
 	TRY_WRAP(open_dir(h->fd, ".", &dir), "history %s/%s", h->store->path, h->name);
 	while ((d = readdir(dir))) {
-		uint64_t number = strlen(d->d_name) == 15 ? number_of(d->d_name) : 0;
+		uint64_t number = kage_dir_pack_number(d->d_name);
 
 		if (!number)
 			continue;

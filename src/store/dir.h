@@ -50,6 +50,9 @@ void kage_dir_free_names(char **names, size_t n);
 /** The file name of image NUMBER within its history. */
 void kage_dir_pack_name(uint64_t number, char name[PACK_NAME_BYTES]);
 
+/** The number in a pack's file name, 0 for any other name. */
+uint64_t kage_dir_pack_number(const char *name);
+
 /** The path of image NUMBER for messages, fresh; NULL without memory. */
 char *kage_dir_pack_path(const struct history *h, uint64_t number);
 

@@ -3,6 +3,8 @@
  * What NAME@WHICH means. WHICH is a number; "latest" or "first"; -N, the N-th before the latest; or
  * an age such as 30s, 5min, 2h, 1d, 1w: the newest image that is at least as old.
  */
+#include "store/resolve.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,13 +20,6 @@ static const struct {
 } units[] = {
 	{ "s", 1 },     { "sec", 1 },     { "m", 60 },       { "min", 60 },   { "h", 3600 },
 	{ "d", 86400 }, { "day", 86400 }, { "days", 86400 }, { "w", 604800 },
-};
-
-enum which_kind { WHICH_NUMBER, WHICH_FIRST, WHICH_BEFORE, WHICH_AGE };
-
-struct which {
-	enum which_kind kind;
-	uint64_t n; /* the number, how many before the latest, or nanoseconds */
 };
 
 static struct kage_err *bad(const char *which)
@@ -49,26 +44,27 @@ static bool digits(const char *text, uint64_t *ret_n, const char **ret_end)
 	return errno == 0 && *ret_n < (uint64_t)1 << 60;
 }
 
-static struct kage_err *parse_which(const char *text, struct which *ret)
+struct kage_err *kage_which_parse(const char *text, struct kage_which *ret_which)
 {
 	const char *end;
 	uint64_t n;
 
 	if (strcmp(text, "latest") == 0)
-		*ret = (struct which){ WHICH_BEFORE, 0 };
+		*ret_which = (struct kage_which){ KAGE_WHICH_BEFORE, 0 };
 	else if (strcmp(text, "first") == 0)
-		*ret = (struct which){ WHICH_FIRST, 0 };
+		*ret_which = (struct kage_which){ KAGE_WHICH_FIRST, 0 };
 	else if (*text == '-' && digits(text + 1, &n, &end) && *end == '\0')
-		*ret = (struct which){ WHICH_BEFORE, n };
+		*ret_which = (struct kage_which){ KAGE_WHICH_BEFORE, n };
 	else if (digits(text, &n, &end) && *end == '\0')
-		*ret = (struct which){ WHICH_NUMBER, n };
+		*ret_which = (struct kage_which){ KAGE_WHICH_NUMBER, n };
 	else if (digits(text, &n, &end)) {
 		for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
 			if (strcmp(units[i].unit, end) != 0)
 				continue;
 			if (n > UINT64_MAX / 1000000000u / units[i].seconds)
 				return bad(text);
-			*ret = (struct which){ WHICH_AGE, n * units[i].seconds * 1000000000u };
+			*ret_which = (struct kage_which){ KAGE_WHICH_AGE,
+							  n * units[i].seconds * 1000000000u };
 			return NULL;
 		}
 		return bad(text);
@@ -114,8 +110,8 @@ static struct kage_err *find_age(const struct history *h, const uint64_t *number
 			    h->name, text, h->name, (unsigned long long)numbers[0]);
 }
 
-static struct kage_err *find(const struct history *h, const struct which *which, const char *text,
-			     uint64_t *ret_number)
+static struct kage_err *find(const struct history *h, const struct kage_which *which,
+			     const char *text, uint64_t *ret_number)
 {
 	_cleanup_free_ uint64_t *numbers = NULL;
 	size_t n;
@@ -124,20 +120,20 @@ static struct kage_err *find(const struct history *h, const struct which *which,
 	if (n == 0)
 		return kage_err_new(KAGE_NOTFOUND, "the history %s is empty", h->name);
 	switch (which->kind) {
-	case WHICH_NUMBER:
+	case KAGE_WHICH_NUMBER:
 		*ret_number = which->n;
 		return NULL;
-	case WHICH_FIRST:
+	case KAGE_WHICH_FIRST:
 		*ret_number = numbers[0];
 		return NULL;
-	case WHICH_BEFORE:
+	case KAGE_WHICH_BEFORE:
 		if (which->n >= n)
 			return kage_err_new(KAGE_NOTFOUND,
 					    "there is no %s@%s: the history has only %zu image%s",
 					    h->name, text, n, n == 1 ? "" : "s");
 		*ret_number = numbers[n - 1 - which->n];
 		return NULL;
-	case WHICH_AGE:
+	case KAGE_WHICH_AGE:
 		break;
 	}
 	return find_age(h, numbers, n, which->n, text, ret_number);
@@ -158,15 +154,15 @@ struct kage_err *kage_store_resolve(struct kage_store *store, const char *spec, 
 	const char *at = strchr(spec, '@');
 	const char *text = at ? at + 1 : "latest";
 	_cleanup_free_ char *name = at ? strndup(spec, (size_t)(at - spec)) : strdup(spec);
-	struct which which = { 0 };
+	struct kage_which which = { 0 };
 	uint64_t number = 0;
 
 	if (!name)
 		return kage_err_nomem();
-	TRY(parse_which(text, &which));
+	TRY(kage_which_parse(text, &which));
 	TRY(kage_dir_history_open(store, name, &h));
 	TRY(find(&h, &which, text, &number));
-	if (which.kind == WHICH_NUMBER)
+	if (which.kind == KAGE_WHICH_NUMBER)
 		TRY(check_exists(&h, number));
 	*ret_name = take_ptr(name);
 	*ret_number = number;

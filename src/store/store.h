@@ -39,6 +39,12 @@ struct kage_err *kage_store_put(struct kage_store *store, const char *name,
  *  or digit. KAGE_INVALID says what is wrong with it. */
 struct kage_err *kage_store_check_name(const char *name) _must_check_;
 
+enum { KAGE_NAME_BYTES = 64 }; /* with the zero at the end */
+
+/** A name for a history after the program COMM: characters that a name may not have become '-', and
+ *  are left out at the beginning. "image" where nothing is left. */
+void kage_store_default_name(const char *comm, char name[KAGE_NAME_BYTES]);
+
 /** Fails with KAGE_PERM when somebody other than root and the caller could have written the pack at
  *  PATH: through the file, its directory, or a directory above it. */
 struct kage_err *kage_store_check_trust(const char *path) _must_check_;
