@@ -8,7 +8,6 @@
  * is mapped, none again before it is unmapped, so that it never unmaps what somebody else got there
  * since.
  */
-#include <elf.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -21,8 +20,9 @@
 #include "sys/maps.h"
 #include "sys/text.h"
 #include "target/batch.h"
+#include "target/vdso.h"
 
-enum { AREA_MIN_BYTES = 64 * 1024, AREA_MARGIN_BYTES = 1 << 20 };
+enum { AREA_MIN_BYTES = 64 * 1024, AREA_MARGIN_BYTES = 1 << 20, VDSO_MAX_BYTES = 1 << 20 };
 
 void kage_site_destroy(struct kage_site *site)
 {
@@ -76,26 +76,20 @@ static struct kage_err *find_tail(struct kage_target *t, const struct kage_maps 
 struct kage_err *kage_site_find_zone(struct kage_target *t)
 {
 	_cleanup_(kage_maps_deinit) struct kage_maps maps = { 0 };
+	_cleanup_free_ uint8_t *bytes = NULL;
 	const struct kage_vma *v;
-	uint64_t code_end = 0, end;
-	Elf64_Phdr ph;
-	Elf64_Ehdr eh;
+	size_t size, code_end, end;
 
 	TRY(kage_maps_read(t->proc_fd, false, &maps));
 	v = kage_maps_named(&maps, "[vdso]");
-	if (!v)
+	if (!v || v->end - v->start > VDSO_MAX_BYTES)
 		return NULL;
-	TRY(kage_target_read(t, addr(v->start), &eh, sizeof(eh)));
-	for (unsigned i = 0; i < eh.e_phnum && i < 64; i++) {
-		TRY(kage_target_read(t, addr(v->start + eh.e_phoff + i * sizeof(ph)), &ph,
-				     sizeof(ph)));
-		if (ph.p_type == PT_LOAD)
-			code_end = ph.p_offset + ph.p_memsz;
-	}
-	/* Section headers and names may stand behind what is loaded. */
-	end = eh.e_shoff + (uint64_t)eh.e_shnum * eh.e_shentsize;
-	end = end > code_end ? end : code_end;
-	if (!code_end || end >= v->end - v->start)
+	size = v->end - v->start;
+	bytes = malloc(size);
+	if (!bytes)
+		return kage_err_nomem();
+	TRY(kage_target_read(t, addr(v->start), bytes, size));
+	if (!kage_vdso_ends(bytes, size, &code_end, &end))
 		return NULL;
 	t->zone_start = v->start + code_end;
 	t->zone_end = v->end;
