@@ -14,6 +14,10 @@
 /* task_struct.__state (include/linux/sched.h); above these bits it only says how it may be frozen. */
 enum { STATE_MASK = 0xff, STATE_INTERRUPTIBLE = 1 };
 
+/* Stays behind from any signal that a tracer saw, and means nothing while the thread sleeps
+ * (kernel/signal.c, ptrace_signal()). */
+enum { JOBCTL_STOP_DEQUEUED = 1 << 16 };
+
 enum { CHOICES = 3, BEHIND_NS = 100 * 1000 };
 
 static bool sleeps_in_known_call(const struct kage_taskthread *seen)
@@ -43,9 +47,9 @@ bool kage_asleep_take(const struct kage_target *t, const struct kage_taskthread 
 
 	/* Filters (seccomp) can be read from stopped threads only. */
 	if (!seen->asleep || (seen->task.pulse.state & STATE_MASK) != STATE_INTERRUPTIBLE ||
-	    seen->task.exit_state || seen->task.jobctl || seen->task.ptrace ||
-	    seen->task.seccomp_mode || seen->signals_cut || t->info->signals_cut ||
-	    !sleeps_in_known_call(seen))
+	    seen->task.exit_state || seen->task.jobctl & ~(uint64_t)JOBCTL_STOP_DEQUEUED ||
+	    seen->task.ptrace || seen->task.seccomp_mode || seen->signals_cut ||
+	    t->info->signals_cut || !sleeps_in_known_call(seen))
 		return false;
 	e = kage_arch_task_regs(seen, &thread->regs);
 	if (e) {
