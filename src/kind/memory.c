@@ -267,11 +267,19 @@ static struct kage_err *capture_mapping(struct kage_capture *c, Kage__Memory *m,
 	}
 }
 
+/* Behind its contents a restored process may have slots (target/batch.h), which are no part of it: this is
+ * zero in every new process. */
+static void clear_tail(const struct kage_target *t, const struct kage_vma *v, uint8_t *code)
+{
+	if (t->tail_start > v->start && t->tail_start < v->end)
+		memset(code + (t->tail_start - v->start), 0, v->end - t->tail_start);
+}
+
 static struct kage_err *hash_vdso(struct kage_capture *c, Kage__Memory *m)
 {
 	for (size_t i = 0; i < c->maps.n; i++) {
 		const struct kage_vma *v = &c->maps.vmas[i];
-		_cleanup_free_ void *code = NULL;
+		_cleanup_free_ uint8_t *code = NULL;
 		XXH128_canonical_t hash;
 
 		if (strcmp(v->path, "[vdso]") != 0)
@@ -280,6 +288,7 @@ static struct kage_err *hash_vdso(struct kage_capture *c, Kage__Memory *m)
 		if (!code)
 			return kage_err_nomem();
 		TRY(kage_target_read(c->target, addr(v->start), code, v->end - v->start));
+		clear_tail(c->target, v, code);
 		XXH128_canonicalFromHash(&hash, XXH3_128bits(code, v->end - v->start));
 		m->vdso_hash.data = arena_dup(&c->image->arena, &hash, sizeof(hash));
 		m->vdso_hash.len = m->vdso_hash.data ? sizeof(hash) : 0;

@@ -130,6 +130,16 @@ static struct kage_err *name_restarted(struct kage_capture *c, const struct kage
 	return NULL;
 }
 
+/* Whether the time of a restored thread lies where it will not be in the next life. */
+static bool is_in_slot(const struct kage_capture *c, const struct kage_timed_call *call,
+		       const Kage__SyscallState *state)
+{
+	uint64_t at = state->args[call->arg];
+
+	return call->kind == KAGE_TIME_TIMESPEC && c->target->tail_start &&
+	       at >= c->target->tail_start && at < c->target->zone_end;
+}
+
 /* How much of its time a waiting call has left: what the kernel has noted, else all of it. */
 static struct kage_err *time_left(struct kage_capture *c, const struct kage_regs *regs,
 				  const struct kage_inside_thread *in, Kage__SyscallState *state)
@@ -150,9 +160,11 @@ static struct kage_err *time_left(struct kage_capture *c, const struct kage_regs
 		state->left_ns = in->left_ns;
 		return NULL;
 	}
+	if (is_in_slot(c, &call, state))
+		state->restart = KAGE__SYSCALL_STATE__RESTART__TIME_LEFT;
 	if (state->restart != KAGE__SYSCALL_STATE__RESTART__TIME_LEFT)
 		return NULL;
-	if (in->has_expiry) {
+	if (in->has_expiry && call.restart_block) {
 		now = kage_clock_ns((clockid_t)in->expiry_clock);
 		state->left_ns = in->expiry_ns > now ? in->expiry_ns - now : 0;
 	} else if (call.kind == KAGE_TIME_MS) {

@@ -36,11 +36,22 @@ struct kage_err *threads_make(struct kage_restore *r) _must_check_;
 /** Gives each thread what is its own; takes rights away. */
 struct kage_err *threads_build(struct kage_restore *r) _must_check_;
 
-/** Begins the wait of thread I, whose final registers are FINAL, again with the time that was left, and
- *  leaves the thread interrupted in it, with all registers in place. *RET_BEGUN is false for a
- *  thread that was not in such a call. */
-struct kage_err *waits_begin(struct kage_restore *r, size_t i, const struct kage_regs *final,
-			     bool *ret_begun) _must_check_;
+/* What is common to the waits of one restore. */
+struct waits {
+	bool looked;    /* for slots */
+	size_t n_slots; /* given so far */
+};
+
+/** Lets thread I, which stands before the call that it waited in with registers REGS, wait no longer than
+ *  what was left of its time. *RET_BEGUN: it has been made to enter the call, and is left interrupted in
+ *  it, all registers in place. Else REGS may have changed, and have yet to be loaded. */
+struct kage_err *waits_begin(struct kage_restore *r, struct waits *w, size_t i,
+			     struct kage_regs *regs, bool *ret_begun) _must_check_;
+
+/** Lets those threads go that waited in a call on a socket for a time that the socket says, so that they
+ *  wait no longer than what was left of it. All have their final registers and masks; the others
+ *  still stand. */
+void waits_release_on_sockets(struct kage_restore *r);
 
 /** Takes the batch's memory away, loads registers and masks, lets go. From here on the process runs
  *  (or stands stopped by SIGSTOP, with STOPPED). */

@@ -130,19 +130,20 @@ static struct kage_err *unmap_area(struct kage_restore *r, const struct stub_are
 }
 
 /* Registers of thread I, or a wait begun anew. */
-static struct kage_err *load(struct kage_restore *r, size_t i)
+static struct kage_err *load(struct kage_restore *r, struct waits *w, size_t i)
 {
+	const Kage__Thread *msg = r->process->threads[i];
 	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
 	bool waiting;
 
 	if (!regs)
 		return kage_err_nomem();
-	TRY(kage_threads_final_regs(r, r->process->threads[i], regs));
-	TRY(waits_begin(r, i, regs, &waiting));
+	TRY(kage_threads_final_regs(r, msg, regs));
+	TRY(waits_begin(r, w, i, regs, &waiting));
 	/* A signal that waits already must hit the thread in its call, not before it: a program may go
 	 * by that it ends with EINTR. */
 	if (!waiting)
-		kage_arch_interrupt_call(r->process->threads[i]->syscall, regs);
+		kage_arch_interrupt_call(msg->syscall, regs);
 	return waiting ? NULL : kage_arch_set_regs(r->stub->threads[i]->tid, true, regs);
 }
 
@@ -181,14 +182,17 @@ static struct kage_err *stop_all(struct kage_target *stub)
 struct kage_err *threads_release(struct kage_restore *r, const struct stub_area *area, bool stopped)
 {
 	struct kage_target *stub = r->stub;
+	struct waits w = { 0 };
 
 	for (size_t i = 0; i < stub->n_threads; i++)
-		TRY_WRAP(load(r, i), "thread %d", r->process->threads[i]->tid);
+		TRY_WRAP(load(r, &w, i), "thread %d", r->process->threads[i]->tid);
 	TRY(unmap_area(r, area));
 	if (stopped)
 		TRY(stop_all(stub));
 	for (size_t i = 0; i < stub->n_threads; i++)
 		TRY(set_mask(r, i));
+	if (!stopped)
+		waits_release_on_sockets(r);
 	stub->ours = false;
 	kage_site_destroy(take_ptr(stub->site));
 	kage_target_thaw(stub, false);

@@ -106,6 +106,13 @@ struct kage_site {
 /** Notes where in T a runner would be executing, for kage_target_read_threads(). */
 struct kage_err *kage_site_find_zone(struct kage_target *t) _must_check_;
 
+enum { KAGE_SLOT_BYTES = 16 };
+
+/** The address of slot I in T: bytes behind the vDSO's contents that no runner covers, and that stay
+ *  as they are as long as the process lives. 0: there are not that many, or the zone was not found
+ *  yet. */
+uint64_t kage_site_slot(const struct kage_target *t, size_t i);
+
 /** Takes the area away and puts the vDSO's bytes back. Called by thaw. */
 void kage_site_leave(struct kage_target *t);
 void kage_site_destroy(struct kage_site *site);

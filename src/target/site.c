@@ -54,13 +54,18 @@ static struct kage_err *choose_signal(struct kage_target *t, int *ret_signal)
 	return NULL;
 }
 
+static uint64_t runner_start(const struct kage_target *t)
+{
+	return (t->tail_start + 15) & ~15ull;
+}
+
 /* Finds room for SIZE bytes behind the vDSO's contents. What a killed kage left there is overwritten:
  * no thread executes it any more (kage_target_read_threads() saw to that). */
 static struct kage_err *find_tail(struct kage_target *t, const struct kage_maps *maps, size_t size,
 				  uint64_t *ret_address)
 {
 	const struct kage_vma *v = kage_maps_named(maps, "[vdso]");
-	uint64_t at = (t->tail_start + 15) & ~15ull;
+	uint64_t at = runner_start(t);
 
 	if (!v || !t->tail_start || at + size > v->end || page_floor(at) != page_floor(at + size))
 		return kage_err_new(
@@ -94,6 +99,41 @@ struct kage_err *kage_site_find_zone(struct kage_target *t)
 	t->zone_start = v->start + code_end;
 	t->zone_end = v->end;
 	t->tail_start = v->start + end;
+	return NULL;
+}
+
+/* The runner lies at the beginning of the tail, the slots at its end. */
+static uint64_t runner_end(const struct kage_target *t)
+{
+	size_t size;
+
+	kage_arch_runner(&size);
+	return runner_start(t) + size;
+}
+
+uint64_t kage_site_slot(const struct kage_target *t, size_t i)
+{
+	uint64_t room =
+		t->tail_start && t->zone_end > runner_end(t) ? t->zone_end - runner_end(t) : 0;
+
+	/* All of them in the last page, of which they make one private copy. */
+	if (room > KAGE_PAGE_BYTES)
+		room = KAGE_PAGE_BYTES;
+	return i < room / KAGE_SLOT_BYTES ? t->zone_end - (i + 1) * KAGE_SLOT_BYTES : 0;
+}
+
+/* Whether there is something in slots: then the page is the process's own, and has to stay so. */
+static struct kage_err *has_slots(struct kage_target *t, bool *ret_has)
+{
+	uint8_t bytes[KAGE_PAGE_BYTES];
+	uint64_t end = runner_end(t), size = t->zone_end - end;
+
+	*ret_has = false;
+	if (end >= t->zone_end || size > sizeof(bytes))
+		return NULL;
+	TRY(kage_target_read(t, addr(end), bytes, size));
+	for (size_t i = 0; i < size; i++)
+		*ret_has |= bytes[i] != 0;
 	return NULL;
 }
 
@@ -213,6 +253,7 @@ static struct kage_err *leave_live(struct kage_target *t)
 	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
 	_cleanup_free_ uint8_t *zeros = calloc(1, s->code_size);
 	const uint64_t args[6] = { s->area, s->area_bytes };
+	bool keep = false;
 	int64_t result;
 
 	s->page_dropped = false;
@@ -225,8 +266,10 @@ static struct kage_err *leave_live(struct kage_target *t)
 		TRY(one_call(t, thread, regs, &result));
 		s->area = 0;
 	}
+	err_drop(has_slots(t, &keep));
 	/* Without it (no right to make a process) the page stays a private copy, zeroed. */
-	err_drop(kage_janitor_make(t, thread, &janitor));
+	if (!keep)
+		err_drop(kage_janitor_make(t, thread, &janitor));
 	TRY(put_back(t, thread));
 	if (janitor)
 		err_drop(kage_janitor_drop_page(t, janitor));

@@ -112,44 +112,6 @@ void kage_arch_settle_syscall(struct kage_regs *regs, Kage__SyscallState *state)
 				       : KAGE__SYSCALL_STATE__RESTART__AGAIN;
 }
 
-/* Which calls a handler always ends (signal(7): those that are never restarted), and which never. All
- * others go by SA_RESTART. */
-static int restart_error(uint64_t number, bool timed)
-{
-	switch (number) {
-	case SYS_clone:
-	case SYS_clone3:
-	case SYS_fork:
-	case SYS_vfork:
-		return ERESTARTNOINTR;
-	case SYS_pause:
-	case SYS_rt_sigsuspend:
-	case SYS_poll:
-	case SYS_ppoll:
-	case SYS_select:
-	case SYS_pselect6:
-	case SYS_msgrcv:
-	case SYS_msgsnd:
-		return ERESTARTNOHAND;
-	default:
-		return timed || kage_x86_ends_with_eintr(number) ? ERESTARTNOHAND : ERESTARTSYS;
-	}
-}
-
-bool kage_arch_interrupt_call(const Kage__SyscallState *state, struct kage_regs *regs)
-{
-	bool timed;
-
-	if (!state || !state->in_progress || state->restart == KAGE__SYSCALL_STATE__RESTART__NONE ||
-	    regs->gp.rax != state->number)
-		return false;
-	timed = state->restart == KAGE__SYSCALL_STATE__RESTART__TIME_LEFT;
-	regs->gp.orig_rax = state->number;
-	regs->gp.rax = (uint64_t)-restart_error(state->number, timed);
-	regs->gp.rip += KAGE_ARCH_SYSCALL_BYTES;
-	return true;
-}
-
 /* Both ways in one list, so that no register is forgotten in one of them. */
 /* clang-format off */
 #define EACH_REGISTER(X)                                                \

@@ -242,3 +242,101 @@ bool kage_arch_restart_number(enum kage_restart kind, const uint64_t args[6],
 		return number_in_code(code, ret_number);
 	}
 }
+
+/* --- interrupted ---------------------------------------------------------------------------------- */
+
+static bool is_futex_wait(const uint64_t args[6])
+{
+	uint64_t op = args[1] & FUTEX_CMD_MASK;
+
+	return op == FUTEX_WAIT || op == FUTEX_WAIT_BITSET;
+}
+
+/* A handler ends these with EINTR, whatever SA_RESTART says (signal(7), "Interruption of system calls and
+ * library functions by signal handlers"). */
+static bool never_restarted(const Kage__SyscallState *state, const uint64_t args[6])
+{
+	switch (state->number) {
+	case SYS_pause:
+	case SYS_rt_sigsuspend:
+	case SYS_poll:
+	case SYS_ppoll:
+	case SYS_select:
+	case SYS_pselect6:
+	case SYS_nanosleep:
+	case SYS_clock_nanosleep:
+	case SYS_msgrcv:
+	case SYS_msgsnd:
+		return true;
+	case SYS_futex:
+		return is_futex_wait(args) && args[3];
+	default:
+		/* With a time left: sockets that have a timeout. */
+		return kage_x86_ends_with_eintr(state->number) ||
+		       state->restart == KAGE__SYSCALL_STATE__RESTART__TIME_LEFT;
+	}
+}
+
+/* A handler without SA_RESTART ends these with EINTR. All calls that are in neither list can only be made
+ * again: for them nothing is known that a handler would change. */
+static bool may_be_restarted(uint64_t number, const uint64_t args[6])
+{
+	switch (number) {
+	case SYS_read:
+	case SYS_readv:
+	case SYS_write:
+	case SYS_writev:
+	case SYS_ioctl:
+	case SYS_open:
+	case SYS_openat:
+	case SYS_wait4:
+	case SYS_waitid:
+	case SYS_accept:
+	case SYS_accept4:
+	case SYS_connect:
+	case SYS_recvfrom:
+	case SYS_recvmsg:
+	case SYS_recvmmsg:
+	case SYS_sendto:
+	case SYS_sendmsg:
+	case SYS_sendmmsg:
+	case SYS_flock:
+	case SYS_fcntl:
+	case SYS_mq_timedsend:
+	case SYS_mq_timedreceive:
+	case SYS_futex_waitv:
+		return true;
+	case SYS_futex:
+		return is_futex_wait(args);
+	default:
+		return false;
+	}
+}
+
+/* What the kernel returns inside itself for the call when it is interrupted; 0: not known. */
+static int restart_error(const Kage__SyscallState *state, const struct kage_regs *regs)
+{
+	uint64_t args[6];
+
+	for (int i = 0; i < 6; i++)
+		args[i] = kage_arch_arg(regs, i);
+	if (never_restarted(state, args))
+		return ERESTARTNOHAND;
+	return may_be_restarted(state->number, args) ? ERESTARTSYS : 0;
+}
+
+bool kage_arch_interrupt_call(const Kage__SyscallState *state, struct kage_regs *regs)
+{
+	int error;
+
+	if (!state || !state->in_progress || state->restart == KAGE__SYSCALL_STATE__RESTART__NONE ||
+	    regs->gp.rax != state->number)
+		return false;
+	error = restart_error(state, regs);
+	if (!error)
+		return false;
+	regs->gp.orig_rax = state->number;
+	regs->gp.rax = (uint64_t)-error;
+	regs->gp.rip += KAGE_ARCH_SYSCALL_BYTES;
+	return true;
+}
