@@ -43,6 +43,12 @@ static struct timespec wanted(void)
 				  (long)((seconds - (double)(time_t)seconds) * 1e9) };
 }
 
+/* The program's own time is as it was. */
+static bool is_wanted(const struct timespec *t)
+{
+	return t->tv_sec == wanted().tv_sec && t->tv_nsec == wanted().tv_nsec;
+}
+
 static struct timespec deadline(clockid_t clock)
 {
 	int64_t at = kt_now_ns(clock) + (int64_t)(seconds * 1e9);
@@ -225,6 +231,7 @@ static void call_epoll_pwait2(void)
 	int ep = epoll_of(eventfd(0, 0));
 
 	KT(CALL(syscall(SYS_epoll_pwait2, ep, &e, 1, &t, NULL, 8)) == 0, "errno %d", errno);
+	KT(is_wanted(&t));
 }
 
 static uint32_t word;
@@ -269,6 +276,7 @@ static void call_sigtimedwait(void)
 	sigaddset(&set, SIGUSR2);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	KT(CALL(sigtimedwait(&set, NULL, &t)) == -1 && errno == EAGAIN, "errno %d", errno);
+	KT(is_wanted(&t));
 }
 
 static void tell_ipc(const char *what, int id)
@@ -285,46 +293,73 @@ static void call_semtimedop(void)
 	KT_NEED(id >= 0);
 	tell_ipc("s", id);
 	KT(CALL(semtimedop(id, &op, 1, &t)) == -1 && errno == EAGAIN, "errno %d", errno);
+	KT(is_wanted(&t));
 	semctl(id, 0, IPC_RMID);
 }
 
-static int udp_socket(void)
+static struct timeval timeout; /* of the socket, as the kernel has rounded it */
+
+static int timeout_of(int fd, struct timeval *ret_timeout)
+{
+	socklen_t size = sizeof(*ret_timeout);
+
+	return getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, ret_timeout, &size);
+}
+
+static void set_timeout(int fd, struct timespec ts)
+{
+	struct timeval t = { ts.tv_sec, ts.tv_nsec / 1000 };
+
+	KT_NEED(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t)) == 0);
+	KT_NEED(timeout_of(fd, &timeout) == 0);
+}
+
+static bool has_timeout(int fd)
+{
+	struct timeval now;
+
+	return timeout_of(fd, &now) == 0 && now.tv_sec == timeout.tv_sec &&
+	       now.tv_usec == timeout.tv_usec;
+}
+
+static int udp_socket(struct timespec time)
 {
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
-	struct timeval t = { wanted().tv_sec, wanted().tv_nsec / 1000 };
 	int fd = socket(AF_INET, SOCK_DGRAM, 0);
 
 	KT_NEED(fd >= 0 && bind(fd, (void *)&a, sizeof(a)) == 0);
-	KT_NEED(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t)) == 0);
+	set_timeout(fd, time);
 	return fd;
 }
 
 static void call_recv_timeout(void)
 {
-	int fd = udp_socket();
+	int fd = udp_socket(wanted());
 	char c;
 
 	KT(CALL(recv(fd, &c, 1, 0)) == -1 && errno == EAGAIN, "errno %d", errno);
+	KT(has_timeout(fd));
 }
 
 static void call_recvmsg_timeout(void)
 {
-	int fd = udp_socket();
+	int fd = udp_socket(wanted());
 	char c;
 	struct iovec v = { &c, 1 };
 	struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1 };
 
 	KT(CALL(recvmsg(fd, &m, 0)) == -1 && errno == EAGAIN, "errno %d", errno);
+	KT(has_timeout(fd));
 }
 
 static void call_accept_timeout(void)
 {
-	struct timeval t = { wanted().tv_sec, wanted().tv_nsec / 1000 };
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 
 	KT_NEED(fd >= 0 && listen(fd, 3) == 0);
-	KT_NEED(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t)) == 0);
+	set_timeout(fd, wanted());
 	KT(CALL(accept(fd, NULL, NULL)) == -1 && errno == EAGAIN, "errno %d", errno);
+	KT(has_timeout(fd));
 }
 
 /* On one of a connected pair: such sockets are only for survivors in this version. */
@@ -376,8 +411,11 @@ static void wake_word(void)
 static void call_futex_forever(void)
 {
 	by_event(wake_word);
-	KT(CALL(syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0)) == 0, "errno %d",
-	   errno);
+	/* In a new life it may be woken before it has come to sleep again. */
+	KT(CALL(syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0)) == 0 ||
+		   errno == EAGAIN,
+	   "errno %d", errno);
+	KT(word == 1);
 }
 
 static void call_pipe_read(void)
@@ -490,17 +528,149 @@ static void call_sigwaitinfo(void)
 	KT(CALL(sigwaitinfo(&set, &info)) == SIGUSR1, "errno %d", errno);
 }
 
-/* A handler without SA_RESTART: the call must end with EINTR, once, and only by that signal. */
-static void call_read_interrupted(void)
+/* --- those that a handler ends, once, and only by that signal ----------------------------------- */
+
+static volatile sig_atomic_t n_handled;
+
+static void count(int s)
 {
-	struct sigaction action = { .sa_handler = on_signal };
-	char c;
+	(void)s;
+	n_handled++;
+}
+
+static void by_signal(int flags)
+{
+	struct sigaction action = { .sa_handler = count, .sa_flags = flags };
 
 	sigaction(SIGUSR1, &action, NULL);
-	KT_NEED(pipe(pair) == 0);
 	by_event(send_signal);
-	KT(CALL(read(pair[0], &c, 1)) == -1 && errno == EINTR, "errno %d", errno);
 }
+
+/* A time that does not pass before the signal comes. */
+static struct timespec long_time(void)
+{
+	return (struct timespec){ wanted().tv_sec + 30, wanted().tv_nsec };
+}
+
+static bool is_long(const struct timespec *t)
+{
+	return t->tv_sec == long_time().tv_sec && t->tv_nsec == long_time().tv_nsec;
+}
+
+/* What is left of it: 50 ms at least must have passed. */
+static bool is_left_of_long(int64_t s, int64_t ns)
+{
+	struct timespec whole = long_time();
+
+	return s > 20 &&
+	       s * 1000000000 + ns <= (int64_t)whole.tv_sec * 1000000000 + whole.tv_nsec - 50000000;
+}
+
+static void call_read_interrupted(void)
+{
+	char c;
+
+	KT_NEED(pipe(pair) == 0);
+	by_signal(0);
+	KT(CALL(read(pair[0], &c, 1)) == -1 && errno == EINTR, "errno %d", errno);
+	KT(n_handled == 1);
+}
+
+static void signal_and_poke(void)
+{
+	send_signal();
+	while (!n_handled)
+		kt_nap(1);
+	poke_pair();
+}
+
+static void call_read_restarted(void)
+{
+	char got[8] = "";
+
+	KT_NEED(pipe(pair) == 0);
+	by_signal(SA_RESTART);
+	on_go = signal_and_poke;
+	KT(CALL(read(pair[0], got, 8)) == 4 && memcmp(got, "poke", 4) == 0, "errno %d", errno);
+	KT(n_handled >= 1);
+}
+
+static void call_nanosleep_interrupted(void)
+{
+	struct timespec t = long_time(), left = t;
+
+	by_signal(SA_RESTART);
+	KT(CALL(nanosleep(&t, &left)) == -1 && errno == EINTR, "errno %d", errno);
+	KT(is_long(&t));
+	KT(is_left_of_long(left.tv_sec, left.tv_nsec), "left %ld.%09ld", left.tv_sec, left.tv_nsec);
+}
+
+static void call_futex_interrupted(void)
+{
+	struct timespec t = long_time();
+
+	by_signal(SA_RESTART);
+	KT(CALL(syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &t, NULL, 0)) == -1 &&
+		   errno == EINTR,
+	   "errno %d", errno);
+	KT(is_long(&t));
+}
+
+static void call_select_interrupted(void)
+{
+	struct timeval t = { long_time().tv_sec, long_time().tv_nsec / 1000 };
+
+	by_signal(SA_RESTART);
+	KT(CALL(syscall(SYS_select, 0, NULL, NULL, NULL, &t)) == -1 && errno == EINTR, "errno %d",
+	   errno);
+	KT(is_left_of_long(t.tv_sec, t.tv_usec * 1000), "left %ld.%06ld", t.tv_sec, t.tv_usec);
+}
+
+/* The kernel cannot write what is left where it may not write. */
+static void call_ppoll_constant(void)
+{
+	struct timespec *t =
+		mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	*t = wanted();
+	KT_NEED(mprotect(t, 4096, PROT_READ) == 0);
+	KT(CALL(syscall(SYS_ppoll, NULL, 0, t, NULL, 8)) == 0, "errno %d", errno);
+	KT(is_wanted(t));
+}
+
+static void call_epoll_interrupted(void)
+{
+	struct epoll_event e;
+	int ep = epoll_of(eventfd(0, 0));
+
+	by_signal(SA_RESTART);
+	KT(CALL(epoll_wait(ep, &e, 1, (int)long_time().tv_sec * 1000)) == -1 && errno == EINTR,
+	   "errno %d", errno);
+}
+
+static void call_epoll_pwait2_interrupted(void)
+{
+	struct timespec t = long_time();
+	struct epoll_event e;
+	int ep = epoll_of(eventfd(0, 0));
+
+	by_signal(SA_RESTART);
+	KT(CALL(syscall(SYS_epoll_pwait2, ep, &e, 1, &t, NULL, 8)) == -1 && errno == EINTR,
+	   "errno %d", errno);
+	KT(is_long(&t));
+}
+
+static void call_recv_interrupted(void)
+{
+	int fd = udp_socket(long_time());
+	char c;
+
+	by_signal(SA_RESTART);
+	KT(CALL(recv(fd, &c, 1, 0)) == -1 && errno == EINTR, "errno %d", errno);
+	KT(has_timeout(fd));
+}
+
+/* --- and others that end when something happens -------------------------------------------------- */
 
 static int queue;
 
@@ -735,6 +905,7 @@ static const struct {
 	RESTORED(poll),
 	RESTORED(poll_nothing),
 	RESTORED(ppoll),
+	RESTORED(ppoll_constant),
 	RESTORED(select),
 	RESTORED(pselect),
 	RESTORED(epoll_wait),
@@ -758,6 +929,13 @@ static const struct {
 	RESTORED(sigsuspend),
 	RESTORED(sigwaitinfo),
 	RESTORED(read_interrupted),
+	RESTORED(read_restarted),
+	RESTORED(nanosleep_interrupted),
+	RESTORED(futex_interrupted),
+	RESTORED(select_interrupted),
+	RESTORED(epoll_interrupted),
+	RESTORED(epoll_pwait2_interrupted),
+	RESTORED(recv_interrupted),
 	RESTORED(msgrcv),
 	RESTORED(semop),
 	RESTORED(flock),
