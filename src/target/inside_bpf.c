@@ -15,11 +15,20 @@
 #define VM_LOCKED      0x00002000u
 #define VM_LOCKONFAULT 0x00080000u
 
+/* While a futex is waited for again the kernel's note says that nothing is to be gone on with; all other calls
+ * leave it in place (kernel/futex/waitwake.c, futex_wait_restart()). */
+static enum kage_restart restart_kind(const struct kage_taskthread *t)
+{
+	if (t->restart_kind == KAGE_RESTART_NONE && kage_taskthread_restarting(t))
+		return KAGE_RESTART_FUTEX;
+	return t->restart_kind;
+}
+
 static void fill_expiry(const struct kage_taskthread *t, struct kage_inside_thread *in)
 {
 	const struct kage_task_restart *r = &t->restart;
 
-	in->restart_kind = t->restart_kind;
+	in->restart_kind = restart_kind(t);
 	in->expiry_clock = CLOCK_MONOTONIC;
 	switch (t->restart_kind) {
 	case KAGE_RESTART_NANOSLEEP:
