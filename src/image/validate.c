@@ -99,6 +99,11 @@ static struct kage_err *check_message(const ProtobufCMessage *m)
 {
 	for (unsigned i = 0; i < m->descriptor->n_fields; i++)
 		TRY(check_field(m, &m->descriptor->fields[i]));
+	/* Fields of a later version are kept; the decoder takes the number 0 in a long form only, so that
+	 * it would not take what the encoder makes of it. */
+	for (unsigned i = 0; i < m->n_unknown_fields; i++)
+		if (m->unknown_fields[i].tag == 0)
+			return bad("%s has a field with the number 0", m->descriptor->short_name);
 	return NULL;
 }
 

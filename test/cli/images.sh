@@ -137,6 +137,9 @@ wait $kage
 
 try "$KAGE" rm sleep@9 --yes
 is "$status" 1 "rm of what is not there"
+try "$KAGE" rm sleep@0..0 --yes
+is "$status" 1 "rm of a range that begins before the first image"
+like "$err" "no image sleep@0; its 2 images are from 1 to 2" "says which there are"
 is "$("$KAGE" rm sleep@1..2 --json)" '{"removed":2}' "rm of a range"
 is "$("$KAGE" rm nap@latest)" "1 image removed" "rm of one"
 try "$KAGE" log
