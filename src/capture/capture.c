@@ -14,6 +14,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -34,7 +36,7 @@ enum {
 	 * meanwhile are better met at another instant. */
 	SPAN_NS = 1000 * 1000,
 	COPY_BYTES_PER_NS = 8,
-	SLEEPY_ROUNDS = 2,
+	SLEEPY_ROUNDS = 4,
 };
 
 /* What a round has seen. */
@@ -72,12 +74,12 @@ static struct kage_err *begin_round(struct kage_capture *c)
 
 /* The kernel's own knowledge if we may have it; else the target will have to be asked. For tests
  * KAGE_RUNG names the highest rung that may be used. */
-static struct kage_err *open_reader(struct kage_capture *c, bool keep_still)
+static struct kage_err *open_reader(struct kage_capture *c)
 {
 	const char *forced = secure_getenv("KAGE_RUNG");
 	struct kage_err *e;
 
-	c->stop_all = keep_still || (forced && strcmp(forced, "0") != 0);
+	c->stop_all = c->keep_still || (forced && strcmp(forced, "0") != 0);
 	if (forced && strcmp(forced, "2") == 0)
 		return NULL;
 	e = kage_taskread_open(KAGE_TASKREAD_PINS, &c->reader);
@@ -90,11 +92,11 @@ static struct kage_err *open_reader(struct kage_capture *c, bool keep_still)
 
 /* Beside the running target. Flags of mappings are slow to read (a walk over all page tables), so
  * they are read here and are good as long as the map is the same in the freeze. */
-static struct kage_err *look(struct kage_capture *c, bool keep_still)
+static struct kage_err *look(struct kage_capture *c)
 {
 	uint64_t bytes = 0;
 
-	TRY(open_reader(c, keep_still));
+	TRY(open_reader(c));
 	TRY(kage_maps_read(c->target->proc_fd, true, &c->maps));
 	TRY(kage_looked_look(c));
 	if (c->checking)
@@ -198,18 +200,53 @@ static struct kage_err *see_one_instant(struct kage_capture *c)
 	return NULL;
 }
 
-static struct kage_err *take(struct kage_capture *c, bool keep_still)
+static struct kage_err *see_and_let_go(struct kage_capture *c)
 {
-	struct kage_err *e;
+	struct kage_err *e = see_one_instant(c);
 
-	TRY(look(c, keep_still));
-	TRY(kage_ctx_poll(c->ctx));
-	e = see_one_instant(c);
 	if (!e)
 		source_pause(c);
-	if (e || !keep_still)
+	if (e || !c->keep_still)
 		kage_target_thaw(c->target, false);
-	TRY(e);
+	return e;
+}
+
+static void *own_thread(void *arg)
+{
+	const struct sched_param urgent = { .sched_priority = 1 };
+
+	/* Whoever stops others should not have to wait for a processor. It is a wish, not a need. */
+	(void)pthread_setschedparam(pthread_self(), SCHED_FIFO, &urgent);
+	return see_and_let_go(arg);
+}
+
+/* In a thread of its own, whose end lets go of threads of the target that are traced without being
+ * stopped (target/ambush.c). Signals have to wait meanwhile, as they do in that thread. */
+static struct kage_err *see_in_own_thread(struct kage_capture *c)
+{
+	sigset_t all, before;
+	pthread_t thread;
+	void *e = NULL;
+	int r;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	r = pthread_create(&thread, NULL, own_thread, c);
+	if (r == 0)
+		pthread_join(thread, &e);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return r == 0 ? e : kage_err_sys(r, "start a thread");
+}
+
+static struct kage_err *take(struct kage_capture *c)
+{
+	TRY(look(c));
+	TRY(kage_ctx_poll(c->ctx));
+	/* A target that is to be kept stays with the thread that has stopped it. */
+	if (c->keep_still)
+		TRY(see_and_let_go(c));
+	else
+		TRY(see_in_own_thread(c));
 	TRY(kage_fds_finish(c));
 	TRY(source_fill(c));
 	c->image->pages = kage_mem_pages_finish(take_ptr(c->pages));
@@ -224,12 +261,13 @@ struct kage_err *kage_capture(struct kage_ctx *ctx, struct kage_target *t,
 	struct kage_capture c = { .ctx = ctx,
 				  .target = t,
 				  .carry = options->carry,
+				  .keep_still = options->keep_still,
 				  .checking = options->checking,
 				  .obstacles = obstacles };
 	struct kage_err *e = kage_mem_pages_create(&c.pages);
 
 	if (!e)
-		e = take(&c, options->keep_still);
+		e = take(&c);
 	if (!e)
 		*ret_image = take_ptr(c.image);
 	else if (t->frozen)

@@ -43,9 +43,7 @@ struct kage_err *source_instant(struct kage_capture *c)
 
 void source_pause(struct kage_capture *c)
 {
-	uint64_t since = c->target->stopped_at_ns;
-
-	c->image->msg->source->pause_ns = since ? kage_clock_mono_ns() - since : 0;
+	c->image->msg->source->pause_ns = kage_target_pause_ns(c->target);
 	c->image->msg->source->rung = c->inside.rung;
 }
 

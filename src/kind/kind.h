@@ -53,6 +53,7 @@ struct kage_capture {
 	struct kage_looked *looked; /* files met before the freeze (kind/looked.h) */
 	struct kage_noted *noted;   /* files and shared objects met so far (kind/noted.h) */
 	bool carry;                 /* executables and libraries go into the image */
+	bool keep_still;            /* the target is to be left frozen */
 	bool stop_all;              /* no thread may be left asleep */
 	uint64_t span_ns;           /* how long the target will be looked at, about */
 	bool checking; /* only a check: obstacles are collected, no contents are copied */

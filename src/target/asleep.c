@@ -14,9 +14,9 @@
 /* task_struct.__state (include/linux/sched.h); above these bits it only says how it may be frozen. */
 enum { STATE_MASK = 0xff, STATE_INTERRUPTIBLE = 1 };
 
-/* Stays behind from any signal that a tracer saw, and means nothing while the thread sleeps
- * (kernel/signal.c, ptrace_signal()). */
-enum { JOBCTL_STOP_DEQUEUED = 1 << 16 };
+/* What stays behind from stop signals, and from any signal that a tracer saw; it means nothing while the
+ * thread sleeps (kernel/signal.c, ptrace_signal()). */
+enum { JOBCTL_REMEMBERED = 0x1ffff };
 
 enum { CHOICES = 3, BEHIND_NS = 100 * 1000 };
 
@@ -39,6 +39,16 @@ static bool sleeps_in_known_call(const struct kage_taskthread *seen)
 	}
 }
 
+bool kage_asleep_would_feel(const struct kage_taskthread *seen)
+{
+	uint64_t number;
+	bool compat;
+
+	return seen->asleep && !seen->task.exit_state &&
+	       kage_taskthread_in_syscall(seen, &number, &compat) && !compat &&
+	       kage_arch_stop_is_felt(number);
+}
+
 bool kage_asleep_take(const struct kage_target *t, const struct kage_taskthread *seen,
 		      struct kage_thread *thread)
 {
@@ -47,9 +57,9 @@ bool kage_asleep_take(const struct kage_target *t, const struct kage_taskthread 
 
 	/* Filters (seccomp) can be read from stopped threads only. */
 	if (!seen->asleep || (seen->task.pulse.state & STATE_MASK) != STATE_INTERRUPTIBLE ||
-	    seen->task.exit_state || seen->task.jobctl & ~(uint64_t)JOBCTL_STOP_DEQUEUED ||
-	    seen->task.ptrace || seen->task.seccomp_mode || seen->signals_cut ||
-	    t->info->signals_cut || !sleeps_in_known_call(seen))
+	    seen->task.exit_state || seen->task.jobctl & ~(uint64_t)JOBCTL_REMEMBERED ||
+	    (seen->task.ptrace && !thread->attached) || seen->task.seccomp_mode ||
+	    seen->signals_cut || t->info->signals_cut || !sleeps_in_known_call(seen))
 		return false;
 	e = kage_arch_task_regs(seen, &thread->regs);
 	if (e) {

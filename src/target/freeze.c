@@ -17,15 +17,15 @@
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "sys/taskread.h"
+#include "target/ambush.h"
 #include "target/asleep.h"
 #include "target/batch.h"
 #include "target/target.h"
-
-enum { WAIT_SPIN_NS = 200 * 1000, WAIT_SLICE_NS = 10 * 1000 * 1000, STEP_TIMEOUT_MS = 10000 };
 
 void kage_target_block_signals(struct kage_target *t)
 {
@@ -38,106 +38,10 @@ void kage_target_block_signals(struct kage_target *t)
 void kage_target_unblock_signals(struct kage_target *t)
 {
 	/* A SIGCHLD that was consumed while waiting for stops may have been for the caller. */
-	if (t->chld_eaten && !sigismember(&t->caller_mask, SIGCHLD))
-		raise(SIGCHLD);
+	if (t->chld_eaten)
+		kill(getpid(), SIGCHLD);
 	t->chld_eaten = false;
 	pthread_sigmask(SIG_SETMASK, &t->caller_mask, NULL);
-}
-
-static struct kage_stop describe(int status)
-{
-	struct kage_stop s = { .what = STOP_ENDED, .status = status };
-	int event = status >> 16;
-
-	if (!WIFSTOPPED(status))
-		return s;
-	s.signal = WSTOPSIG(status);
-	if (event == PTRACE_EVENT_STOP)
-		s.what = STOP_EVENT;
-	else if (event)
-		s.what = STOP_CLONE;
-	else if (s.signal == (SIGTRAP | 0x80))
-		s.what = STOP_SYSCALL;
-	else
-		s.what = STOP_SIGNAL;
-	return s;
-}
-
-/* Sleeps until a child of ours changed, or a slice of time is over. All signals are blocked here, so
- * the one that tells of it is taken from the queue. */
-static void sleep_until_change(struct kage_target *t)
-{
-	const struct timespec slice = { 0, WAIT_SLICE_NS };
-	sigset_t chld;
-
-	sigemptyset(&chld);
-	sigaddset(&chld, SIGCHLD);
-	if (sigtimedwait(&chld, NULL, &slice) == SIGCHLD)
-		t->chld_eaten = true;
-}
-
-struct kage_err *kage_target_wait(struct kage_target *t, pid_t tid, uint64_t timeout_ns,
-				  struct kage_stop *ret_stop)
-{
-	uint64_t begin = kage_clock_mono_ns(), waited;
-	int status;
-
-	for (;;) {
-		pid_t r = waitpid(tid, &status, __WALL | WNOHANG);
-
-		if (r == tid) {
-			*ret_stop = describe(status);
-			return NULL;
-		}
-		if (r < 0 && errno == ECHILD) {
-			*ret_stop = (struct kage_stop){ .what = STOP_ENDED };
-			return NULL;
-		}
-		if (r < 0 && errno != EINTR)
-			return kage_err_sys(errno, "wait for thread %d", tid);
-		waited = kage_clock_mono_ns() - begin;
-		if (waited > timeout_ns)
-			return kage_err_new(KAGE_LIMIT, "thread %d did not stop within %d ms", tid,
-					    (int)(timeout_ns / 1000000));
-		/* A stop usually takes a few microseconds: look often at first. */
-		if (waited > WAIT_SPIN_NS)
-			sleep_until_change(t);
-	}
-}
-
-struct kage_err *kage_target_step_syscall(struct kage_target *t, struct kage_thread *thread)
-{
-	struct kage_stop stop;
-
-	do {
-		thread->stopped = false;
-		if (ptrace(PTRACE_SYSCALL, thread->tid, NULL, NULL) < 0)
-			return kage_err_sys(errno, "step thread %d", thread->tid);
-		TRY(kage_target_wait(t, thread->tid, STEP_TIMEOUT_MS * 1000000ull, &stop));
-		if (stop.what == STOP_ENDED) {
-			thread->attached = false;
-			return kage_err_new(KAGE_GONE, "process %d ended", t->pid);
-		}
-		thread->stopped = true;
-	} while (stop.what != STOP_SYSCALL && stop.what != STOP_CLONE);
-	return NULL;
-}
-
-struct kage_err *kage_target_settle(struct kage_target *t, struct kage_thread *thread)
-{
-	struct kage_stop stop = { .what = STOP_SYSCALL };
-
-	if (ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL) < 0)
-		return kage_err_sys(errno, "interrupt thread %d", thread->tid);
-	while (stop.what != STOP_EVENT) {
-		thread->stopped = false;
-		ptrace(PTRACE_CONT, thread->tid, NULL, NULL);
-		TRY(kage_target_wait(t, thread->tid, STEP_TIMEOUT_MS * 1000000ull, &stop));
-		if (stop.what == STOP_ENDED)
-			return kage_err_new(KAGE_GONE, "process %d ended", t->pid);
-		thread->stopped = true;
-	}
-	return NULL;
 }
 
 /* Forgets a thread that is no more. */
@@ -154,10 +58,8 @@ static void drop_thread(struct kage_target *t, pid_t tid)
 	}
 }
 
-/* Attaches to THREAD and asks it to stop; *ret_attached is false when it has ended. */
-static struct kage_err *seize(struct kage_target *t, struct kage_thread *thread, bool *ret_attached)
+struct kage_err *kage_target_seize(struct kage_target *t, struct kage_thread *thread)
 {
-	*ret_attached = false;
 	if (ptrace(PTRACE_SEIZE, thread->tid, NULL, (void *)(uintptr_t)PTRACE_O_TRACESYSGOOD) < 0) {
 		if (errno == ESRCH)
 			return NULL;
@@ -168,15 +70,22 @@ static struct kage_err *seize(struct kage_target *t, struct kage_thread *thread,
 				    t->pid);
 	}
 	thread->attached = true;
-	*ret_attached = true;
-	if (!t->stopped_at_ns)
-		t->stopped_at_ns = kage_clock_mono_ns();
-	if (ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL) < 0 && errno != ESRCH)
-		return kage_err_sys(errno, "interrupt thread %d", thread->tid);
 	return NULL;
 }
 
-/* Stops the thread TID unless it stands already, or sleeps (SEEN, if known) and may do so. */
+/* If the first attempt failed because of some sleepers, only those are left alone later which would feel
+ * it to be stopped. */
+static bool may_sleep_on(struct kage_target *t, struct kage_thread *thread,
+			 const struct kage_taskthread *seen)
+{
+	if (!seen || t->stop_all || thread->restless)
+		return false;
+	if (t->attempts > 1 && !kage_asleep_would_feel(seen))
+		return false;
+	return kage_asleep_take(t, seen, thread);
+}
+
+/* Has the thread TID stopped unless it stands already, or sleeps (SEEN, if known) and may do so. */
 static struct kage_err *hold(struct kage_target *t, pid_t tid, const struct kage_taskthread *seen,
 			     bool *ret_new)
 {
@@ -188,15 +97,21 @@ static struct kage_err *hold(struct kage_target *t, pid_t tid, const struct kage
 	if (!thread)
 		return kage_err_nomem();
 	thread->seen = seen;
-	if (thread->attached)
+	if (thread->stopped)
 		return NULL;
-	thread->asleep =
-		seen && !t->stop_all && !thread->restless && kage_asleep_take(t, seen, thread);
+	thread->asleep = may_sleep_on(t, thread, seen);
 	if (thread->asleep)
 		return NULL;
-	TRY(seize(t, thread, ret_new));
-	if (!*ret_new)
+	if (!thread->attached)
+		TRY(kage_target_seize(t, thread));
+	if (!thread->attached) {
 		drop_thread(t, tid);
+		return NULL;
+	}
+	*ret_new = true;
+	kage_target_note_stop(t);
+	if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 && errno != ESRCH)
+		return kage_err_sys(errno, "interrupt thread %d", tid);
 	return NULL;
 }
 
@@ -239,74 +154,102 @@ static struct kage_err *hold_listed(struct kage_target *t, bool *ret_any_new)
 	return NULL;
 }
 
-static struct kage_err *why_it_does_not_stop(struct kage_target *t, pid_t tid, struct kage_err *e)
+static struct kage_err *does_not_stop(struct kage_target *t, pid_t tid)
 {
 	_cleanup_free_ char *text = NULL, *path = NULL;
-	const char *state = "?";
 	size_t size;
 
 	if (asprintf(&path, "task/%d/wchan", tid) < 0)
-		path = NULL;
-	if (path)
-		err_drop(kage_file_slurp(t->proc_fd, path, 4096, &text, &size));
-	if (text)
-		state = text;
-	return kage_err_wrap(
-		e,
-		"process %d cannot be stopped now (thread %d is in the kernel, in %s); "
-		"it goes on, try again later",
-		t->pid, tid, state);
+		return kage_err_nomem();
+	err_drop(kage_file_slurp(t->proc_fd, path, 4096, &text, &size));
+	return kage_err_new(
+		KAGE_LIMIT,
+		"process %d cannot be stopped now (thread %d did not stop within %d ms, "
+		"it is in the kernel, in %s); it goes on, try again later",
+		t->pid, tid, KAGE_STOP_TIMEOUT_MS, text ? text : "?");
 }
 
-/* Waits until THREAD stands. Sets *ret_ended when it ended instead. */
-static struct kage_err *wait_standing(struct kage_target *t, struct kage_thread *thread,
-				      bool *ret_ended)
+/* A stop ends some waiting calls with EINTR: that is put right at once, so that it is right whatever
+ * becomes of us. */
+static struct kage_err *stands(struct kage_thread *thread, const struct kage_stop *stop)
+{
+	thread->stopped = true;
+	thread->job_stopped = stop->signal != SIGTRAP;
+	TRY(kage_arch_get_regs(thread->tid, false, &thread->regs));
+	if (kage_arch_undo_eintr(&thread->regs))
+		TRY(kage_arch_set_regs(thread->tid, false, &thread->regs));
+	return NULL;
+}
+
+/* Looks what has become of THREAD, which was asked to stop. *RET_ENDED: it is no more. */
+static struct kage_err *look_whether_stands(struct kage_thread *thread, bool *ret_changed,
+					    bool *ret_ended)
 {
 	struct kage_stop stop;
-	struct kage_err *e;
 
 	*ret_ended = false;
-	for (;;) {
-		e = kage_target_wait(t, thread->tid, KAGE_STOP_TIMEOUT_MS * 1000000ull, &stop);
-		if (e)
-			return why_it_does_not_stop(t, thread->tid, e);
-		if (stop.what == STOP_ENDED) {
-			*ret_ended = true;
-			return NULL;
-		}
-		if (stop.what == STOP_EVENT) {
-			thread->stopped = true;
-			thread->job_stopped = stop.signal != SIGTRAP;
-			return NULL;
-		}
+	TRY(kage_target_poll(thread->tid, &stop, ret_changed));
+	if (!*ret_changed)
+		return NULL;
+	if (stop.what == STOP_ENDED)
+		*ret_ended = true;
+	else if (stop.what == STOP_EVENT)
+		return stands(thread, &stop);
+	else
 		/* A signal was on its way: deliver it. The interrupt is still pending and stops the
 		 * thread at the handler's first instruction. */
 		ptrace(PTRACE_CONT, thread->tid, NULL,
 		       stop.what == STOP_SIGNAL ? (void *)(uintptr_t)stop.signal : NULL);
-	}
+	return NULL;
 }
 
-static struct kage_err *wait_all(struct kage_target *t)
+/* One look at each thread that is to stop. *RET_LATE is one that does not stand yet, 0 for none. */
+static struct kage_err *look_whether_all_stand(struct kage_target *t, bool *ret_any,
+					       pid_t *ret_late)
 {
-	for (size_t i = 0; i < t->n_threads;) {
+	*ret_any = false;
+	*ret_late = 0;
+	for (size_t i = t->n_threads; i-- > 0;) {
 		struct kage_thread *thread = t->threads[i];
-		bool ended = false;
+		bool changed, ended;
 
-		if (!thread->stopped && !thread->asleep)
-			TRY(wait_standing(t, thread, &ended));
+		if (thread->stopped || thread->asleep)
+			continue;
+		TRY(look_whether_stands(thread, &changed, &ended));
+		*ret_any |= changed;
 		if (ended)
 			drop_thread(t, thread->tid);
-		else
-			i++;
+		else if (!thread->stopped)
+			*ret_late = thread->tid;
 	}
 	return NULL;
 }
 
-/* Forgets threads that were left asleep and are no more. */
+static struct kage_err *wait_all(struct kage_target *t)
+{
+	uint64_t begin = kage_clock_mono_ns();
+	pid_t late;
+	bool any;
+
+	for (;;) {
+		uint64_t waited;
+
+		TRY(look_whether_all_stand(t, &any, &late));
+		if (!late)
+			return NULL;
+		waited = kage_clock_mono_ns() - begin;
+		if (waited > KAGE_STOP_TIMEOUT_MS * 1000000ull)
+			return does_not_stop(t, late);
+		if (!any && waited > KAGE_STOP_SPIN_NS)
+			kage_target_nap(t);
+	}
+}
+
+/* Forgets threads that were not stopped and are no more. */
 static void drop_unseen(struct kage_target *t)
 {
 	for (size_t i = t->n_threads; i-- > 0;)
-		if (t->threads[i]->asleep && !t->threads[i]->seen)
+		if (!t->threads[i]->stopped && !t->threads[i]->seen)
 			drop_thread(t, t->threads[i]->tid);
 }
 
@@ -323,74 +266,10 @@ static struct kage_err *freeze(struct kage_target *t)
 			TRY(hold_listed(t, &any_new));
 		TRY(wait_all(t));
 	} while (any_new);
-	drop_unseen(t);
+	if (t->info)
+		drop_unseen(t);
 	if (!t->n_threads)
 		return kage_err_new(KAGE_GONE, "process %d has ended", t->pid);
-	return NULL;
-}
-
-struct kage_err *kage_target_freeze(struct kage_target *t, const struct kage_freeze *how)
-{
-	struct kage_err *e = NULL;
-
-	t->reader = how->reader;
-	t->stop_all = how->stop_all;
-	if (!t->frozen) {
-		t->stopped_at_ns = 0;
-		if (!t->stop_all)
-			TRY(kage_asleep_choose_instant(t, how->span_ns));
-		kage_target_block_signals(t);
-		t->frozen = true;
-	}
-	e = freeze(t);
-	if (!e)
-		e = kage_target_alive(t);
-	if (e)
-		kage_target_thaw(t, false);
-	return e;
-}
-
-/* A kage that was killed may have left the thread in its runner, on the way back: that takes it some
- * microseconds, and the runner's place must not be touched before. */
-static struct kage_err *read_outside_runner(struct kage_target *t, struct kage_thread *thread)
-{
-	uint64_t begin = kage_clock_mono_ns(), ip;
-
-	for (;;) {
-		bool ended;
-
-		TRY(kage_arch_get_regs(thread->tid, true, &thread->regs));
-		ip = kage_arch_ip(&thread->regs);
-		if (ip < t->zone_start || ip >= t->zone_end)
-			return NULL;
-		if (kage_clock_mono_ns() - begin > KAGE_STOP_TIMEOUT_MS * 1000000ull)
-			return kage_err_new(KAGE_LIMIT,
-					    "thread %d executes behind the vDSO and does not leave",
-					    thread->tid);
-		thread->stopped = false;
-		ptrace(PTRACE_CONT, thread->tid, NULL, NULL);
-		ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL);
-		TRY(wait_standing(t, thread, &ended));
-		if (ended)
-			return kage_err_new(KAGE_GONE, "thread %d ended", thread->tid);
-	}
-}
-
-struct kage_err *kage_target_read_threads(struct kage_target *t)
-{
-	for (size_t i = 0; i < t->n_threads; i++) {
-		struct kage_thread *thread = t->threads[i];
-
-		if (thread->asleep)
-			continue;
-		TRY(read_outside_runner(t, thread));
-		/* At once, so that it holds whatever becomes of us. */
-		if (kage_arch_undo_eintr(&thread->regs))
-			TRY(kage_arch_set_regs(thread->tid, false, &thread->regs));
-		if (ptrace(PTRACE_GETSIGMASK, thread->tid, (void *)sizeof(thread->sigmask),
-			   &thread->sigmask) < 0)
-			return kage_err_sys(errno, "read signal mask of thread %d", thread->tid);
-	}
 	return NULL;
 }
 
@@ -402,6 +281,9 @@ static void release(struct kage_target *t, struct kage_thread *thread)
 	struct kage_err *e;
 	void *sig = NULL;
 
+	/* It is traced but does not stop (ambush.c): the end of our own thread lets it go. */
+	if (thread->asleep)
+		return;
 	if (!thread->stopped) {
 		e = kage_target_wait(t, thread->tid, KAGE_STOP_TIMEOUT_MS * 1000000ull, &stop);
 		if (e || stop.what == STOP_ENDED) {
@@ -415,6 +297,107 @@ static void release(struct kage_target *t, struct kage_thread *thread)
 	if (ptrace(PTRACE_DETACH, thread->tid, NULL, sig) < 0 && errno == ESRCH)
 		err_drop(
 			kage_target_wait(t, thread->tid, KAGE_STOP_TIMEOUT_MS * 1000000ull, &stop));
+}
+
+void kage_target_note_stop(struct kage_target *t)
+{
+	if (!t->stopped_at_ns)
+		t->stopped_at_ns = kage_clock_mono_ns();
+}
+
+uint64_t kage_target_pause_ns(const struct kage_target *t)
+{
+	uint64_t since = t->stopped_at_ns ? kage_clock_mono_ns() - t->stopped_at_ns : 0;
+
+	return t->paused_ns + since;
+}
+
+static void begin(struct kage_target *t)
+{
+	t->paused_ns = 0;
+	t->stopped_at_ns = 0;
+	t->attempts = 0;
+	kage_target_block_signals(t);
+	t->frozen = true;
+}
+
+/* Before another attempt: who stands goes on meanwhile, what is known of the threads is kept. */
+static void let_run(struct kage_target *t)
+{
+	for (size_t i = 0; i < t->n_threads; i++) {
+		struct kage_thread *thread = t->threads[i];
+
+		if (!thread->stopped)
+			continue;
+		release(t, thread);
+		thread->attached = thread->stopped = false;
+	}
+	t->paused_ns = kage_target_pause_ns(t);
+	t->stopped_at_ns = 0;
+}
+
+struct kage_err *kage_target_freeze(struct kage_target *t, const struct kage_freeze *how)
+{
+	struct kage_err *e = NULL;
+
+	t->reader = how->reader;
+	t->stop_all = how->stop_all;
+	if (t->frozen)
+		let_run(t);
+	else
+		begin(t);
+	t->attempts++;
+	if (!t->stop_all)
+		e = kage_asleep_choose_instant(t, how->span_ns);
+	if (!e && !t->stop_all)
+		e = kage_ambush(t);
+	if (!e)
+		e = freeze(t);
+	if (!e)
+		e = kage_target_alive(t);
+	if (e)
+		kage_target_thaw(t, false);
+	return e;
+}
+
+/* A kage that was killed may have left the thread in its runner, on the way back: that takes it some
+ * microseconds, and the runner's place must not be touched before. */
+static struct kage_err *read_outside_runner(struct kage_target *t, struct kage_thread *thread)
+{
+	uint64_t begin = kage_clock_mono_ns(), ip;
+	pid_t tid = thread->tid;
+
+	for (;;) {
+		TRY(kage_arch_get_regs(thread->tid, true, &thread->regs));
+		ip = kage_arch_ip(&thread->regs);
+		if (ip < t->zone_start || ip >= t->zone_end)
+			return NULL;
+		if (kage_clock_mono_ns() - begin > KAGE_STOP_TIMEOUT_MS * 1000000ull)
+			return kage_err_new(KAGE_LIMIT,
+					    "thread %d executes behind the vDSO and does not leave",
+					    thread->tid);
+		thread->stopped = false;
+		ptrace(PTRACE_CONT, tid, NULL, NULL);
+		ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
+		TRY(wait_all(t));
+		if (!kage_target_thread(t, tid))
+			return kage_err_new(KAGE_GONE, "thread %d ended", tid);
+	}
+}
+
+struct kage_err *kage_target_read_threads(struct kage_target *t)
+{
+	for (size_t i = 0; i < t->n_threads; i++) {
+		struct kage_thread *thread = t->threads[i];
+
+		if (thread->asleep)
+			continue;
+		TRY(read_outside_runner(t, thread));
+		if (ptrace(PTRACE_GETSIGMASK, thread->tid, (void *)sizeof(thread->sigmask),
+			   &thread->sigmask) < 0)
+			return kage_err_sys(errno, "read signal mask of thread %d", thread->tid);
+	}
+	return NULL;
 }
 
 /* Every thread that we trace reports its end to us, the leader last, before the parent can know. */

@@ -52,6 +52,8 @@ struct kage_target {
 	bool frozen;
 	bool gone;              /* it ended while we held it */
 	bool ours;              /* a stub of ours: dies with us, and need not be put back */
+	unsigned attempts;      /* to freeze it at one instant, this one included */
+	uint64_t paused_ns;     /* that any of its threads stood, in earlier attempts */
 	uint64_t stopped_at_ns; /* CLOCK_MONOTONIC: the first of its threads; 0: none */
 	sigset_t caller_mask;   /* of our own thread, to be set again by thaw */
 	bool chld_eaten;        /* a SIGCHLD of the caller may have been consumed while waiting */
@@ -76,11 +78,14 @@ struct kage_freeze {
 	uint64_t span_ns;                   /* how long it is going to last, about */
 };
 
-/** Stops every thread, but those that sleep and may be left so; of a target that is frozen already, those
- *  that are not. On failure all go on as before. Fails with KAGE_LIMIT when some thread cannot be
+/** Stops every thread, but those that sleep and may be left so. Of a target that is frozen already it makes
+ *  another attempt, with what was learnt of its threads. On failure all go on as before. Fails with KAGE_LIMIT when some thread cannot be
  *  stopped in time (in uninterruptible sleep, or waiting for a vfork child). */
 struct kage_err *kage_target_freeze(struct kage_target *t, const struct kage_freeze *how)
 	_must_check_;
+
+/** For how long T, frozen, has had a thread that stood since it was first frozen. */
+uint64_t kage_target_pause_ns(const struct kage_target *t);
 
 /** Whether every thread that was left asleep is so still, without a break. Otherwise what was read of the
  *  target is not of one instant; the next kage_target_freeze() stops those that woke up. */
@@ -136,6 +141,19 @@ struct kage_stop {
 struct kage_err *kage_target_wait(struct kage_target *t, pid_t tid, uint64_t timeout_ns,
 				  struct kage_stop *ret_stop) _must_check_;
 
+/** Whether thread TID has stopped or ended by now, and how. */
+struct kage_err *kage_target_poll(pid_t tid, struct kage_stop *ret_stop, bool *ret_changed)
+	_must_check_;
+
+/** Sleeps until some thread of ours may have changed, or for some milliseconds. */
+void kage_target_nap(struct kage_target *t);
+
+/** Notes that from now on some thread of T stands. */
+void kage_target_note_stop(struct kage_target *t);
+
+/** Traces THREAD without stopping it; thread->attached is false afterwards when it has ended. */
+struct kage_err *kage_target_seize(struct kage_target *t, struct kage_thread *thread) _must_check_;
+
 /** Lets THREAD go to the beginning or the end of a system call, or to the event of a clone. */
 struct kage_err *kage_target_step_syscall(struct kage_target *t, struct kage_thread *thread)
 	_must_check_;
@@ -155,6 +173,9 @@ struct kage_thread *kage_target_add_thread(struct kage_target *t, pid_t tid);
 struct kage_err *kage_target_adopt(struct kage_ctx *ctx, pid_t pid, int pidfd,
 				   struct kage_target **ret_target) _must_check_;
 
-enum { KAGE_STOP_TIMEOUT_MS = 2000 };
+enum {
+	KAGE_STOP_TIMEOUT_MS = 2000,
+	KAGE_STOP_SPIN_NS = 100 * 1000, /* a stop takes some microseconds: at first look often */
+};
 
 #endif

@@ -85,6 +85,32 @@ enum kage_sleep kage_arch_sleep(uint64_t number, const uint64_t args[6])
 	}
 }
 
+bool kage_arch_stop_is_felt(uint64_t number)
+{
+	switch (number) {
+	case SYS_read: /* of a socket that has a timeout */
+	case SYS_readv:
+	case SYS_recvfrom:
+	case SYS_recvmsg:
+	case SYS_recvmmsg:
+	case SYS_accept:
+	case SYS_accept4:
+	case SYS_connect:
+	case SYS_write:
+	case SYS_writev:
+	case SYS_sendto:
+	case SYS_sendmsg:
+	case SYS_sendmmsg:
+	case SYS_sendfile:
+	case SYS_splice:
+	case SYS_tee:
+	case SYS_vmsplice:
+		return true;
+	default:
+		return kage_x86_ends_with_eintr(number);
+	}
+}
+
 static_assert(sizeof(struct kage_task_regs) == sizeof(struct user_regs_struct),
 	      "the task iterator's registers are those of ptrace");
 

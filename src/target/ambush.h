@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * For freeze.c: stopping threads that sleep in a system call which would feel a stop, at the moment at
+ * which they wake up by themselves.
+ */
+#ifndef TARGET_AMBUSH_H
+#define TARGET_AMBUSH_H
+
+#include "target/target.h"
+
+/** Of the threads that are `restless` (t->info is fresh), waits for those that sleep in such a call and stops
+ *  each at the first instruction behind its call. Those that sleep on for longer than some milliseconds are
+ *  restless no more. Where this cannot be done (rights, kernel) nothing happens. */
+struct kage_err *kage_ambush(struct kage_target *t) _must_check_;
+
+#endif
