@@ -36,7 +36,7 @@ enum {
 	 * meanwhile are better met at another instant. */
 	SPAN_NS = 1000 * 1000,
 	COPY_BYTES_PER_NS = 8,
-	SLEEPY_ROUNDS = 4,
+	SLEEPY_ROUNDS = 8,
 };
 
 /* What a round has seen. */

@@ -34,7 +34,11 @@
 #include "sys/taskread.h"
 #include "target/asleep.h"
 
-enum { LONGEST_NS = 20 * 1000 * 1000, SIGNALS = 3 };
+enum {
+	LONGEST_NS = 20 * 1000 * 1000,
+	LOOK_NS = 100 * 1000, /* after this time, look again for those that run */
+	SIGNALS = 3,
+};
 
 static const int signals[SIGNALS] = { SIGURG, SIGWINCH, SIGCHLD }; /* ignored by default */
 
@@ -123,16 +127,21 @@ static struct kage_err *await_one(struct ambush *a, size_t i, const struct kage_
 	return thread->attached ? NULL : kage_target_seize(a->t, thread);
 }
 
-static struct kage_err *await_all(struct ambush *a)
+/* Lies in wait for the threads that sleep now. *RET_PENDING: there are others, which run. */
+static struct kage_err *await_sleepers(struct ambush *a, bool *ret_pending)
 {
+	*ret_pending = false;
 	for (size_t i = 0; i < a->t->n_threads; i++) {
 		struct kage_thread *thread = a->t->threads[i];
-		const struct kage_taskthread *seen =
-			kage_taskinfo_thread(a->t->info, thread->tid);
+		const struct kage_taskthread *seen;
 
-		if (thread->restless && !thread->stopped && 
-		    seen && kage_asleep_would_feel(seen))
+		if (!thread->restless || thread->stopped || a->events[i] >= 0)
+			continue;
+		seen = kage_taskinfo_thread(a->t->info, thread->tid);
+		if (seen && kage_asleep_would_feel(seen))
 			TRY(await_one(a, i, seen));
+		else if (seen && !seen->asleep)
+			*ret_pending = true;
 	}
 	return NULL;
 }
@@ -169,26 +178,39 @@ static bool take_stop(struct kage_target *t, struct kage_thread *thread, const s
 	return true;
 }
 
-static struct kage_err *wait_for_them(struct ambush *a)
+static struct kage_err *collect(struct ambush *a, bool *ret_any)
+{
+	*ret_any = false;
+	for (size_t i = 0; i < a->t->n_threads; i++) {
+		struct kage_stop stop;
+		bool changed = false;
+
+		if (a->events[i] < 0)
+			continue;
+		TRY(kage_target_poll(a->t->threads[i]->tid, &stop, &changed));
+		if (changed && take_stop(a->t, a->t->threads[i], &stop))
+			end_waiting(a, i);
+		*ret_any |= changed;
+	}
+	return NULL;
+}
+
+static struct kage_err *lie_in_wait(struct ambush *a)
 {
 	uint64_t begin = kage_clock_mono_ns();
+	bool any, pending;
 
-	while (a->n_awaited && kage_clock_mono_ns() - begin < LONGEST_NS) {
-		bool any = false;
-
-		for (size_t i = 0; i < a->t->n_threads; i++) {
-			struct kage_stop stop;
-			bool changed = false;
-
-			if (a->events[i] < 0)
-				continue;
-			TRY(kage_target_poll(a->t->threads[i]->tid, &stop, &changed));
-			if (changed && take_stop(a->t, a->t->threads[i], &stop))
-				end_waiting(a, i);
-			any |= changed;
-		}
+	TRY(await_sleepers(a, &pending));
+	while ((a->n_awaited || pending) && kage_clock_mono_ns() - begin < LONGEST_NS) {
+		TRY(collect(a, &any));
 		if (!any)
-			kage_target_nap(a->t);
+			kage_target_nap(a->t, pending ? LOOK_NS : LONGEST_NS);
+		if (!pending)
+			continue;
+		TRY(kage_asleep_look(a->t));
+		if (!a->t->info)
+			break;
+		TRY(await_sleepers(a, &pending));
 	}
 	return NULL;
 }
@@ -223,9 +245,7 @@ struct kage_err *kage_ambush(struct kage_target *t)
 		return kage_err_nomem();
 	for (size_t i = 0; i < t->n_threads; i++)
 		a.events[i] = -1;
-	e = await_all(&a);
-	if (!e)
-		e = wait_for_them(&a);
+	e = lie_in_wait(&a);
 	if (!e)
 		e = give_up_rest(&a);
 	for (size_t i = 0; i < t->n_threads; i++)

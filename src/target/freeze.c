@@ -78,7 +78,7 @@ struct kage_err *kage_target_seize(struct kage_target *t, struct kage_thread *th
 static bool may_sleep_on(struct kage_target *t, struct kage_thread *thread,
 			 const struct kage_taskthread *seen)
 {
-	if (!seen || t->stop_all || thread->restless)
+	if (!seen || t->stop_all)
 		return false;
 	if (t->attempts > 1 && !kage_asleep_would_feel(seen))
 		return false;
@@ -115,17 +115,26 @@ static struct kage_err *hold(struct kage_target *t, pid_t tid, const struct kage
 	return NULL;
 }
 
-static struct kage_err *hold_seen(struct kage_target *t, bool *ret_any_new)
+static struct kage_err *hold_those(struct kage_target *t, bool asleep, bool *ret_any_new)
 {
-	*ret_any_new = false;
 	for (size_t i = 0; i < t->info->n_threads; i++) {
 		const struct kage_taskthread *seen = &t->info->threads[i];
 		bool new;
 
+		if (seen->asleep != asleep)
+			continue;
 		TRY(hold(t, seen->task.tid, seen, &new));
 		*ret_any_new |= new;
 	}
 	return NULL;
+}
+
+/* First those that run, before they fall asleep in a call that would feel the stop. */
+static struct kage_err *hold_seen(struct kage_target *t, bool *ret_any_new)
+{
+	*ret_any_new = false;
+	TRY(hold_those(t, false, ret_any_new));
+	return hold_those(t, true, ret_any_new);
 }
 
 static struct kage_err *hold_listed(struct kage_target *t, bool *ret_any_new)
@@ -241,7 +250,7 @@ static struct kage_err *wait_all(struct kage_target *t)
 		if (waited > KAGE_STOP_TIMEOUT_MS * 1000000ull)
 			return does_not_stop(t, late);
 		if (!any && waited > KAGE_STOP_SPIN_NS)
-			kage_target_nap(t);
+			kage_target_nap(t, KAGE_STOP_NAP_NS);
 	}
 }
 

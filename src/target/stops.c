@@ -11,7 +11,7 @@
 #include "base/file.h"
 #include "target/target.h"
 
-enum { STEP_TIMEOUT_MS = 10000, NAP_NS = 10 * 1000 * 1000 };
+enum { STEP_TIMEOUT_MS = 10000 };
 
 static struct kage_stop describe(int status)
 {
@@ -33,9 +33,9 @@ static struct kage_stop describe(int status)
 }
 
 /* All signals are blocked here, so the one that tells of a change is taken from the queue. */
-void kage_target_nap(struct kage_target *t)
+void kage_target_nap(struct kage_target *t, long ns)
 {
-	const struct timespec slice = { 0, NAP_NS };
+	const struct timespec slice = { 0, ns };
 	sigset_t chld;
 
 	sigemptyset(&chld);
@@ -75,7 +75,7 @@ struct kage_err *kage_target_wait(struct kage_target *t, pid_t tid, uint64_t tim
 					    (int)(timeout_ns / 1000000));
 		/* A stop usually takes a few microseconds: look often at first. */
 		if (waited > KAGE_STOP_SPIN_NS)
-			kage_target_nap(t);
+			kage_target_nap(t, KAGE_STOP_NAP_NS);
 	}
 }
 

@@ -145,8 +145,8 @@ struct kage_err *kage_target_wait(struct kage_target *t, pid_t tid, uint64_t tim
 struct kage_err *kage_target_poll(pid_t tid, struct kage_stop *ret_stop, bool *ret_changed)
 	_must_check_;
 
-/** Sleeps until some thread of ours may have changed, or for some milliseconds. */
-void kage_target_nap(struct kage_target *t);
+/** Sleeps until some traced thread may have changed, for at most NS (less than a second). */
+void kage_target_nap(struct kage_target *t, long ns);
 
 /** Notes that from now on some thread of T stands. */
 void kage_target_note_stop(struct kage_target *t);
@@ -175,6 +175,7 @@ struct kage_err *kage_target_adopt(struct kage_ctx *ctx, pid_t pid, int pidfd,
 
 enum {
 	KAGE_STOP_TIMEOUT_MS = 2000,
+	KAGE_STOP_NAP_NS = 10 * 1000 * 1000,
 	KAGE_STOP_SPIN_NS = 100 * 1000, /* a stop takes some microseconds: at first look often */
 };
 
