@@ -257,8 +257,7 @@ static void test_flip_every_bit(void **state)
 	for (size_t bit = 0; bit < size * 8; bit++) {
 		bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
 		assert_corrupt(pack_read_all(bytes, size), "flipped bit", bit);
-		if (bit % 8 == 0)
-			assert_corrupt(pack_check_all(bytes, size), "flipped bit", bit);
+		assert_corrupt(pack_check_all(bytes, size), "flipped bit", bit);
 		bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
 	}
 	must(pack_read_all(bytes, size));
