@@ -99,6 +99,26 @@ static struct kage_err *check_history(struct fsck *f, const char *name)
 	return NULL;
 }
 
+/* A history that cannot be read is told like a damaged pack, and does not keep the others from being
+ * checked. */
+static struct kage_err *pass_over(struct fsck *f, const char *name, struct kage_err *e)
+{
+	enum kage_code code = kage_err_code(e);
+
+	if (code == KAGE_NOTFOUND) { /* removed meanwhile */
+		err_drop(e);
+		return NULL;
+	}
+	if (code == KAGE_NOMEM || code == KAGE_INTERRUPTED)
+		return e;
+	f->pack = arena_printf(&f->arena, "%s/%s", f->store->path, name);
+	if (!f->pack)
+		f->out_of_memory = true;
+	add_finding(f, e);
+	f->result.n_bad++;
+	return f->out_of_memory ? kage_err_nomem() : NULL;
+}
+
 static struct kage_err *check_all(struct fsck *f)
 {
 	char **names = NULL;
@@ -107,10 +127,8 @@ static struct kage_err *check_all(struct fsck *f)
 
 	for (size_t i = 0; !e && i < n; i++) {
 		e = check_history(f, names[i]);
-		if (e && kage_err_code(e) == KAGE_NOTFOUND) { /* removed meanwhile */
-			err_drop(e);
-			e = NULL;
-		}
+		if (e)
+			e = pass_over(f, names[i], e);
 	}
 	kage_dir_free_names(names, n);
 	return e;

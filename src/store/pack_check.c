@@ -3,8 +3,12 @@
  * Reading all of a pack. First as an image, which checks header, SUMMARY, FOOTER, IMAGE, INDEX and
  * what they say about each other; then record by record from the first to the last, which checks
  * that no byte is left out, every payload, and the footer's checksum over all of it.
+ *
+ * Behind a damaged head the next whole one is searched byte by byte: its checksum counts its place in,
+ * so nothing else looks like it. So all damage is told, with or without header and footer.
  */
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -14,8 +18,13 @@
 #include <xxhash.h>
 #include <zstd.h>
 
+enum { WINDOW_BYTES = 64 * 1024 };
+
 struct checker {
 	struct pack_file file;
+	char *said;  /* what reading it as an image found, or NULL */
+	bool whole;  /* no record was passed over so far */
+	bool adrift; /* records were passed over since the last group of pages */
 	XXH3_state_t *chain;
 	ZSTD_DCtx *zstd;
 	uint8_t *stored, *raw; /* grow as needed */
@@ -38,6 +47,22 @@ static struct kage_err *grow(uint8_t **buffer, size_t *size, uint64_t need)
 	return NULL;
 }
 
+/* Groups are numbered in their order. */
+static struct kage_err *check_group(struct checker *c, const struct record *r)
+{
+	uint64_t expected = c->adrift ? r->argument : c->n_groups;
+
+	if (r->type != RECORD_PAGES)
+		return NULL;
+	c->adrift = false;
+	c->n_groups = expected + 1;
+	if (r->argument != expected)
+		return kage_format_damage(r->offset, "group %llu of pages where %llu should be",
+					  (unsigned long long)r->argument,
+					  (unsigned long long)expected);
+	return NULL;
+}
+
 static struct kage_err *check_payload(struct checker *c, const struct record *r)
 {
 	if (r->stored_bytes > UINT32_MAX) /* only a record of an unknown type can claim that */
@@ -47,32 +72,31 @@ static struct kage_err *check_payload(struct checker *c, const struct record *r)
 	TRY(grow(&c->stored, &c->stored_size, r->stored_bytes + 1));
 	TRY(kage_pack_read_at(&c->file, r->offset + RECORD_BYTES, r->stored_bytes, c->stored));
 	TRY(kage_format_payload(r, c->stored));
-	if (r->type == RECORD_PAGES && r->argument != c->n_groups)
-		return kage_format_damage(r->offset, "group %llu of pages where %llu should be",
-					  (unsigned long long)r->argument,
-					  (unsigned long long)c->n_groups);
 	if (!r->compressed || kage_format_raw_limit(r->type) == 0)
 		return NULL;
 	TRY(grow(&c->raw, &c->raw_size, r->raw_bytes));
 	return kage_pack_decompress(c->zstd, r, c->stored, c->raw);
 }
 
-/* Hands E to the caller of the check, unless it is ours to fail with. */
+/* Hands E to the caller of the check, unless it is ours to fail with, or was said already. */
 static struct kage_err *report(struct checker *c, struct kage_err *e)
 {
 	if (!e || (kage_err_code(e) != KAGE_CORRUPT && kage_err_code(e) != KAGE_VERSION &&
 		   kage_err_code(e) != KAGE_LIMIT))
 		return e;
-	c->fn(c->user, kage_err_wrap(e, "pack %s", c->file.path));
+	if (c->said && strstr(c->said, kage_err_message(e)))
+		err_drop(e);
+	else
+		c->fn(c->user, kage_err_wrap(e, "pack %s", c->file.path));
 	return NULL;
 }
 
-static struct kage_err *check_end(struct checker *c, bool whole)
+static struct kage_err *check_end(struct checker *c)
 {
 	XXH128_hash_t chain = XXH3_128bits_digest(c->chain);
 	const struct footer_numbers *f = &c->file.footer;
 
-	if (!whole)
+	if (!c->whole || !c->file.footer_offset)
 		return NULL;
 	if (chain.low64 != f->chain[0] || chain.high64 != f->chain[1])
 		return kage_format_damage(c->file.footer_offset + RECORD_BYTES,
@@ -85,33 +109,79 @@ static struct kage_err *check_end(struct checker *c, bool whole)
 	return NULL;
 }
 
-/* All records before the footer. Behind one whose head is damaged nothing can be found. */
+/* Whether a whole head of a type that we know stands at BYTES. */
+static bool is_head(const uint8_t *bytes, uint64_t offset, uint64_t end)
+{
+	struct record_header h;
+	struct kage_err *e;
+	struct record r;
+	bool good;
+
+	memcpy(&h, bytes, sizeof(h));
+	if (!kage_format_raw_limit(le32_get(h.type)) ||
+	    (le32_get(h.flags) & ~(uint32_t)RECORD_ZSTD) != 0)
+		return false;
+	e = kage_format_record(bytes, offset, end - offset, &r);
+	good = !e;
+	err_drop(e);
+	return good;
+}
+
+/* The first whole head from *AT on, or END. */
+static struct kage_err *find_head(struct checker *c, uint64_t end, uint64_t *at)
+{
+	TRY(grow(&c->stored, &c->stored_size, WINDOW_BYTES));
+	while (*at < end && end - *at >= RECORD_BYTES) {
+		size_t n = end - *at < WINDOW_BYTES ? (size_t)(end - *at) : WINDOW_BYTES;
+
+		TRY(kage_pack_read_at(&c->file, *at, n, c->stored));
+		for (size_t i = 0; i + RECORD_BYTES <= n; i++, ++*at)
+			if (is_head(c->stored + i, *at, end))
+				return NULL;
+	}
+	*at = end;
+	return NULL;
+}
+
+/* The record at *AT, and *AT behind it. */
+static struct kage_err *check_record(struct checker *c, uint64_t end, uint64_t *at)
+{
+	uint8_t bytes[RECORD_BYTES];
+	struct record r;
+	struct kage_err *e = kage_pack_read_head(&c->file, *at, end, 0, &r);
+
+	if (e) {
+		c->whole = false;
+		c->adrift = true;
+		TRY(report(c, e));
+		++*at;
+		return find_head(c, end, at);
+	}
+	TRY(kage_pack_read_at(&c->file, *at, RECORD_BYTES, bytes));
+	XXH3_128bits_update(c->chain, bytes, RECORD_BYTES);
+	TRY(report(c, check_group(c, &r)));
+	TRY(report(c, check_payload(c, &r)));
+	c->n_records++;
+	*at = record_end(&r);
+	return NULL;
+}
+
+/* All records before the footer; without a header from where the first one stands today, without a
+ * footer to the end of the file. */
 static struct kage_err *check_records(struct checker *c)
 {
-	uint64_t at = c->file.header_bytes;
-	uint8_t bytes[PACK_HEADER_MAX];
-	struct record r;
-	bool whole = true;
+	uint64_t at = c->file.header_bytes ? c->file.header_bytes : PACK_HEADER_BYTES;
+	uint64_t end = c->file.footer_offset ? c->file.footer_offset : c->file.size;
+	uint8_t header[PACK_HEADER_MAX];
 
-	TRY(kage_pack_read_at(&c->file, 0, at, bytes));
-	XXH3_128bits_update(c->chain, bytes, at);
-	while (at < c->file.footer_offset) {
-		struct kage_err *e =
-			kage_pack_read_head(&c->file, at, c->file.footer_offset, 0, &r);
-
-		whole = !e;
-		if (e) {
-			TRY(report(c, e));
-			break;
-		}
-		TRY(kage_pack_read_at(&c->file, at, RECORD_BYTES, bytes));
-		XXH3_128bits_update(c->chain, bytes, RECORD_BYTES);
-		TRY(report(c, check_payload(c, &r)));
-		c->n_records++;
-		c->n_groups += r.type == RECORD_PAGES;
-		at = record_end(&r);
+	c->whole = c->file.header_bytes != 0;
+	if (c->whole) {
+		TRY(kage_pack_read_at(&c->file, 0, at, header));
+		XXH3_128bits_update(c->chain, header, at);
 	}
-	return report(c, check_end(c, whole));
+	while (at < end)
+		TRY(check_record(c, end, &at));
+	return report(c, check_end(c));
 }
 
 static struct kage_err *check_image(struct checker *c)
@@ -127,29 +197,46 @@ static struct kage_err *check_image(struct checker *c)
 	return e;
 }
 
-static struct kage_err *check(struct checker *c)
+/* Whether a pack with the problem E is searched for more of them: what a newer version wrote is not ours
+ * to judge. */
+static bool goes_on(const struct kage_err *e)
 {
-	_cleanup_free_ uint8_t *payload = NULL;
-	struct kage_err *e;
-	struct summary summary;
+	return !e || kage_err_code(e) == KAGE_CORRUPT;
+}
 
+static struct kage_err *begin(struct checker *c)
+{
 	c->chain = XXH3_createState();
 	c->zstd = ZSTD_createDCtx();
 	if (!c->chain || !c->zstd)
 		return kage_err_nomem();
 	XXH3_128bits_reset(c->chain);
-	e = check_image(c);
-	if (e && kage_err_code(e) != KAGE_CORRUPT && kage_err_code(e) != KAGE_VERSION)
-		return e;
-	if (e)
-		c->fn(c->user, e);
-	e = kage_pack_open_file(&c->file, 0, &payload, &summary);
-	if (!e)
-		return check_records(c);
-	if (kage_err_code(e) != KAGE_CORRUPT && kage_err_code(e) != KAGE_VERSION)
-		return e;
-	err_drop(e); /* the same was said above */
 	return NULL;
+}
+
+static struct kage_err *check(struct checker *c)
+{
+	_cleanup_free_ uint8_t *payload = NULL;
+	struct summary summary;
+	struct kage_err *e;
+
+	TRY(begin(c));
+	e = check_image(c);
+	if (e && !goes_on(e) && kage_err_code(e) != KAGE_VERSION)
+		return e;
+	if (e) {
+		c->said = strdup(kage_err_message(e));
+		c->fn(c->user, e);
+	}
+	e = kage_pack_open_file(&c->file, 0, &payload, &summary);
+	if (e && kage_err_code(e) == KAGE_VERSION) {
+		err_drop(e); /* the same was said above */
+		return NULL;
+	}
+	if (!goes_on(e))
+		return e;
+	err_drop(e);
+	return check_records(c);
 }
 
 struct kage_err *kage_pack_check(int fd, const char *path, kage_pack_finding_fn *fn, void *user)
@@ -162,6 +249,7 @@ struct kage_err *kage_pack_check(int fd, const char *path, kage_pack_finding_fn 
 	struct kage_err *e = check(&c);
 
 	free(c.file.head);
+	free(c.said);
 	XXH3_freeState(c.chain);
 	ZSTD_freeDCtx(c.zstd);
 	free(c.stored);

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -233,6 +234,18 @@ static void assert_corrupt(struct kage_err *e, const char *what, size_t at)
 	kage_err_free(e);
 }
 
+/* What a list shows of a pack. */
+static struct kage_err *glance(const uint8_t *bytes, size_t size)
+{
+	struct pack_glance g = { 0 };
+	int fd = pack_file_of(bytes, size);
+	struct kage_err *e = kage_pack_glance(fd, "memory", &g);
+
+	kage_pack_glance_deinit(&g);
+	close(fd);
+	return e;
+}
+
 static void test_cut_at_every_byte(void **state)
 {
 	size_t size;
@@ -244,6 +257,7 @@ static void test_cut_at_every_byte(void **state)
 	for (size_t n = 0; n < size; n++) {
 		assert_corrupt(pack_read_all(bytes, n), "cut at", n);
 		assert_corrupt(pack_check_all(bytes, n), "cut at", n);
+		assert_corrupt(glance(bytes, n), "cut at", n);
 	}
 	free(bytes);
 }
@@ -258,6 +272,10 @@ static void test_flip_every_bit(void **state)
 		bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
 		assert_corrupt(pack_read_all(bytes, size), "flipped bit", bit);
 		assert_corrupt(pack_check_all(bytes, size), "flipped bit", bit);
+		if (bit / 8 < PACK_HEADER_BYTES || bit / 8 >= size - FOOTER_RECORD_BYTES)
+			assert_corrupt(glance(bytes, size), "flipped bit", bit);
+		else
+			kage_err_free(glance(bytes, size)); /* it does not look at all of it */
 		bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
 	}
 	must(pack_read_all(bytes, size));
@@ -304,6 +322,125 @@ static void test_damage_stays_in_its_group(void **state)
 	must(kage_pages_read(back->pages, SAMPLE_SPACE, 0x10000 + 599, 1, page));
 	kage_image_close(back);
 	kage_image_close(image);
+	free(bytes);
+}
+
+/* Where record number N begins. */
+static size_t record_at(const uint8_t *bytes, size_t n)
+{
+	size_t at = PACK_HEADER_BYTES;
+
+	for (; n > 0; n--) {
+		struct record_header h;
+
+		memcpy(&h, bytes + at, sizeof(h));
+		at += RECORD_BYTES + le64_get(h.stored_bytes);
+	}
+	return at;
+}
+
+struct found {
+	size_t offsets[16], n;
+};
+
+static void note_offset(void *user, struct kage_err *e)
+{
+	const char *text = strstr(kage_err_message(e), "damaged at offset ");
+	struct found *f = user;
+
+	assert_int_equal(kage_err_code(e), KAGE_CORRUPT);
+	assert_non_null(strstr(kage_err_message(e), "pack memory"));
+	assert_non_null(text);
+	assert_true(f->n < 16);
+	f->offsets[f->n++] = strtoull(text + 18, NULL, 10);
+	kage_err_free(e);
+}
+
+static int compare_offsets(const void *a, const void *b)
+{
+	size_t x = *(const size_t *)a, y = *(const size_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Flips a bit at each of the N OFFSETS, ascending, and expects them all to be told and nothing else.
+ * Damage of a payload is told at its beginning, so only such and heads are given. */
+static void expect_damage(const uint8_t *bytes, size_t size, const size_t *offsets, size_t n)
+{
+	uint8_t *damaged = malloc(size);
+	struct found found = { .n = 0 };
+	int fd;
+
+	memcpy(damaged, bytes, size);
+	for (size_t i = 0; i < n; i++)
+		damaged[offsets[i]] ^= 4;
+	fd = pack_file_of(damaged, size);
+	must(kage_pack_check(fd, "memory", note_offset, &found));
+	qsort(found.offsets, found.n, sizeof(found.offsets[0]), compare_offsets);
+	assert_int_equal(found.n, n);
+	assert_memory_equal(found.offsets, offsets, n * sizeof(*offsets));
+	close(fd);
+	free(damaged);
+}
+
+static uint8_t *pack_of_groups(size_t *ret_size)
+{
+	struct kage_image *image = sample_image();
+	struct random_state r = { 6 };
+	struct mem_pages *m;
+	uint8_t *bytes, *at;
+
+	must(kage_mem_pages_create(&m));
+	must(kage_mem_pages_add(m, SAMPLE_SPACE, 0x10000, 900, (void **)&at));
+	for (size_t i = 0; i < 900; i++)
+		sample_page(at + i * KAGE_PAGE_BYTES, 2, random_next(&r));
+	image->pages = kage_mem_pages_finish(m);
+	bytes = pack_of(image, ret_size);
+	kage_image_close(image);
+	return bytes;
+}
+
+/* A check goes on behind every damage, heads of records and the pack's own header included. */
+static void test_all_damage_is_told(void **state)
+{
+	size_t size, at[8];
+	uint8_t *bytes = pack_of_groups(&size);
+
+	(void)state;
+	for (size_t i = 0; i < 8; i++) /* SUMMARY, four groups, IMAGE, INDEX, FOOTER */
+		at[i] = record_at(bytes, i);
+	assert_int_equal(at[7] + FOOTER_RECORD_BYTES, size);
+	for (size_t i = 0; i < 8; i++)
+		expect_damage(bytes, size, &at[i], 1);
+	expect_damage(bytes, size, (size_t[]){ at[0], at[2], at[4], at[6] }, 4);
+	expect_damage(bytes, size, (size_t[]){ 0, at[1], at[3] + RECORD_BYTES, at[7] }, 4);
+	expect_damage(bytes, size,
+		      (size_t[]){ at[1], at[2] + RECORD_BYTES, at[3] + RECORD_BYTES, at[5],
+				  at[7] + RECORD_BYTES },
+		      5);
+	free(bytes);
+}
+
+/* What is left of a pack that was cut is checked as well. */
+static void test_damage_before_a_cut(void **state)
+{
+	size_t size, at, cut;
+	uint8_t *bytes = pack_of_groups(&size);
+	struct found found = { .n = 0 };
+	int fd;
+
+	(void)state;
+	at = record_at(bytes, 1);
+	cut = record_at(bytes, 3);
+	size = cut + 1000;
+	bytes[at] ^= 1;
+	fd = pack_file_of(bytes, size);
+	must(kage_pack_check(fd, "memory", note_offset, &found));
+	assert_int_equal(found.n, 3);
+	assert_int_equal(found.offsets[0], size - FOOTER_RECORD_BYTES);
+	assert_int_equal(found.offsets[1], at);
+	assert_int_equal(found.offsets[2], cut);
+	close(fd);
 	free(bytes);
 }
 
@@ -491,6 +628,8 @@ int main(void)
 		cmocka_unit_test(test_flip_every_bit),
 		cmocka_unit_test(test_longer_and_moved),
 		cmocka_unit_test(test_damage_stays_in_its_group),
+		cmocka_unit_test(test_all_damage_is_told),
+		cmocka_unit_test(test_damage_before_a_cut),
 		cmocka_unit_test(test_newer_features),
 		cmocka_unit_test(test_unknown_record),
 		cmocka_unit_test(test_lying_index),
