@@ -75,6 +75,16 @@ def calls_and_abilities():
     return [line.split() for line in text.splitlines()]
 
 
+def wait_state(pid, letter):
+    """Waits until the first thread of PID is in the state LETTER."""
+    def reached():
+        state = state_of(pid)
+        if state in ("", "Z", "X"):
+            raise Late(f"process {pid} ended before it was in state {letter}")
+        return state == letter
+    wait_until(f"process {pid} to be in state {letter}", reached)
+
+
 class Call:
     """One such process."""
 
@@ -85,7 +95,7 @@ class Call:
         try:
             self.box.wait_log("ready", process=self.program)
             # Asleep in the call, and so are its other threads most of the time.
-            wait_until("the call to block", lambda: state_of(self.program.pid) == "S")
+            wait_state(self.program.pid, "S")
         except Failed:
             self.close()
             raise
@@ -154,13 +164,17 @@ def wait_some(begin, seconds):
         time.sleep(0.01)
 
 
-def image_of(call, process):
+def image_of(call, process, life):
     """Returns (before, after, image) of a process that is in its call, and ends it."""
     before = now()
     try:
         image = call.box.snap(process.pid)
     except Failed as why:
-        raise Late(why) if "took" in call.box.log() else why
+        if "took" in call.box.log():
+            raise Late(why) from None
+        if not process.alive():
+            why = f"{why}; it ended with {(life or process).wait()}; log: {call.box.log()}"
+        raise Failed(why) from None
     after = now()
     process.kill()
     if "took" in call.box.log():
@@ -179,10 +193,10 @@ def live_again(call, rounds, options, resumed=False):
         wait_some(lived_low, RESTORED_SECONDS / (2.0 * rounds))
         if resumed:
             process.signal(signal.SIGSTOP)
-            wait_until("it to stop", lambda: state_of(process.pid) == "T")
+            wait_state(process.pid, "T")
             process.signal(signal.SIGCONT)
-            wait_until("it to sleep again", lambda: state_of(process.pid) == "S")
-        before, after, image = image_of(call, process)
+            wait_state(process.pid, "S")
+        before, after, image = image_of(call, process, life)
         if life:
             life.kage.wait()
         lives.append((lived_low, lived_high, before, after))
@@ -194,7 +208,7 @@ def live_again(call, rounds, options, resumed=False):
         if not process:
             break
     if "--stopped" in options and process:
-        wait_until("it to be stopped", lambda: state_of(life.pid) == "T")
+        wait_state(life.pid, "T")
         process.signal(signal.SIGCONT)
     call.go()
     return life.wait(), lives, lived_low, lived_high
@@ -258,11 +272,11 @@ def signalled(name):
         image = call.box.snap(call.program.pid)
         call.program.kill()
         life = call.box.restore(image, "--stopped")
-        wait_until("it to be stopped", lambda: state_of(life.pid) == "T")
+        wait_state(life.pid, "T")
         signal_thread(life.pid, signal.SIGUSR1)
         life.process.signal(signal.SIGCONT)
         if name == "read_restarted":
-            wait_until("it to sleep again", lambda: state_of(life.pid) == "S")
+            wait_state(life.pid, "S")
             call.go()
         call.judge(life.wait(15))
     finally:
