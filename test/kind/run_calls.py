@@ -232,7 +232,8 @@ def restored(name, rounds, options, resumed=False):
         if kind == "event":
             return
         if kind == "absolute":
-            due_low, due_high = begin + wanted, max(begin + wanted, lived_high)
+            # It was computed before `begin` was taken.
+            due_low, due_high = begin + wanted - EARLY_NS, max(begin + wanted, lived_high)
         else:
             least, most = due(begin, wanted, lives)
             due_low, due_high = lived_low + least - EARLY_NS, lived_high + max(0, most)
