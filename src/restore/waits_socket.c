@@ -92,14 +92,15 @@ static _Noreturn void put_back(const struct timeout *t, const int pipe_fds[2])
 	syscall(SYS_close, pipe_fds[1]);
 	syscall(SYS_read, pipe_fds[0], &c, 1);
 	syscall(SYS_setsockopt, t->fd, SOL_SOCKET, t->option, &t->whole, sizeof(t->whole));
-	syscall(SYS_exit_group, 0);
+	syscall(SYS_exit_group, 1);
 	__builtin_unreachable();
 }
 
 static struct kage_err *fork_put_back(const struct timeout *t, const int pipe_fds[2],
 				      pid_t *ret_pid)
 {
-	struct clone_args args = { 0 };
+	/* Who traces us must not be able to hold it. */
+	struct clone_args args = { .flags = CLONE_UNTRACED };
 	long pid = syscall(SYS_clone3, &args, sizeof(args));
 
 	if (pid == 0)

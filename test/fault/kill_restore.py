@@ -21,6 +21,7 @@ from kagetest import (Failed, KAGE, Sandbox, SOAK, Tap, helper, read, seeded, st
                       threads_of, wait_until)
 
 KILLS = 80
+LAST_CALLS = 50
 INSTANTS = 500 if SOAK else 60
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -31,9 +32,9 @@ def children():
 
 
 class Restores:
-    def __init__(self, box):
+    def __init__(self, box, *command):
         self.box = box
-        process = box.start([helper("fault/busy")])
+        process = box.start(command)
         box.wait_log("ready", process=process)
         self.image = box.snap(process.pid)
         self.pid = process.pid
@@ -70,9 +71,9 @@ class Restores:
         for pid, status in ended.items():
             if status == 0 and said == 1 and pid == self.pid:
                 continue
-            # A stub that finds itself alone ends, by a signal or with a status of its own. The
-            # program would have said something.
-            if status != 0 and not said:
+            # A stub that finds itself alone ends, by a signal or with a status of its own, and so do
+            # helpers of kage. The program would have said something.
+            if status != 0 and (not said or pid != self.pid):
                 continue
             raise Failed(f"{when}: process {pid} (the program's is {self.pid}) ended with {status}; "
                          f"log: {log}")
@@ -90,13 +91,17 @@ class Restores:
         return done.stderr.strip().splitlines()[-1]
 
 
-def at_each_call(restores, rng):
+def count_calls(restores):
     line = restores.killat(0)
     restores.settle(line)
     found = re.search(r"(\d+) calls, status 0", line)
     if not found or restores.whole != 1:
         raise Failed(f"kage restore under killat: {line}")
-    total = int(found.group(1))
+    return int(found.group(1))
+
+
+def at_each_call(restores, rng):
+    total = count_calls(restores)
     stride = 1 if SOAK else max(1, total // KILLS)
     first = 1 if SOAK else 1 + rng.randrange(stride)
     print(f"# {total} calls, every {stride} from {first} on")
@@ -107,6 +112,18 @@ def at_each_call(restores, rng):
     print(f"# {restores.whole} whole, {restores.none} none")
     if not restores.none:
         raise Failed("no kill was early enough to matter")
+
+
+def at_last_calls(box):
+    """One thread, which sleeps in a call on a socket: it runs already when kage puts the socket's timeout
+    back, and looks at it when its call has ended."""
+    restores = Restores(box, helper("kind/calls"), "recv_timeout", "0.5")
+    total = count_calls(restores)
+    for k in range(total - LAST_CALLS, total + 1):
+        restores.settle(f"k={k}: {restores.killat(k)}")
+    print(f"# {restores.whole} whole, {restores.none} none")
+    if not restores.none or restores.whole < 2:
+        raise Failed("all kills were early, or all late")
 
 
 def at_random(restores, rng):
@@ -136,10 +153,12 @@ def main():
     rng = seeded()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with Sandbox() as box:
-        restores = Restores(box)
+        restores = Restores(box, helper("fault/busy"))
         tap.run("killed at its k-th system call", at_each_call, restores, rng)
         tap.run("killed at random instants", at_random, restores, rng)
         tap.run("the store is as it was", box.fsck)
+    with Sandbox() as box:
+        tap.run("killed while a socket's timeout is another", at_last_calls, box)
     tap.done()
 
 
