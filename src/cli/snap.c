@@ -77,10 +77,12 @@ static void print_line(const struct kage_snap_result *result, bool killed)
 	char memory[CLI_TEXT_BYTES], stored[CLI_TEXT_BYTES];
 	char pause[CLI_TEXT_BYTES], total[CLI_TEXT_BYTES];
 
-	printf("%s@%llu  %s in %s, paused %s, %s in all%s\n", result->name,
+	/* All of its threads slept: nothing had to be stopped. */
+	printf("%s@%llu  %s in %s, %s%s, %s in all%s\n", result->name,
 	       (unsigned long long)result->number, cli_text_size(memory, result->memory_bytes),
 	       cli_text_size(stored, result->stored_bytes),
-	       cli_text_duration(pause, result->pause_ns),
+	       result->pause_ns ? "paused " : "not stopped",
+	       result->pause_ns ? cli_text_duration(pause, result->pause_ns) : "",
 	       cli_text_duration(total, result->total_ns), killed ? ", killed" : "");
 }
 

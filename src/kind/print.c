@@ -34,8 +34,11 @@ static void print_head(const struct kage_image *image, FILE *out, const struct s
 	if (src) {
 		fputs("  taken ", out);
 		print_time(src->realtime_ns, out);
-		fprintf(out, " on %s, Linux %s; it stood still for %.3f ms\n", src->hostname,
-			src->kernel_release, (double)src->pause_ns / 1e6);
+		fprintf(out, " on %s, Linux %s", src->hostname, src->kernel_release);
+		if (src->pause_ns)
+			fprintf(out, "; it stood still for %.3f ms\n", (double)src->pause_ns / 1e6);
+		else
+			fputs("; it was not stopped\n", out);
 		if (src->message && src->message[0])
 			fprintf(out, "  “%s”\n", src->message);
 	}

@@ -29,7 +29,7 @@ is "$status" 1 "log of a store that was named and is not there"
 program
 try "$KAGE" snap $pid
 is "$status" 0 "snap"
-like "$out" "^sleep@1  [0-9.]+ (KiB|MiB) in [0-9.]+ (KiB|MiB|B), paused [0-9.]+ (µs|ms), [0-9.]+ ms in all$" \
+like "$out" "^sleep@1  [0-9.]+ (KiB|MiB) in [0-9.]+ (KiB|MiB|B), (not stopped|paused [0-9.]+ (µs|ms)), [0-9.]+ ms in all$" \
 	"snap prints one line"
 is "$err" "" "and nothing else"
 try "$KAGE" snap $pid --json -m "the second"
