@@ -19,6 +19,22 @@
 
 static const uint64_t stop_timeout_ns = 10ull * 1000 * 1000 * 1000;
 
+/* Somebody else may have got a thread's number meanwhile. B has made threads 1 and on. */
+static struct kage_err *explain(struct kage_err *e, const Kage__Process *p,
+				const struct kage_batch *b)
+{
+	for (size_t i = 0; e && i < b->n_done; i++) {
+		if (kage_batch_result(b, i) != -EEXIST)
+			continue;
+		err_drop(e);
+		return kage_err_new(KAGE_BUSY,
+				    "thread number %d is taken; end that process, or restore with "
+				    "--pid new",
+				    p->threads[i + 1]->tid);
+	}
+	return e;
+}
+
 struct kage_err *threads_make(struct kage_restore *r)
 {
 	_cleanup_(kage_batch_deinit) struct kage_batch b;
@@ -38,7 +54,7 @@ struct kage_err *threads_make(struct kage_restore *r)
 		kage_batch_point(&b, at + offsetof(struct clone_args, set_tid), tid);
 		BATCH(&b, "make a thread", SYS_clone3, DATA(at), V(sizeof(args)));
 	}
-	TRY(kage_batch_run(stub, stub->threads[0], &b));
+	TRY(explain(kage_batch_run(stub, stub->threads[0], &b), p, &b));
 	if (stub->n_threads != p->n_threads)
 		return kage_err_new(KAGE_SYS, "%zu of %zu threads were made", stub->n_threads,
 				    p->n_threads);

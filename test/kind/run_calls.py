@@ -62,7 +62,7 @@ RESUMABLE = {
 
 
 class Late(Failed):
-    """It ended too late, or the test was too slow for it."""
+    """It ended too late, or the test was too slow for it, or its number was given to somebody else."""
 
 
 def now():
@@ -182,6 +182,13 @@ def image_of(call, process, life):
     return before, after, image
 
 
+def life_of(call, image, options):
+    try:
+        return call.box.restore(image, *options)
+    except Failed as why:
+        raise Late(why) if "is taken" in str(why) else why
+
+
 def live_again(call, rounds, options, resumed=False):
     """Image, death and new life, ROUNDS times. Returns the exit status and, for each life but the last,
     (when it began at the earliest, at the latest, was imaged at the earliest, at the latest), and
@@ -202,7 +209,7 @@ def live_again(call, rounds, options, resumed=False):
         lives.append((lived_low, lived_high, before, after))
         wait_some(after, LOST_SECONDS)
         lived_low = now()
-        life = box.restore(image, *options)
+        life = life_of(call, image, options)
         lived_high = now()
         process = life.process
         if not process:
@@ -249,15 +256,15 @@ def restored(name, rounds, options, resumed=False):
         call.close()
 
 
-def restored_in_time(*args):
+def in_time(test, *args):
     """A machine that has much to do makes a program late, but not each time."""
     for _ in range(TRIES - 1):
         try:
-            restored(*args)
+            test(*args)
             return
         except Late:
             pass
-    restored(*args)
+    test(*args)
 
 
 def signal_thread(tid, number):
@@ -272,7 +279,7 @@ def signalled(name):
         wait_some(now(), 0.2)
         image = call.box.snap(call.program.pid)
         call.program.kill()
-        life = call.box.restore(image, "--stopped")
+        life = life_of(call, image, ["--stopped"])
         wait_state(life.pid, "T")
         signal_thread(life.pid, signal.SIGUSR1)
         life.process.signal(signal.SIGCONT)
@@ -311,8 +318,8 @@ def main():
         for name, ability in chosen:
             if way == "survive" or not possible(name, ability, way):
                 continue
-            test = (signalled, name) if way == "signalled" else (restored_in_time, name, *WAYS[way])
-            jobs.append(lambda n=f"{name}: {way}", t=test: tap.run(n, *t))
+            test = (signalled, name) if way == "signalled" else (restored, name, *WAYS[way])
+            jobs.append(lambda n=f"{name}: {way}", t=test: tap.run(n, in_time, *t))
     in_parallel(jobs, workers=6)
     tap.done()
 
