@@ -7,13 +7,14 @@
  */
 #include <fcntl.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "common.h"
 
 struct seen {
 	volatile uint64_t ready;      /* 1 once all memory is touched */
@@ -24,45 +25,6 @@ struct seen {
 	volatile uint64_t result_ns;  /* of orders 2 and 3 */
 	volatile uint64_t steps;
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-static uint64_t random_next(uint64_t *s)
-{
-	*s ^= *s << 13;
-	*s ^= *s >> 7;
-	*s ^= *s << 17;
-	return *s;
-}
-
-static void fill(char *p, size_t bytes)
-{
-	static const char *const words[] = { "the ",     "image ",  "of ",   "a ",
-					     "program ", "lives ",  "and ",  "waits ",
-					     "in ",      "memory ", "for ",  "its ",
-					     "time ",    "to ",     "come ", "again\n" };
-	uint64_t s = 88172645463325252u;
-	size_t half = bytes / 2;
-
-	for (size_t i = 0; i + 16 < half;) {
-		const char *w = words[random_next(&s) % 16];
-		size_t n = strlen(w);
-
-		memcpy(p + i, w, n);
-		i += n;
-	}
-	for (size_t i = half; i + 8 <= bytes; i += 8) {
-		uint64_t v = random_next(&s);
-
-		memcpy(p + i, &v, 8);
-	}
-}
 
 static uint64_t time_fork(void)
 {

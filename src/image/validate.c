@@ -377,6 +377,8 @@ static struct kage_err *check_threads(const Kage__Process *p)
 
 	if (p->n_threads == 0)
 		return bad("process %d has no thread", p->pid);
+	if (p->threads[0]->tid != p->pid)
+		return bad("the first thread of process %d is %d", p->pid, p->threads[0]->tid);
 	memset(&tids, 0, sizeof(tids));
 	TRY(ids_create(&tids, "thread", p->n_threads));
 	v = tids.v;

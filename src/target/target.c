@@ -189,6 +189,10 @@ struct kage_thread *kage_target_add_thread(struct kage_target *t, pid_t tid)
 	}
 	thread->tid = tid;
 	t->threads[t->n_threads++] = thread;
+	if (tid == t->pid) {
+		t->threads[t->n_threads - 1] = t->threads[0];
+		t->threads[0] = thread;
+	}
 	return thread;
 }
 
