@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <time.h>
 
 #include "base/cleanup.h"
@@ -122,6 +123,13 @@ struct kage_err *kage_timers_list(struct kage_capture *c)
 	return kage_timers_parse(&c->image->arena, text, c->process);
 }
 
+/* The kernel starts the real timer again when its signal is taken (kernel/signal.c, dequeue_signal): while that
+ * waits, no time is left, yet the timer is not off. */
+static bool is_on(unsigned which, const struct kage_inside_interval *in)
+{
+	return in->left_ns || (which == ITIMER_REAL && in->interval_ns);
+}
+
 static struct kage_err *capture(struct kage_capture *c)
 {
 	Kage__Process *p = c->process;
@@ -130,7 +138,7 @@ static struct kage_err *capture(struct kage_capture *c)
 		const struct kage_inside_interval *in = &c->inside.itimers[i];
 		Kage__IntervalTimer *m;
 
-		if (!in->left_ns)
+		if (!is_on(i, in))
 			continue;
 		m = msg_append(&c->image->arena, p, interval_timers, Kage__IntervalTimer,
 			       kage__interval_timer__init);
@@ -232,7 +240,8 @@ static struct kage_err *finish(struct kage_restore *r, struct kage_batch *b)
 	for (size_t i = 0; i < p->n_interval_timers; i++) {
 		const Kage__IntervalTimer *m = p->interval_timers[i];
 		/* Zero would mean off: at least one microsecond is left. */
-		uint64_t left_us = (m->left_ns + 999) / 1000, every_us = m->interval_ns / 1000;
+		uint64_t left_us = m->left_ns ? (m->left_ns + 999) / 1000 : 1;
+		uint64_t every_us = m->interval_ns / 1000;
 		int64_t spec[4] = { (int64_t)(every_us / 1000000), (int64_t)(every_us % 1000000),
 				    (int64_t)(left_us / 1000000), (int64_t)(left_us % 1000000) };
 
