@@ -208,13 +208,20 @@ def threads_of(pid):
 # --- the sandbox ---------------------------------------------------------------------------------
 
 class Life:
-    """A restored program and the kage that stays with it."""
+    """A restored program and the kage that stays with it. As a context it ends at the latest when the
+    context does, so that its number is free for another life."""
 
     def __init__(self, kage, process, report, pid):
         self.kage = kage        # Process of `kage restore`
         self.process = process  # the program; None when it had ended before we could look
         self.pid = pid
         self.report = report
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
 
     def wait(self, patience=PATIENCE):
         return self.kage.wait(patience)
@@ -306,9 +313,17 @@ class Sandbox:
         return done
 
     def snap(self, pid, *options, name="t"):
-        """Takes an image and returns NAME@N."""
-        done = self.kage("snap", "--json", "-n", name, *options, pid)
-        return json.loads(done.stdout)["image"]
+        """Takes an image and returns NAME@N. As a user would, it tries again when kage advises to: a
+        thread that waits for a slow disk cannot be stopped."""
+        def taken():
+            done = self.kage("snap", "--json", "-n", name, *options, pid, check=False)
+            if done.returncode == 0:
+                return json.loads(done.stdout)["image"]
+            if "try again later" not in done.stderr:
+                raise Failed(f"kage snap: status {done.returncode}: {done.stderr.strip()}")
+            print(f"# {done.stderr.strip()}", flush=True)
+            return None
+        return wait_until(f"an image of process {pid}", taken)
 
     def restore(self, image, *options, env=None, **how):
         """Restores in the foreground, with kage in the background. Returns when the program runs

@@ -2,16 +2,19 @@
 """Programs that write a sequence, and the judge of it.
 
 Such a program writes lines "N X" to each of its files, where X(N) = 16807 * X(N-1) mod 2^31-1, as fast
-as it can, each X made from the one in its memory; and ends with status 0 soon after the file "go" is
-there. Three images are taken while it works; it is killed; each image lives again with its files put
-back, in the order first, last, middle. In every life the file must begin where the image was, and be
-the sequence to its end: a step that was lost, made twice or begun anew is seen.
+as it can, each X made from the one in its memory. When the file "go" is there it makes sure that all
+else it does goes on (timers, garbage collection …), checks what it remembers, and ends with status 0.
+
+Three images are taken while it works, and one while it stands (SIGSTOP); it goes on and is killed. Each
+image lives again with its files put back, in the order first, last, middle. In every life the
+files must begin where the image was, and be the sequence to their ends: a step that was lost,
+made twice or begun anew is seen. The life from the fourth must equal its portraits (portrait.py).
 """
 
 import os
-import signal
 
-from kagetest import (Failed, Sandbox, Tap, read_or, state_of, threads_of, wait_until)
+from kagetest import Failed, Sandbox, Tap, read_or, threads_of, wait_until
+from portrait import Standing, goes_on, stands
 
 MORE = 300  # lines between one image and the next
 
@@ -33,16 +36,31 @@ def judge_file(path, seed):
     return len(lines)
 
 
-class Sequence:
-    """One such program. FILES: {name: seed}."""
+class Seen:
+    """What was seen of the program right before an image or right after it."""
 
-    def __init__(self, box, command, files, env=None):
-        self.box, self.command, self.files, self.env = box, command, files, env
+    def __init__(self, sequence):
+        self.lines = sequence.counts()
+        self.threads = set(threads_of(sequence.process.pid))
+
+
+class Sequence:
+    """One such program. FILES: {name: seed}. WARM tells by the program's log whether images may be taken, JUDGE
+    raises Failed by the logs of a life's beginning and end."""
+
+    def __init__(self, box, command, files, warm=None, judge=None):
+        self.box, self.command, self.files = box, command, files
+        self.warm, self.judge = warm, judge
         self.process = None
-        self.images = []  # (image, {file: (fewest lines, most lines)})
+        self.images = []  # (image, Seen before, Seen after)
+        self.standing = None
+        self.written = None  # the files' bytes then
 
     def counts(self):
         return {name: len(lines_of(self.box.path(name))) for name in self.files}
+
+    def contents(self):
+        return {name: read_or(self.box.path(name)) for name in self.files}
 
     def progress(self, process, than):
         def more():
@@ -53,32 +71,40 @@ class Sequence:
         wait_until("the sequence to go on", more)
 
     def start(self):
-        self.process = self.box.start(self.command, env=self.env)
+        self.process = self.box.start(self.command)
         self.progress(self.process, {name: 0 for name in self.files})
+        if self.warm:
+            wait_until("the program to be warm", lambda: self.warm(self.box.log()))
 
     def take_images(self):
         for _ in range(3):
-            before = self.counts()
+            before = Seen(self)
             image = self.box.snap(self.process.pid)
-            after = self.counts()
-            self.images.append((image, {n: (before[n], after[n]) for n in self.files}))
-            self.progress(self.process, after)
+            after = Seen(self)
+            self.images.append((image, before, after))
+            self.progress(self.process, after.lines)
+        self.standing = Standing(self.box, self.process)
+        self.written = self.contents()
+        goes_on(self.process)
+        self.progress(self.process, self.counts())
         self.process.kill()
 
-    def live_again(self, number):
-        image, bounds = self.images[number]
-        # Stopped, so that what was put back can be looked at.
-        life = self.box.restore(image, "--files", "restore", "--stopped")
-        wait_until("it to stand", lambda: life.process.alive() and all(
-            state_of(life.pid, t) == "T" for t in threads_of(life.pid)))
-        for name, (fewest, most) in bounds.items():
-            count = judge_file(self.box.path(name), self.files[name])
-            if not fewest <= count <= most:
-                raise Failed(f"{name} has {count} lines, had {fewest} to {most} at the image")
-        here = self.counts()
-        life.process.signal(signal.SIGCONT)
+    def judge_beginning(self, life, before, after):
+        for name, seed in self.files.items():
+            count = judge_file(self.box.path(name), seed)
+            if not before.lines[name] <= count <= after.lines[name]:
+                raise Failed(f"{name} has {count} lines, had {before.lines[name]} to "
+                             f"{after.lines[name]} at the image")
+        missing = before.threads & after.threads - set(threads_of(life.pid))
+        if missing:
+            raise Failed(f"threads {sorted(missing)} are missing")
+
+    def live_on(self, life, snap_again=False):
+        """From where it stands to its end."""
+        here, said = self.counts(), self.box.log()
+        goes_on(life.process)
         self.progress(life.process, here)
-        if number == 0:  # an image of a life from an image is as good as any
+        if snap_again:  # an image of a life from an image is as good as any
             self.box.snap(life.pid, name="again")
         self.box.write("go", "")
         status = life.wait()
@@ -87,26 +113,52 @@ class Sequence:
             raise Failed(f"it ended with {status}: {self.box.log()[-3000:]}")
         for name, seed in self.files.items():
             judge_file(self.box.path(name), seed)
+        if self.judge:
+            self.judge(said, self.box.log())
+
+    def live_again(self, number):
+        if len(self.images) < 3:
+            raise Failed("there are no three images")
+        image, before, after = self.images[number]
+        # Stopped, so that what was put back can be looked at.
+        with self.box.restore(image, "--files", "restore", "--stopped") as life:
+            stands(life.process)
+            self.judge_beginning(life, before, after)
+            self.live_on(life, snap_again=number == 0)
+
+    def judge_core(self, landmarks):
+        if not self.standing:
+            raise Failed("there is no image")
+        self.standing.judge_core(landmarks)
+
+    def stand_again(self):
+        if not self.standing:
+            raise Failed("there is no image")
+        with self.box.restore(self.standing.image, "--files", "restore") as life:
+            self.standing.judge_life(life)
+            if self.contents() != self.written:
+                raise Failed("the files are not what they were")
+            self.live_on(life)
 
 
-def test_program(name, command, files, prepare=None, env=None):
-    """The whole test file of one program. COMMAND and PREPARE are given the sandbox."""
+def test_program(name, command, files, prepare=None, landmarks=(), **judges):
+    """The whole test file of one program. COMMAND and PREPARE are given the sandbox; LANDMARKS are parts of
+    functions' names that its backtraces always have; JUDGES are Sequence's."""
     tap = Tap()
     with Sandbox() as box:
-        state = {}
+        s = Sequence(box, command, files, **judges)
 
         def images():
             if prepare:
                 prepare(box)
-            state["s"] = Sequence(box, command(box) if callable(command) else command, files, env)
-            state["s"].start()
-            state["s"].take_images()
-        tap.run(f"{name}: three images while it works", images)
+            if callable(command):
+                s.command = command(box)
+            s.start()
+            s.take_images()
+        tap.run(f"{name}: three images while it works, one while it stands", images)
         for number, what in ((0, "first"), (2, "last"), (1, "middle")):
-            def again(number=number):
-                if "s" not in state or len(state["s"].images) < 3:
-                    raise Failed("there are no three images")
-                state["s"].live_again(number)
-            tap.run(f"{name}: lives again from the {what} image", again)
+            tap.run(f"{name}: lives again from the {what} image", s.live_again, number)
+        tap.run(f"{name}: gdb sees in a core what it saw in the program", s.judge_core, landmarks)
+        tap.run(f"{name}: is to the last byte what it was", s.stand_again)
         tap.run(f"{name}: the store is well", box.fsck)
     tap.done()
