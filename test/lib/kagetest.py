@@ -205,6 +205,17 @@ def threads_of(pid):
         return []
 
 
+def descriptors_of(pid):
+    """{number: where it leads}, without those that are closed while we look."""
+    found = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
+        except FileNotFoundError:
+            pass
+    return found
+
+
 # --- the sandbox ---------------------------------------------------------------------------------
 
 class Life:

@@ -13,7 +13,7 @@ import struct
 import subprocess
 import zlib
 
-from kagetest import (HERE, Failed, need, read, read_or, state_of, status_of, threads_of,
+from kagetest import (HERE, Failed, descriptors_of, need, read, read_or, state_of, status_of, threads_of,
                       wait_until)
 
 PAGE = 4096
@@ -59,10 +59,10 @@ def signals_of_timers(pid):
     return sum({1 << number - 1 for number in numbers})
 
 
-def of_descriptor(pid, fd, names):
+def of_descriptor(pid, fd, link, names):
     """Where it leads, and the lines of fdinfo that do not change by themselves. NAMES gives objects
     without a name the number under which they were seen first."""
-    link = without_number(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    link = without_number(link)
     if re.match(r"^[a-z]+:\[\d+\]$", link):
         link = link.partition(":")[0] + " of " + str(names.setdefault(link, fd))
     lines, watched = [link], []
@@ -125,8 +125,8 @@ def shown_by_kernel(pid):
     for key in FILES:
         seen[key] = read_or(f"/proc/{pid}/{key}", None)
     names = {}
-    for fd in sorted(map(int, os.listdir(f"/proc/{pid}/fd"))):
-        seen[f"descriptor {fd}"] = of_descriptor(pid, fd, names)
+    for fd, link in sorted(descriptors_of(pid).items()):
+        seen[f"descriptor {fd}"] = of_descriptor(pid, fd, link, names)
     seen.update(of_mappings(pid))
     seen.update(of_threads(pid))
     return seen

@@ -1,17 +1,21 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""redis-server with AOF and RDB: imaged between bursts of writes, no client connected at the instant.
+"""redis-server with AOF and RDB: imaged right after bursts of writes, no client connected at the instant.
 
-The oracle is redis: DEBUG DIGEST of all its data as of each image, and that a fresh server which
-replays the AOF that the restored one leaves comes to the same digest.
+The oracle is redis: DEBUG DIGEST of all its data as of each image; that a fresh server which replays the
+AOF, as it was put back and as the restored one goes on with it, comes to the same digest, and so does
+one that reads its RDB; and redis-check-aof and redis-check-rdb.
 """
 
 import os
+import shutil
 import socket
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from kagetest import Failed, Sandbox, Tap, need, wait_until
+from kagetest import Failed, Sandbox, Tap, descriptors_of, need, wait_until
+from portrait import Standing, goes_on
 
 KEYS = 20000
 
@@ -57,6 +61,8 @@ class Client:
             for i in range(start, start + 500):
                 self.answer()
         for i in range(200):
+            self.ask("PEXPIREAT", f"key:{(i * 7 + generation) % 60000}", 4102444800000 + i)
+            self.ask("HSET", f"hash:{i % 20}", f"field {generation}", i)
             self.ask("LPUSH", f"list:{i % 10}", generation * i)
             self.ask("ZADD", "scores", i, f"member {generation} {i}")
 
@@ -71,15 +77,15 @@ class Redis:
     def __init__(self, box):
         self.box, self.port = box, free_port()
         os.makedirs(box.path("data"), exist_ok=True)
-        self.process = None
         self.images = []  # (image, digest, number of keys)
+        self.standing = None
 
-    def start(self, log="log"):
+    def start(self, log="log", port=None, folder="data", *more):
         process = self.box.start(
-            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir",
-             self.box.path("data"), "--appendonly", "yes", "--appendfsync", "everysec",
-             "--auto-aof-rewrite-percentage", "0", "--save", "3600 1", "--enable-debug-command", "yes"],
-            log=log)
+            ["redis-server", "--port", str(port or self.port), "--bind", "127.0.0.1", "--dir",
+             self.box.path(folder), "--appendonly", "yes", "--appendfsync", "everysec",
+             "--auto-aof-rewrite-percentage", "0", "--save", "3600 1", "--enable-debug-command", "yes",
+             *more], log=log)
         self.box.wait_log("Ready to accept connections", log=log, process=process)
         return process
 
@@ -88,16 +94,14 @@ class Redis:
             text = c.ask("INFO", "everything").decode()
         return next(l.partition(":")[2] for l in text.splitlines() if l.startswith(what + ":"))
 
-    def digest(self):
-        with Client(self.port) as c:
+    def digest(self, port=None):
+        with Client(port or self.port) as c:
             return c.ask("DEBUG", "DIGEST").decode(), int(c.ask("DBSIZE"))
 
     def alone(self, process):
         """Nobody is connected, nothing is being saved by a child."""
         def quiet():
-            sockets = [os.readlink(f"/proc/{process.pid}/fd/{fd}")
-                       for fd in os.listdir(f"/proc/{process.pid}/fd")]
-            inodes = {s[8:-1] for s in sockets if s.startswith("socket:")}
+            inodes = {l[8:-1] for l in descriptors_of(process.pid).values() if l.startswith("socket:")}
             with open("/proc/net/tcp", encoding="ascii") as f:
                 rows = [l.split() for l in f.readlines()[1:]]
             with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as f:
@@ -105,60 +109,124 @@ class Redis:
             return not children and not [r for r in rows if r[9] in inodes and r[3] != "0A"]
         wait_until("redis to be alone", quiet)
 
-    def images_under_load(self):
-        self.process = self.start()
-        with Client(self.port) as c:
-            c.burst(0)
-            c.ask("BGSAVE")
-        wait_until("the RDB", lambda: self.info("rdb_bgsave_in_progress") == "0")
-        for generation in range(1, 4):
-            with Client(self.port) as c:
-                c.burst(generation)
-                digest = c.ask("DEBUG", "DIGEST").decode()
-                size = int(c.ask("DBSIZE"))
-            self.alone(self.process)
-            self.images.append((self.box.snap(self.process.pid), digest, size))
-        with Client(self.port) as c:
-            c.burst(9)  # what no image has
-        self.process.kill()
+    # --- other servers, which know nothing of images ----------------------------------------------
 
-    def live_again(self, number):
-        image, digest, size = self.images[number]
-        life = self.box.restore(image, "--files", "restore")
-        if self.digest() != (digest, size):
-            raise Failed(f"the digest is {self.digest()}, was {digest, size}")
-        with Client(self.port) as c:  # it works, and its AOF with it
-            c.burst(20 + number)
-            c.ask("SET", "after", number)
-            if c.ask("GET", "after") != str(number).encode():
-                raise Failed("what was set is not there")
+    def fresh(self, want, what, folder, *more):
+        """A fresh server that loads what stands in FOLDER comes to the digest WANT."""
+        port = free_port()
+        process = self.start(f"{what}.{len(self.box.started)}", port, folder, *more)
+        try:
+            got = self.digest(port)
+        finally:
+            process.kill()
+        if got != want:
+            raise Failed(f"a fresh server loads {got} from the {what}, must be {want}")
+
+    def check(self, program, path):
+        done = subprocess.run([program, path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+        if done.returncode != 0:
+            raise Failed(f"{program} {path}: {done.stdout[-1000:]}")
+
+    def judge_aof(self, want):
+        """A copy of the AOF replays to WANT."""
+        copy = self.box.path("copy")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(self.box.path("data"), copy)
+        manifest = os.path.join(copy, "appendonlydir", "appendonly.aof.manifest")
+        self.check("redis-check-aof", manifest)
+        self.fresh(want, "AOF", "copy")
+
+    def judge_rdb(self, want):
+        """The RDB alone loads to WANT."""
+        folder = self.box.path("rdb")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        shutil.copy(self.box.path("data/dump.rdb"), folder)
+        self.check("redis-check-rdb", os.path.join(folder, "dump.rdb"))
+        self.fresh(want, "RDB", "rdb", "--appendonly", "no")
+
+    # --- the tests ----------------------------------------------------------------------------------
+
+    def burst(self, generation, process):
+        with Client(self.port) as c:
+            c.burst(generation)
+            digest = c.ask("DEBUG", "DIGEST").decode()
+            size = int(c.ask("DBSIZE"))
+        self.alone(process)
+        return digest, size
+
+    def save(self):
+        with Client(self.port) as c:
             c.ask("BGSAVE")
         wait_until("the RDB", lambda: self.info("rdb_bgsave_in_progress") == "0")
         if self.info("rdb_last_bgsave_status") != "ok":
             raise Failed("BGSAVE failed")
-        after = self.digest()
+
+    def images_under_load(self):
+        need("redis-server", "redis-check-aof", "redis-check-rdb")
+        process = self.start()
+        self.burst(0, process)
+        self.save()
+        for generation in range(1, 4):
+            seen = self.burst(generation, process)
+            self.images.append((self.box.snap(process.pid), *seen))
+        seen = self.burst(4, process)
+        self.standing = Standing(self.box, process)
+        self.images.append((self.standing.image, *seen))
+        goes_on(process)
+        self.burst(9, process)  # what no image has
+        process.kill()
+
+    def go_on(self, life, number):
+        """It works, and its AOF and its RDB with it."""
+        after = self.burst(20 + number, life.process)
+        if after == self.images[number][1:]:
+            raise Failed("what was set is not there")
+        self.save()
         with Client(self.port) as c:
             c.send("SHUTDOWN", "NOSAVE")
         if life.wait() != 0:
             raise Failed("SHUTDOWN did not end it with status 0")
-        fresh = self.start(f"replay.{number}")  # replays the AOF
-        replayed = self.digest()
-        fresh.kill()
-        if replayed != after:
-            raise Failed(f"the AOF replays to {replayed}, must be {after}")
+        self.judge_aof(after)
+        self.judge_rdb(after)
+
+    def live_again(self, number):
+        if len(self.images) < 4:
+            raise Failed("there are no images")
+        image, *want = self.images[number]
+        with self.box.restore(image, "--files", "restore", "--stopped") as life:
+            self.judge_aof(tuple(want))
+            goes_on(life.process)
+            if self.digest() != tuple(want):
+                raise Failed(f"the digest is {self.digest()}, was {want}")
+            self.go_on(life, number)
+
+    def judge_core(self):
+        if not self.standing:
+            raise Failed("there is no image")
+        self.standing.judge_core()
+
+    def stand_again(self):
+        if not self.standing:
+            raise Failed("there is no image")
+        with self.box.restore(self.standing.image, "--files", "restore") as life:
+            self.standing.judge_life(life)
+            goes_on(life.process)
+            if self.digest() != self.images[3][1:]:
+                raise Failed(f"the digest is {self.digest()}, was {self.images[3][1:]}")
+            self.go_on(life, 3)
 
 
 def main():
     tap = Tap()
     with Sandbox() as box:
         redis = Redis(box)
-
-        def images():
-            need("redis-server")
-            redis.images_under_load()
-        tap.run("redis: three images between bursts", images)
+        tap.run("redis: three images between bursts, one while it stands", redis.images_under_load)
         for number, what in ((0, "first"), (2, "last"), (1, "middle")):
             tap.run(f"redis: lives again from the {what} image", redis.live_again, number)
+        tap.run("redis: gdb sees in a core what it saw in the program", redis.judge_core)
+        tap.run("redis: is to the last byte what it was", redis.stand_again)
         tap.run("redis: the store is well", box.fsck)
     tap.done()
 
