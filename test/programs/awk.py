@@ -38,7 +38,7 @@ BEGIN {
 		number[n % KEPT] = x
 		text[x] = text_of(x)
 		if (n > KEPT) delete text[oldest]
-		oldest = number[(n + 1) % KEPT]
+		if (n >= KEPT) oldest = number[(n + 1) % KEPT]
 		read_on()
 	}
 	last = (n - 1) % KEPT
