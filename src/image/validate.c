@@ -377,8 +377,6 @@ static struct kage_err *check_threads(const Kage__Process *p)
 
 	if (p->n_threads == 0)
 		return bad("process %d has no thread", p->pid);
-	if (p->threads[0]->tid != p->pid)
-		return bad("the first thread of process %d is %d", p->pid, p->threads[0]->tid);
 	memset(&tids, 0, sizeof(tids));
 	TRY(ids_create(&tids, "thread", p->n_threads));
 	v = tids.v;
@@ -396,6 +394,8 @@ static struct kage_err *check_threads(const Kage__Process *p)
 		TRY(check_pending(t->pending, t->n_pending));
 		tids.v[tids.n++] = (struct id){ (uint32_t)t->tid, t };
 	}
+	if (p->threads[0]->tid != p->pid)
+		return bad("the first thread of process %d is %d", p->pid, p->threads[0]->tid);
 	return ids_finish(&tids, false);
 }
 
