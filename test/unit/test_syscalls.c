@@ -139,12 +139,63 @@ static void test_restart_by_code(void **state)
 	assert_false(by_code("", 0, &number));
 }
 
+enum { SYS = 512, NOHAND = 514 }; /* ERESTARTSYS, ERESTARTNOHAND of the kernel's errno.h */
+
+static void test_interrupted(void **state)
+{
+	static const struct {
+		uint64_t number;
+		uint64_t args[6];
+		Kage__SyscallState__Restart restart;
+		int error; /* 0: registers stay as they are */
+	} rows[] = {
+		{ SYS_read, { 5 }, KAGE__SYSCALL_STATE__RESTART__AGAIN, SYS },
+		{ SYS_recvfrom, { 5 }, KAGE__SYSCALL_STATE__RESTART__AGAIN, SYS },
+		{ SYS_recvfrom, { 5 }, KAGE__SYSCALL_STATE__RESTART__TIME_LEFT, NOHAND },
+		{ SYS_pause, { 0 }, KAGE__SYSCALL_STATE__RESTART__AGAIN, NOHAND },
+		{ SYS_epoll_wait, { 4 }, KAGE__SYSCALL_STATE__RESTART__TIME_LEFT, NOHAND },
+		{ SYS_clock_nanosleep,
+		  { 1, TIMER_ABSTIME, AT },
+		  KAGE__SYSCALL_STATE__RESTART__AGAIN,
+		  NOHAND },
+		{ SYS_futex, { AT, FUTEX_WAIT }, KAGE__SYSCALL_STATE__RESTART__AGAIN, SYS },
+		{ SYS_futex,
+		  { AT, FUTEX_WAIT_BITSET_PRIVATE, 0, AT },
+		  KAGE__SYSCALL_STATE__RESTART__AGAIN,
+		  NOHAND },
+		{ SYS_futex, { AT, FUTEX_LOCK_PI }, KAGE__SYSCALL_STATE__RESTART__AGAIN, 0 },
+		{ SYS_read, { 5 }, KAGE__SYSCALL_STATE__RESTART__NONE, 0 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		Kage__SyscallState call = KAGE__SYSCALL_STATE__INIT;
+		struct kage_regs regs = { 0 };
+		bool changed;
+
+		call.in_progress = true;
+		call.number = rows[i].number;
+		call.restart = rows[i].restart;
+		for (int k = 0; k < 6; k++)
+			kage_arch_set_arg(&regs, k, rows[i].args[k]);
+		regs.gp.rax = rows[i].number;
+		regs.gp.orig_rax = ~0ull;
+		regs.gp.rip = AT;
+		changed = kage_arch_interrupt_call(&call, &regs);
+		assert_int_equal(changed, rows[i].error != 0);
+		assert_int_equal(regs.gp.rax, changed ? (uint64_t)-rows[i].error : rows[i].number);
+		assert_int_equal(regs.gp.orig_rax, changed ? rows[i].number : ~0ull);
+		assert_int_equal(regs.gp.rip, changed ? AT + KAGE_ARCH_SYSCALL_BYTES : AT);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_timed),
 		cmocka_unit_test(test_restart_by_kind),
 		cmocka_unit_test(test_restart_by_code),
+		cmocka_unit_test(test_interrupted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
