@@ -6,6 +6,24 @@
 #include "cli/table.h"
 #include "cli/text.h"
 
+/* The words of --pid and --files, in the order of their options' arguments; 0: not given. */
+enum { PID_SAME = 1, PID_NEW };
+enum { FILES_KEEP = 1, FILES_RESTORE };
+
+struct check_values {
+	int pid;
+	int files;
+};
+
+static const struct cli_option options[] = {
+	{ "pid", 0, "same|new", "of an image: restored with its PID (default), or another",
+	  CLI_CHOICE, .offset = offsetof(struct check_values, pid) },
+	{ "files", 0, "keep|restore",
+	  "of an image: what it wrote since is kept (default), or put back", CLI_CHOICE,
+	  .offset = offsetof(struct check_values, files) },
+	{ 0 },
+};
+
 static const struct cli_column columns[] = {
 	{ .title = "" },
 	{ .title = "OBJECT" },
@@ -86,29 +104,37 @@ static void print_text(const struct cli *cli, const struct kage_report *report, 
 		printf("%s can be done\n", what);
 }
 
-static struct kage_err *check_image(struct cli *cli, const char *spec,
-				    struct kage_report *ret_report)
+static struct kage_err *check_image(struct cli *cli, const struct check_values *values,
+				    const char *spec, struct kage_report *ret_report)
 {
+	const struct kage_restore_options how = {
+		.pid = values->pid == PID_NEW ? KAGE_PID_NEW : KAGE_PID_SAME,
+		.files = values->files == FILES_RESTORE ? KAGE_FILES_RESTORE : KAGE_FILES_KEEP,
+	};
 	_cleanup_store_ struct kage_store *store = NULL;
 	_cleanup_image_ struct kage_image *image = NULL;
 	struct kage_err *e = cli_image_open(cli, spec, &store, &image);
 
-	return e ? e : kage_check_image(cli->ctx, image, NULL, ret_report);
+	return e ? e : kage_check_image(cli->ctx, image, &how, ret_report);
 }
 
 static int run(struct cli *cli, const void *data, int argc, char **argv)
 {
+	const struct check_values *values = data;
 	_cleanup_free_ char *what = NULL;
 	struct kage_report report = { 0 };
 	pid_t pid = cli_pid_parse(argv[0]);
 	struct kage_err *e;
 	size_t n_fatal;
 
-	(void)data, (void)argc;
+	(void)argc;
+	if (pid && (values->pid || values->files))
+		return cli_fail_usage(cli, "--pid and --files are for images, %s is a process",
+				      argv[0]);
 	if (pid)
 		e = kage_check_process(cli->ctx, pid, &report);
 	else
-		e = check_image(cli, argv[0], &report);
+		e = check_image(cli, values, argv[0], &report);
 	if (e)
 		return cli_fail(cli, e);
 	cli_progress_clear(cli->progress);
@@ -129,6 +155,7 @@ const struct cli_command cli_check = {
 	.details =
 		"  Tells whether an image of process PID can be taken and restored, or IMAGE be restored here:\n"
 		"  every obstacle at once, each with why it is one and what helps. Touches nothing.",
+	.options = options,
 	.min_args = 1,
 	.max_args = 1,
 	.run = run,
