@@ -47,13 +47,12 @@ static struct kage_err *name_beside(const char *path, const char *what, char **r
 	return NULL;
 }
 
-struct kage_err *kage_beside_sync(const char *path)
+struct kage_err *kage_beside_sync(const char *dir)
 {
-	_cleanup_free_ char *dir = NULL;
-	_cleanup_fd_ int fd = -1;
+	_cleanup_fd_ int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	TRY(kage_beside_directory(path, &dir));
-	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 && errno == EACCES)
+		return NULL; /* names can be made in it, but nobody lets us wait for them */
 	if (fd < 0 || fsync(fd) < 0)
 		return kage_err_sys(errno, "make the names in %s durable", dir);
 	return NULL;
@@ -118,7 +117,7 @@ struct kage_err *kage_beside_take_place(struct kage_beside *file, const char *pa
 	if (rename(file->temporary, path) < 0)
 		return kage_err_sys(errno, "give %s its name", path);
 	file->named = false;
-	return kage_beside_sync(path);
+	return NULL;
 }
 
 /* --- what is kept ---------------------------------------------------------------------------------- */
@@ -142,7 +141,6 @@ static struct kage_err *give_kept_name(const char *path, name_fn *give, const vo
 
 		TRY(name_kept(path, n, &name));
 		if (give(what, name) == 0) {
-			TRY(kage_beside_sync(path));
 			*ret_name = take_ptr(name);
 			return NULL;
 		}

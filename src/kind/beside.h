@@ -3,10 +3,11 @@
  * Files that are made beside others, in their directories:
  *
  *	.NAME.kage-restore	on its way to become NAME; the next restore takes away what a kill left
- *	.NAME.kage-before	all of what stood at NAME, durable, while NAME is being changed; then
+ *	.NAME.kage-before	all of what stood at NAME while NAME is being changed; then
  *				.NAME.kage-before.2 and so on, should an earlier one still be there
  *
- * A name of the second kind appears only when all that belongs to it is on disk.
+ * A name of the second kind appears only when all that belongs to it is on disk. The names themselves
+ * are on disk after kage_beside_sync().
  */
 #ifndef KIND_BESIDE_H
 #define KIND_BESIDE_H
@@ -31,8 +32,8 @@ struct kage_beside {
 /** Makes a new empty file, mode 0600, beside PATH. */
 struct kage_err *kage_beside_make(const char *path, struct kage_beside *ret_file) _must_check_;
 
-/** Gives it the name PATH in place of what had it, in one step and durably; its contents must be
- *  durable already. */
+/** Gives it the name PATH in place of what had it, in one step; its contents must be durable
+ *  already. */
 struct kage_err *kage_beside_take_place(struct kage_beside *file, const char *path) _must_check_;
 
 /** Closes it; it vanishes if it still has no name of its own. */
@@ -52,7 +53,7 @@ struct kage_err *kage_beside_move(const char *path, char **ret_name) _must_check
 /** Removes all that was kept of PATH, also by earlier restores. */
 void kage_beside_forget(const char *path);
 
-/** Makes the names in the directory of PATH durable. */
-struct kage_err *kage_beside_sync(const char *path) _must_check_;
+/** Makes all names in the directory DIR durable; nothing above does. */
+struct kage_err *kage_beside_sync(const char *dir) _must_check_;
 
 #endif

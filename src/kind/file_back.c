@@ -369,6 +369,41 @@ static struct kage_err *collect(struct kage_restore *r, struct kage_put_back *al
 	return NULL;
 }
 
+/* Makes the names beside all files durable, each directory once. */
+static struct kage_err *sync_names(const struct kage_put_back *all)
+{
+	_cleanup_free_ char *last = NULL;
+
+	for (size_t i = 0; i < all->n; i++) {
+		_cleanup_free_ char *dir = NULL;
+
+		TRY(kage_beside_directory(all->steps[i].path, &dir));
+		if (last && strcmp(last, dir) == 0)
+			continue;
+		TRY(kage_beside_sync(dir));
+		free(last);
+		last = take_ptr(dir);
+	}
+	return NULL;
+}
+
+static struct kage_err *carry_out_all(struct kage_restore *r, const struct kage_put_back *all,
+				      enum way way)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < all->n; i++) {
+		struct step *s = &all->steps[i];
+
+		if (s->way != way)
+			continue;
+		any = true;
+		TRY(kage_ctx_poll(r->ctx));
+		TRY_WRAP(carry_out(r, s), "put back %s", s->path);
+	}
+	return any && way != REWRITE ? sync_names(all) : NULL;
+}
+
 struct kage_err *kage_files_put_back(struct kage_restore *r)
 {
 	struct kage_put_back *all;
@@ -381,13 +416,9 @@ struct kage_err *kage_files_put_back(struct kage_restore *r)
 	TRY(collect(r, all));
 	for (size_t i = 0; i < all->n; i++)
 		TRY_WRAP(prepare(r, &all->steps[i]), "put back %s", all->steps[i].path);
+	TRY(sync_names(all));
 	for (enum way way = 0; way < N_WAYS; way++)
-		for (size_t i = 0; i < all->n; i++) {
-			if (all->steps[i].way != way)
-				continue;
-			TRY(kage_ctx_poll(r->ctx));
-			TRY_WRAP(carry_out(r, &all->steps[i]), "put back %s", all->steps[i].path);
-		}
+		TRY(carry_out_all(r, all, way));
 	return NULL;
 }
 
