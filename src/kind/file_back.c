@@ -133,6 +133,11 @@ bool kage_file_has_old_contents(const Kage__FileObject *f)
 
 /* Without a hash of all of it (a sparse file of many GiB), contents that may differ count as differing:
  * only what does is written. */
+static bool differs(const Kage__FileObject *f, enum kage_file_state state)
+{
+	return state != KAGE_FILE_SAME && (state != KAGE_FILE_TOUCHED || !f->hash.len);
+}
+
 static struct kage_err *is_wanted(const struct kage_restore *r, const Kage__FileObject *f,
 				  bool *ret_wanted)
 {
@@ -144,7 +149,7 @@ static struct kage_err *is_wanted(const struct kage_restore *r, const Kage__File
 	TRY(kage_file_compare(r, f, &state));
 	if (state == KAGE_FILE_OTHER)
 		return kage_err_new(KAGE_CHANGED, "%s is of another type than it was", f->path);
-	*ret_wanted = state != KAGE_FILE_SAME && (state != KAGE_FILE_TOUCHED || !f->hash.len);
+	*ret_wanted = differs(f, state);
 	return NULL;
 }
 
@@ -235,13 +240,12 @@ static struct kage_err *note_journal(void *user, const Kage__FileObject *f, cons
 	return NULL;
 }
 
-struct kage_err *kage_file_back_look(struct kage_restore *r, const Kage__FileObject *f)
+struct kage_err *kage_file_back_look(struct kage_restore *r, const Kage__FileObject *f,
+				     enum kage_file_state state)
 {
 	struct stat st;
-	bool wanted;
 
-	TRY(is_wanted(r, f, &wanted));
-	if (!wanted)
+	if (!differs(f, state))
 		return NULL;
 	TRY(each_journal(r, f, note_journal, r));
 	if (lstat(f->path, &st) < 0)

@@ -277,7 +277,7 @@ static struct kage_err *check_named(struct kage_restore *r, const Kage__FileObje
 	    faccessat(AT_FDCWD, f->path, W_OK, AT_EACCESS) < 0 && errno != ENOENT)
 		no(r, f, "restore as root or as its owner, on a file system that can be written",
 		   "the program writes to it, and you may not");
-	return put_back(r, f) ? kage_file_back_look(r, f) : NULL;
+	return put_back(r, f) ? kage_file_back_look(r, f, state) : NULL;
 }
 
 struct kage_err *kage_files_check(struct kage_restore *r)

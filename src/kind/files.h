@@ -28,10 +28,6 @@ struct kage_err *kage_files_put_back(struct kage_restore *r) _must_check_;
  *  when it does not. Returns E, which says more should something be left to do by hand. */
 struct kage_err *kage_files_settle(struct kage_restore *r, struct kage_err *e) _must_check_;
 
-/** Notes what somebody might not expect of putting F back. */
-struct kage_err *kage_file_back_look(struct kage_restore *r, const Kage__FileObject *f)
-	_must_check_;
-
 /* What became of a file since the image was taken. */
 enum kage_file_state {
 	KAGE_FILE_SAME,
@@ -42,6 +38,10 @@ enum kage_file_state {
 	KAGE_FILE_MISSING,
 	KAGE_FILE_HIDDEN, /* there, but not to be read by us */
 };
+
+/** Notes what somebody might not expect of putting F back, which is in STATE. */
+struct kage_err *kage_file_back_look(struct kage_restore *r, const Kage__FileObject *f,
+				     enum kage_file_state state) _must_check_;
 
 /** Compares F with what its path leads to now. */
 struct kage_err *kage_file_compare(const struct kage_restore *r, const Kage__FileObject *f,
