@@ -62,9 +62,9 @@ enum kage_sleep {
 /** What kind of sleep the call NUMBER with ARGS has. */
 enum kage_sleep kage_arch_sleep(uint64_t number, const uint64_t args[6]);
 
-/** Whether a program can feel that a thread of it was stopped while it slept in the call NUMBER: it ends with
- *  EINTR, or short. */
-bool kage_arch_stop_is_felt(uint64_t number);
+/** Whether a program can feel that a thread of it was stopped while it slept in the call NUMBER with ARGS, in a
+ *  sleep that a timer may end or not: it ends with EINTR, or short. */
+bool kage_arch_stop_is_felt(uint64_t number, const uint64_t args[6], bool timed);
 
 struct kage_taskthread;
 

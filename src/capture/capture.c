@@ -97,6 +97,8 @@ static struct kage_err *look(struct kage_capture *c)
 	uint64_t bytes = 0;
 
 	TRY(open_reader(c));
+	if (c->reader && !c->stop_all)
+		TRY(kage_target_survey(c->target, c->reader));
 	TRY(kage_maps_read(c->target->proc_fd, true, &c->maps));
 	TRY(kage_looked_look(c));
 	if (c->checking)

@@ -36,17 +36,26 @@
 
 enum {
 	LONGEST_NS = 20 * 1000 * 1000,
-	LOOK_NS = 100 * 1000, /* after this time, look again for those that run */
+	RUNNING_NS = 3 * 1000 * 1000, /* the same for threads that run */
+	STANDING_NS = 2 * 1000 * 1000,
+	LOOK_NS = 100 * 1000, /* after this time, look where those are now */
 	SIGNALS = 3,
 };
 
 static const int signals[SIGNALS] = { SIGURG, SIGWINCH, SIGCHLD }; /* ignored by default */
 
+/* Where a thread is awaited. */
+struct lair {
+	int event; /* the breakpoint; -1: none */
+	uint64_t ip;
+};
+
 struct ambush {
 	struct kage_target *t;
 	int programs[SIGNALS]; /* by which signal they send; -1: not loaded */
-	int *events;           /* by thread; -1: none */
+	struct lair *lairs;    /* by thread */
 	size_t n_awaited;
+	uint64_t patience_ns;
 };
 
 /* --- the breakpoint ------------------------------------------------------------------------------ */
@@ -106,12 +115,21 @@ static int set_breakpoint(pid_t tid, uint64_t ip, int program)
 	return take_fd(&fd);
 }
 
-/* --- which threads ------------------------------------------------------------------------------- */
+/* The breakpoint goes at once, so that nothing of it comes afterwards. */
+static void end_waiting(struct ambush *a, size_t i)
+{
+	if (a->lairs[i].event < 0)
+		return;
+	close_fd(a->lairs[i].event);
+	a->lairs[i].event = -1;
+	a->n_awaited--;
+}
 
-/* The breakpoint is set first: it does nothing to a thread that is not traced. */
+/* The breakpoint is set before the thread is traced: it does nothing to one that is not. */
 static struct kage_err *await_one(struct ambush *a, size_t i, const struct kage_taskthread *seen)
 {
 	struct kage_thread *thread = a->t->threads[i];
+	uint64_t patience = seen->asleep ? LONGEST_NS : RUNNING_NS;
 	int which = unnoticed(a->t, seen);
 
 	if (which < 0)
@@ -120,41 +138,69 @@ static struct kage_err *await_one(struct ambush *a, size_t i, const struct kage_
 		a->programs[which] = load_sender(signals[which]);
 	if (a->programs[which] < 0)
 		return NULL;
-	a->events[i] = set_breakpoint(thread->tid, seen->regs.ip, a->programs[which]);
-	if (a->events[i] < 0)
+	a->lairs[i].ip = seen->regs.ip;
+	a->lairs[i].event = set_breakpoint(thread->tid, seen->regs.ip, a->programs[which]);
+	if (a->lairs[i].event < 0)
 		return NULL;
 	a->n_awaited++;
+	if (a->patience_ns < patience)
+		a->patience_ns = patience;
 	return thread->attached ? NULL : kage_target_seize(a->t, thread);
 }
 
-/* Lies in wait for the threads that sleep now. *RET_PENDING: there are others, which run. */
-static struct kage_err *await_sleepers(struct ambush *a, bool *ret_pending)
+/* --- which threads ------------------------------------------------------------------------------- */
+
+static bool slept_since(const struct kage_taskinfo *earlier, const struct kage_taskthread *seen)
 {
-	*ret_pending = false;
+	const struct kage_taskthread *then;
+
+	then = earlier ? kage_taskinfo_thread((struct kage_taskinfo *)earlier, seen->task.tid)
+		       : NULL;
+	return !then || then->end.nvcsw != seen->task.pulse.nvcsw;
+}
+
+/* Threads that run now and then between such calls will soon be in the next one: they are awaited as
+ * well. One that computes is not. */
+static struct kage_err *find_runners(struct kage_target *t)
+{
+	for (size_t i = 0; i < t->info->n_threads; i++) {
+		const struct kage_taskthread *seen = &t->info->threads[i];
+		struct kage_thread *thread;
+
+		if (seen->asleep || !kage_asleep_felt_call(seen) || !slept_since(t->earlier, seen))
+			continue;
+		thread = kage_target_thread(t, seen->task.tid);
+		if (!thread)
+			thread = kage_target_add_thread(t, seen->task.tid);
+		if (!thread)
+			return kage_err_nomem();
+		thread->restless = true;
+	}
+	return NULL;
+}
+
+/* Lies in wait for the restless where they are now. *RET_RUNNING: some of them run, so that it may
+ * soon be elsewhere. */
+static struct kage_err *take_places(struct ambush *a, bool *ret_running)
+{
+	*ret_running = false;
 	for (size_t i = 0; i < a->t->n_threads; i++) {
 		struct kage_thread *thread = a->t->threads[i];
-		const struct kage_taskthread *seen;
+		const struct kage_taskthread *seen = kage_taskinfo_thread(a->t->info, thread->tid);
 
-		if (!thread->restless || thread->stopped || a->events[i] >= 0)
+		if (!thread->restless || thread->stopped || !seen)
 			continue;
-		seen = kage_taskinfo_thread(a->t->info, thread->tid);
-		if (seen && kage_asleep_would_feel(seen))
+		*ret_running |= !seen->asleep;
+		if (a->lairs[i].event >= 0 && a->lairs[i].ip == seen->regs.ip)
+			continue;
+		end_waiting(a, i);
+		if (kage_asleep_felt_call(seen))
 			TRY(await_one(a, i, seen));
-		else if (seen && !seen->asleep)
-			*ret_pending = true;
 	}
 	return NULL;
 }
 
 /* --- waiting ------------------------------------------------------------------------------------- */
-
-/* The breakpoint goes at once, so that nothing of it comes afterwards. */
-static void end_waiting(struct ambush *a, size_t i)
-{
-	close_fd(a->events[i]);
-	a->events[i] = -1;
-	a->n_awaited--;
-}
 
 /* What became of THREAD, which has changed as S says. Whether it need not be awaited any more. */
 static bool take_stop(struct kage_target *t, struct kage_thread *thread, const struct kage_stop *s)
@@ -185,7 +231,7 @@ static struct kage_err *collect(struct ambush *a, bool *ret_any)
 		struct kage_stop stop;
 		bool changed = false;
 
-		if (a->events[i] < 0)
+		if (a->lairs[i].event < 0)
 			continue;
 		TRY(kage_target_poll(a->t->threads[i]->tid, &stop, &changed));
 		if (changed && take_stop(a->t, a->t->threads[i], &stop))
@@ -198,31 +244,35 @@ static struct kage_err *collect(struct ambush *a, bool *ret_any)
 static struct kage_err *lie_in_wait(struct ambush *a)
 {
 	uint64_t begin = kage_clock_mono_ns();
-	bool any, pending;
+	bool any, running;
 
-	TRY(await_sleepers(a, &pending));
-	while ((a->n_awaited || pending) && kage_clock_mono_ns() - begin < LONGEST_NS) {
+	TRY(take_places(a, &running));
+	while (a->n_awaited && kage_clock_mono_ns() - begin < a->patience_ns) {
 		TRY(collect(a, &any));
+		/* Those who came first should not have to stand for long. */
+		if (any && a->patience_ns > kage_clock_mono_ns() - begin + STANDING_NS)
+			a->patience_ns = kage_clock_mono_ns() - begin + STANDING_NS;
 		if (!any)
-			kage_target_nap(a->t, pending ? LOOK_NS : LONGEST_NS);
-		if (!pending)
+			kage_target_nap(a->t, running ? LOOK_NS : LONGEST_NS);
+		if (!running)
 			continue;
 		TRY(kage_asleep_look(a->t));
 		if (!a->t->info)
 			break;
-		TRY(await_sleepers(a, &pending));
+		TRY(take_places(a, &running));
 	}
 	return NULL;
 }
 
-/* Those that did not wake sleep deeply enough to be left alone. One may have come in just now. */
+/* Those that did not come sleep deeply enough to be left alone, or compute. One may have come just
+ * now. */
 static struct kage_err *give_up_rest(struct ambush *a)
 {
 	for (size_t i = 0; i < a->t->n_threads; i++) {
 		struct kage_stop stop;
 		bool changed = false;
 
-		if (a->events[i] < 0)
+		if (a->lairs[i].event < 0)
 			continue;
 		end_waiting(a, i);
 		a->t->threads[i]->restless = false;
@@ -238,20 +288,21 @@ struct kage_err *kage_ambush(struct kage_target *t)
 	struct ambush a = { .t = t, .programs = { -1, -1, -1 } };
 	struct kage_err *e;
 
-	if (!t->info || !t->info->has_actions || !t->n_threads)
+	if (!t->info || !t->info->has_actions)
 		return NULL;
-	a.events = malloc(t->n_threads * sizeof(*a.events));
-	if (!a.events)
+	TRY(find_runners(t));
+	a.lairs = calloc(t->n_threads + 1, sizeof(*a.lairs));
+	if (!a.lairs)
 		return kage_err_nomem();
 	for (size_t i = 0; i < t->n_threads; i++)
-		a.events[i] = -1;
+		a.lairs[i].event = -1;
 	e = lie_in_wait(&a);
 	if (!e)
 		e = give_up_rest(&a);
 	for (size_t i = 0; i < t->n_threads; i++)
-		close_fd(a.events[i]);
+		close_fd(a.lairs[i].event);
 	for (int i = 0; i < SIGNALS; i++)
 		close_fd(a.programs[i]);
-	free(a.events);
+	free(a.lairs);
 	return e;
 }

@@ -8,9 +8,10 @@
 
 #include "target/target.h"
 
-/** Of the threads that are `restless` (t->info is fresh), waits for those that sleep in such a call and stops
- *  each at the first instruction behind its call. Those that sleep on for longer than some milliseconds are
- *  restless no more. Where this cannot be done (rights, kernel) nothing happens. */
+/** Waits for threads that would feel a stop (t->info is fresh): those that are `restless`, and those that run
+ *  between such calls. Each is stopped at the first instruction behind its call. Those that do not come
+ *  within some milliseconds are restless no more. Where this cannot be done (rights, kernel) nothing
+ *  happens. */
 struct kage_err *kage_ambush(struct kage_target *t) _must_check_;
 
 #endif

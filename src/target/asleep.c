@@ -39,14 +39,20 @@ static bool sleeps_in_known_call(const struct kage_taskthread *seen)
 	}
 }
 
-bool kage_asleep_would_feel(const struct kage_taskthread *seen)
+bool kage_asleep_felt_call(const struct kage_taskthread *seen)
 {
+	const uint64_t args[6] = { seen->regs.di,  seen->regs.si, seen->regs.dx,
+				   seen->regs.r10, seen->regs.r8, seen->regs.r9 };
 	uint64_t number;
 	bool compat;
 
-	return seen->asleep && !seen->task.exit_state &&
-	       kage_taskthread_in_syscall(seen, &number, &compat) && !compat &&
-	       kage_arch_stop_is_felt(number);
+	return !seen->task.exit_state && kage_taskthread_in_syscall(seen, &number, &compat) &&
+	       !compat && kage_arch_stop_is_felt(number, args, seen->sleep.timed);
+}
+
+bool kage_asleep_would_feel(const struct kage_taskthread *seen)
+{
+	return seen->asleep && kage_asleep_felt_call(seen);
 }
 
 bool kage_asleep_take(const struct kage_target *t, const struct kage_taskthread *seen,
@@ -117,6 +123,19 @@ struct kage_err *kage_asleep_look(struct kage_target *t)
 	err_drop(e);
 	kage_asleep_forget(t);
 	t->info = info;
+	return NULL;
+}
+
+struct kage_err *kage_target_survey(struct kage_target *t, const struct kage_taskread *reader)
+{
+	struct kage_taskinfo *info = NULL;
+	struct kage_err *e = kage_taskread_read(reader, t->pid, &info);
+
+	if (e && kage_err_code(e) != KAGE_BUSY)
+		return e;
+	err_drop(e);
+	kage_taskinfo_free(t->earlier);
+	t->earlier = info;
 	return NULL;
 }
 

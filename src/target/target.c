@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "sys/taskread.h"
 #include "sys/text.h"
 #include "target/batch.h"
 
@@ -155,6 +156,7 @@ void kage_target_close(struct kage_target *t)
 		free(t->threads[i]);
 	free(t->threads);
 	kage_site_destroy(t->site);
+	kage_taskinfo_free(t->earlier);
 	free(t);
 }
 

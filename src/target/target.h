@@ -48,6 +48,7 @@ struct kage_target {
 	size_t n_threads;
 	const struct kage_taskread *reader; /* borrowed, as long as it is frozen; may be NULL */
 	struct kage_taskinfo *info;         /* all threads as of the freeze; NULL: not to be had */
+	struct kage_taskinfo *earlier;      /* some time before the freeze; may be NULL */
 	bool stop_all;                      /* none is left asleep */
 	bool frozen;
 	bool gone;              /* it ended while we held it */
@@ -71,6 +72,10 @@ struct kage_err *kage_target_open(struct kage_ctx *ctx, pid_t pid, struct kage_t
 void kage_target_close(struct kage_target *t);
 
 struct kage_taskread;
+
+/** Looks at the threads of T some time before the freeze, which then knows which of them sleep often. */
+struct kage_err *kage_target_survey(struct kage_target *t, const struct kage_taskread *reader)
+	_must_check_;
 
 struct kage_freeze {
 	const struct kage_taskread *reader; /* NULL: every thread is stopped */

@@ -107,8 +107,9 @@ def quiet_look(pid):
 
 
 def of_its_own(difference):
-    """The C library's heaps grow whenever a runtime likes: private memory without a name, not executable."""
-    return re.match(r"mapping \S+ (rw-p|---p) 00000000 00:00 0 :", difference)
+    """What a runtime does whenever it likes: the C library's heaps grow (private memory without a name, not
+    executable), a service thread sleeps elsewhere."""
+    return re.match(r"mapping \S+ (rw-p|---p) 00000000 00:00 0 :|thread \d+ sp and ip:", difference)
 
 
 def images_leave_no_trace(box, pid, refusable=False, grows=False):

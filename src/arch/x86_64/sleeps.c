@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -85,20 +86,25 @@ enum kage_sleep kage_arch_sleep(uint64_t number, const uint64_t args[6])
 	}
 }
 
-bool kage_arch_stop_is_felt(uint64_t number)
+bool kage_arch_stop_is_felt(uint64_t number, const uint64_t args[6], bool timed)
 {
 	switch (number) {
-	case SYS_read: /* of a socket that has a timeout */
-	case SYS_readv:
 	case SYS_recvfrom:
+		return timed || args[3] & MSG_WAITALL;
 	case SYS_recvmsg:
+		return timed || args[2] & MSG_WAITALL;
 	case SYS_recvmmsg:
+		return timed || args[2] > 1;
+	case SYS_read:
+	case SYS_readv:
 	case SYS_accept:
 	case SYS_accept4:
 	case SYS_connect:
+		return timed; /* a socket with a timeout; without one the kernel makes the call again */
 	case SYS_write:
-	case SYS_writev:
 	case SYS_sendto:
+		return timed || args[2] > PIPE_BUF; /* up to that it is all or nothing */
+	case SYS_writev:
 	case SYS_sendmsg:
 	case SYS_sendmmsg:
 	case SYS_sendfile:
