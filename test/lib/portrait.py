@@ -36,7 +36,7 @@ def goes_on(process):
 
 STATUS = ("Umask", "Tgid", "Uid", "Gid", "Groups", "ShdPnd", "SigIgn", "SigCgt", "Threads",
           "THP_enabled")
-THREAD_STATUS = ("SigPnd", "SigBlk", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb",
+THREAD_STATUS = ("SigBlk", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb",
                  "NoNewPrivs", "Seccomp", "Cpus_allowed_list")
 FILES = ("cmdline", "environ", "auxv", "limits", "coredump_filter", "personality",
          "oom_score_adj", "timers", "timerslack_ns")
@@ -110,6 +110,7 @@ def of_threads(pid):
         status = status_of(pid, tid)
         for key in THREAD_STATUS:
             seen[f"thread {tid} {key}"] = status.get(key)
+        seen[f"thread {tid} SigPnd"] = int(status["SigPnd"], 16) & ~signals_of_timers(pid)
         seen[f"thread {tid} name"] = read(f"/proc/{pid}/task/{tid}/comm")
         seen[f"thread {tid} scheduling"] = (os.sched_getscheduler(tid), os.getpriority(
             os.PRIO_PROCESS, tid), os.sched_getparam(tid).sched_priority)
@@ -119,7 +120,7 @@ def of_threads(pid):
 def shown_by_kernel(pid):
     status = status_of(pid)
     seen = {key: status.get(key) for key in STATUS}
-    seen["ShdPnd"] = f"{int(seen['ShdPnd'], 16) & ~signals_of_timers(pid):x}"
+    seen["ShdPnd"] = int(seen["ShdPnd"], 16) & ~signals_of_timers(pid)
     for key in ("cwd", "root", "exe"):
         seen[key] = os.readlink(f"/proc/{pid}/{key}")
     for key in FILES:
@@ -230,6 +231,9 @@ GENERAL = ("rax", "rbx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "
 # restart_syscall stands for one of poll, nanosleep, futex and clock_nanosleep.
 RESTART_SYSCALL, RESTARTED = 219, (7, 35, 202, 230)
 TIMED_OUT = (0, -110 % (1 << 64))
+# Calls whose time is up to a register when they are made again: select, pselect6, ppoll, sigtimedwait,
+# semtimedop, epoll_wait, epoll_pwait, epoll_pwait2.
+TIME_IN = {23: "r8", 270: "r8", 271: "rdx", 128: "rdx", 220: "r10", 232: "r10", 281: "r10", 441: "r10"}
 # System calls that write the time which is left when they are interrupted, and where the argument is.
 TIME_LEFT = {35: "rsi", 230: "r10", 23: "r8", 270: "r8", 271: "rdx"}
 
@@ -275,9 +279,11 @@ def written_when_interrupted(view):
 
 
 def allow_time_out(a, b):
-    """A thread whose time was over before it stood again has returned from its call. And the call that
-    restart_syscall stands for may be named."""
+    """What is left of a thread's time is less in another life. If it was over before the thread stood
+    again, that has returned from its call. And the call that restart_syscall stands for may be named."""
     x, y = a["registers"], b["registers"]
+    if x["rax"] in TIME_IN and y["rax"] == x["rax"]:
+        y[TIME_IN[x["rax"]]] = x[TIME_IN[x["rax"]]]
     if x["rax"] not in (RESTART_SYSCALL, *RESTARTED):
         return
     if y["rip"] == x["rip"] + 2 and y["rax"] in TIMED_OUT:

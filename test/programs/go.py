@@ -188,4 +188,4 @@ def prepare(box):
 
 if __name__ == "__main__":
     test_program("go", lambda box: [box.path("program")], {f"out.{i}": i + 23 for i in range(6)}, prepare,
-                 landmarks=["runtime.sysmon"])
+                 landmarks=["runtime."])
