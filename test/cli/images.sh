@@ -35,7 +35,7 @@ is "$err" "" "and nothing else"
 try "$KAGE" snap $pid --json -m "the second"
 is "$(json 'd["image"], d["number"], d["threads"], d["killed"], d["pid"]' <<<"$out")" \
 	"('sleep@2', 2, 1, False, $pid)" "snap --json"
-is "$(json 'all(d[k] > 0 for k in ("pause_ns", "total_ns", "memory_bytes", "stored_bytes"))' <<<"$out")" \
+is "$(json 'all(d[k] > 0 for k in ("total_ns", "memory_bytes", "stored_bytes")) and d["pause_ns"] >= 0' <<<"$out")" \
 	True "with its figures"
 kill -0 $pid
 ok $? "the program goes on"
