@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,7 +15,9 @@
 #include "cli/relay.h"
 #include "cli/text.h"
 
-enum { REDRAW_NS = 300 * 1000 * 1000, REDRAW_LOOK_MS = 50 };
+enum { REDRAW_MS = 3000, REDRAW_LOOK_MS = 10 };
+
+static const uint64_t redraw_ns = REDRAW_MS * 1000000ull;
 
 /* What is passed on, what tells about the program, and SIGTTOU, which must not stop us while we
  * hand the terminal over. */
@@ -235,31 +239,58 @@ static void mirror_stop(struct cli_foreground *fg, pid_t pid, int signal_number)
 	go_on(fg);
 }
 
-/* Stopped and continued, as by the keys of a shell, a program leaves its terminal and sets it up from
- * the beginning: screen, keypad, colours. SIGWINCH alone has most programs draw, and no more. */
-static void begin_redraw(struct cli_foreground *fg)
+static bool sleeps(pid_t pid)
 {
-	fg->redraw = fg->redraw && fg->n_pids == 1 && getpgid(fg->pids[0]) != getpgrp();
-	if (!fg->redraw)
-		return;
-	fg->redraw_until_ns = cli_clock_mono_ns() + REDRAW_NS;
-	kill(fg->pids[0], SIGTSTP);
+	char path[32], text[512] = "";
+	const char *end;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (fd >= 0)
+		close(fd);
+	end = n > 0 ? strrchr(text, ')') : NULL;
+	return end && strncmp(end, ") S", 3) == 0;
 }
 
-/* It has stopped, or will not: not every program can (setpgid(2) on orphaned groups). */
-static void end_redraw(struct cli_foreground *fg)
+static void begin_redraw(struct cli_foreground *fg)
 {
-	fg->redraw = false;
-	send_to_all(fg, SIGCONT);
-	send_to_all(fg, SIGWINCH);
+	/* In our group, it might have all of it stop; several would do so in turn. */
+	if (fg->n_pids != 1 || getpgid(fg->pids[0]) == getpgrp())
+		fg->redraw = false;
+	fg->redraw_until_ns = cli_clock_mono_ns() + redraw_ns;
+}
+
+/* Stopped and continued, as by the keys of a shell, a program leaves its terminal and sets it up from
+ * the beginning: screen, keypad, colours. SIGWINCH alone has most programs draw, and no more. It
+ * must sleep, waiting for keys: not all handlers expect to interrupt anything else. Returns for how
+ * many milliseconds to wait at most. */
+static int go_on_redrawing(struct cli_foreground *fg)
+{
+	if (!fg->redraw)
+		return -1;
+	/* Not every program can be stopped: some ignore it, some are alone in their session. */
+	if (cli_clock_mono_ns() >= fg->redraw_until_ns)
+		fg->redraw = false;
+	else if (!fg->redraw_asked && sleeps(fg->pids[0]))
+		fg->redraw_asked = kill(fg->pids[0], SIGTSTP) == 0;
+	return fg->redraw_asked ? REDRAW_MS : REDRAW_LOOK_MS;
 }
 
 static void stopped(struct cli_foreground *fg, pid_t pid, int signal_number)
 {
-	if (fg->redraw)
-		end_redraw(fg);
-	else
+	bool asked = fg->redraw && fg->redraw_asked &&
+		     (signal_number == SIGTSTP || signal_number == SIGSTOP);
+
+	fg->redraw = false;
+	if (!asked) {
 		mirror_stop(fg, pid, signal_number);
+		return;
+	}
+	kill(pid, SIGCONT);
+	kill(pid, SIGWINCH);
 }
 
 static void ended(struct cli_foreground *fg, size_t i, const siginfo_t *info)
@@ -300,11 +331,10 @@ static void serve(struct cli_foreground *fg)
 	struct pollfd fds[1 + CLI_RELAY_FDS] = { { .fd = fg->signals, .events = POLLIN } };
 	nfds_t n = fg->relay ? 1 + CLI_RELAY_FDS : 1;
 	int timeout_ms = fg->relay ? cli_relay_prepare(fg->relay, fds + 1) : -1;
+	int redraw_ms = go_on_redrawing(fg);
 
-	if (fg->redraw && cli_clock_mono_ns() >= fg->redraw_until_ns)
-		end_redraw(fg);
-	if (fg->redraw)
-		timeout_ms = REDRAW_LOOK_MS;
+	if (redraw_ms >= 0 && (timeout_ms < 0 || redraw_ms < timeout_ms))
+		timeout_ms = redraw_ms;
 	if (poll(fds, n, timeout_ms) < 0)
 		return;
 	if (fg->relay)

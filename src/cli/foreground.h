@@ -40,6 +40,7 @@ struct cli_foreground {
 	bool gave_tty;                 /* the program's process group is in its foreground */
 	bool left_stopped;             /* a first stop is what the user asked for */
 	bool redraw; /* its terminal does not show what it believes: make it set up all anew */
+	bool redraw_asked; /* it was told to stop */
 	uint64_t redraw_until_ns;
 	const struct cli_modes *before; /* borrowed: to put back in the end; or NULL */
 	struct cli_relay *relay;        /* borrowed, or NULL */

@@ -83,13 +83,11 @@ static int set_foreground(int tty, pid_t group)
 	return r;
 }
 
-/* The signals wait until the process goes on. Where its terminal shows something else, SIGWINCH makes
- * it draw anew; SIGCONT tells, as after every stop, that the terminal may have been set anew. */
+/* Its terminal shows something else than it believes. The signal waits until the process goes on. */
 static void ask_to_draw(struct kage_restore *r)
 {
 	if (r->process->stopped || r->options->stopped || !kage_terminal_was_foreground(r->process))
 		return;
-	kill(r->stub->pid, SIGCONT);
 	kill(r->stub->pid, SIGWINCH);
 	r->redraw = kage_terminal_takes_keys(r);
 }

@@ -144,6 +144,50 @@ def test_own_terminal():
     ok(t.end() == -signal.SIGTERM, "--tty: signals to kage go on to the program", t.shown)
 
 
+def same_after(command, name):
+    """COMMAND leaves the terminal's settings as they were."""
+    t = Terminal("sh", "-c", f"b=$(stty -a); {command}; [ \"$(stty -a)\" = \"$b\" ] && echo same; "
+                 "echo end")
+    ok(t.expect("same\r"), name, t.shown)
+    t.expect("end")
+    t.end()
+
+
+def test_relay():
+    same_after(f"{KAGE} run --tty sh -c 'echo a; sleep 0.2; echo b; sleep 0.2; echo c' | head -n 1",
+               "--tty: our terminal is as before when nobody reads any more")
+    same_after(f"{KAGE} run --tty sh -c 'kill -KILL $$'", "--tty: and when the program is killed")
+    t = Terminal("bash", "--norc", "--noprofile", "-i")
+    t.expect(r"\$ ")
+    t.type("before=$(stty -a)\n")
+    t.expect(r"\$ ")
+    t.type(f"{KAGE} run --tty sh -c 'trap \"echo drawn\" WINCH; echo started; "
+           "while :; do read x && echo got $x; done'\n")
+    t.expect("started\r")
+    t.type("one\n")
+    ok(t.expect("got one"), "--tty: under a shell", t.shown)
+    kage = os.tcgetpgrp(t.fd)
+    os.kill(kage, signal.SIGTSTP)
+    ok(t.expect("Stopped"), "--tty: SIGTSTP to kage stops both", t.shown)
+    t.type("[ \"$before\" = \"$(stty -a)\" ] && echo sa''me\n")
+    ok(t.expect("same"), "--tty: the shell has its terminal as it was", t.shown)
+    t.type("fg\n")
+    ok(t.expect("drawn"), "--tty: continued, it draws anew", t.shown)
+    t.type("two\n")
+    ok(t.expect("got two"), "--tty: and gets what is typed", t.shown)
+    t.type("\x03")
+    t.expect(r"\$ ")
+    t.type(f"{KAGE} run --tty sh -c 'read x; echo got $x' & sleep 0.5; echo prom''pt\n")
+    t.expect("prompt")
+    t.type("fg\n")
+    t.expect("kage run")
+    time.sleep(0.7)
+    t.type("three\n")
+    ok(t.expect("got three"), "--tty: begun in the background, it comes to the foreground", t.shown)
+    t.type("exit\n")
+    t.end()
+
+
 def test_width():
     t = Terminal("sh", "-c", f"stty cols 40; exec {KAGE} --help")
     t.expect("man kage")
@@ -160,6 +204,7 @@ def test_width():
 test_interrupt()
 test_job_control()
 test_own_terminal()
+test_relay()
 test_width()
 print(f"1..{len(results)}")
 sys.exit(0 if all(results) else 1)

@@ -1,54 +1,25 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""An editor with text that was never saved, under a terminal that kage provides (kage run --tty).
+"""An editor with text that was never saved, on a terminal of kage's or on the user's own.
 
-Typed into, imaged, killed; and in its new life, on a new terminal, told to save: the file must hold what
-had been typed by then. The driver's own side is a pipe or a terminal of its own, as a user's would be.
+Typed into, imaged, killed; and in its new life, on a terminal of another size, told to save: the file
+must hold what had been typed by then.
 """
 
+import fcntl
 import os
-import pty
-import subprocess
+import struct
 import sys
-import threading
+import termios
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from kagetest import KAGE, Failed, Process, Sandbox, Tap, need, read, read_or, wait_until
+from kagetest import KAGE, Failed, Process, Sandbox, Tap, need, read, read_or, state_of, wait_until
+from terminals import Terminal
 
 LINES = ["the first line", "a second one, with ünïcode", "and the third"]
 
-
-class Screen:
-    """The user's end: keys go in, what is drawn comes out."""
-
-    def __init__(self):
-        self.master, self.slave = pty.openpty()
-        self.drawn = b""
-        self.thread = threading.Thread(target=self.collect, daemon=True)
-        self.thread.start()
-
-    def collect(self):
-        while True:
-            try:
-                got = os.read(self.master, 65536)
-            except OSError:
-                return
-            if not got:
-                return
-            self.drawn += got
-
-    def type(self, keys):
-        os.write(self.master, keys.encode() if isinstance(keys, str) else keys)
-
-    def wait_for(self, text, process):
-        def seen():
-            if not process.alive():
-                raise Failed(f"it ended; drawn: {self.drawn[-1500:]!r}")
-            return text.encode() in self.drawn
-        try:
-            wait_until(f"'{text}' on the screen", seen, 20)
-        except Failed as why:
-            raise Failed(f"{why}; drawn: {self.drawn[-1500:]!r}") from None
+# What the editor's screen is switched to (terminfo: smcup), and keys of its own (smkx).
+OTHER_SCREEN, OTHER_KEYS = b"\x1b[?1049h", b"\x1b[?1h"
 
 
 class Editor:
@@ -56,53 +27,75 @@ class Editor:
         self.box, self.command, self.insert, self.save = box, command, insert, save
         self.images = []
 
-    def images_while_typing(self):
-        need(self.command[0])
-        screen = Screen()
-        popen = subprocess.Popen([KAGE, "run", "--tty", "--", *self.command, self.box.path("file.txt")],
-                                 stdin=screen.slave, stdout=screen.slave, stderr=screen.slave,
-                                 env=dict(self.box.env, TERM="xterm"), cwd=self.box.dir,
-                                 start_new_session=True)
-        kage = self.box.hold(Process(popen.pid, popen))
-        children = f"/proc/{popen.pid}/task/{popen.pid}/children"
+    def start(self, screen, tty):
+        """Returns the process on the terminal and the editor itself."""
+        command = [*self.command, self.box.path("file.txt")]
+        if not tty:
+            editor = screen.start(self.box, command)
+            return editor, editor
+        kage = screen.start(self.box, [KAGE, "run", "--tty", "--", *command])
+        children = f"/proc/{kage.pid}/task/{kage.pid}/children"
         pid = int(wait_until("the editor", lambda: read_or(children).strip()).split()[0])
-        program = self.box.hold(Process(pid))
-        screen.wait_for("file.txt", kage)
+        return kage, self.box.hold(Process(pid))
+
+    @staticmethod
+    def has_read_all(pid):
+        with open(f"/proc/{pid}/fd/0", "rb", buffering=0,
+                  opener=lambda path, flags: os.open(path, flags | os.O_NOCTTY)) as f:
+            waiting = struct.unpack("i", fcntl.ioctl(f, termios.FIONREAD, bytes(4)))[0]
+        return waiting == 0 and state_of(pid) == "S"
+
+    def images_while_typing(self, tty):
+        need(self.command[0], "setsid")
+        screen = Terminal(*(0, 0) if tty else (24, 80))
+        outer, editor = self.start(screen, tty)
+        screen.expect("file.txt", outer)
         screen.type(self.insert)
         for line in LINES:
             screen.type(line)
-            screen.wait_for(line, kage)
+            screen.expect(line, outer)
+            screen.forget()
             screen.type("\r")
-            self.images.append(self.box.snap(pid))
+            wait_until("the next line", lambda: screen.drawn and self.has_read_all(editor.pid))
+            self.images.append(self.box.snap(editor.pid))
         if os.path.exists(self.box.path("file.txt")):
             raise Failed("it is saved, though nobody asked for that")
-        program.kill()
-        kage.wait()
+        editor.kill()
+        outer.wait()
 
-    def live_again(self, number):
+    def live_again(self, number, tty):
         if len(self.images) < 3:
             raise Failed("there are no three images")
-        screen = Screen()
-        out = self.box.path("restored")
-        with open(out, "wb") as err:
-            popen = subprocess.Popen([KAGE, "restore", "--tty", "new", self.images[number]],
-                                     stdin=screen.slave, stdout=screen.slave, stderr=err,
-                                     env=dict(self.box.env, TERM="xterm"), start_new_session=True)
-        kage = self.box.hold(Process(popen.pid, popen))
-        # It draws its screen anew, with all that was typed.
-        for line in LINES[:number + 1]:
-            screen.wait_for(line, kage)
+        screen = Terminal(rows=30, columns=100)
+        before = screen.modes()
+        errors = self.box.path("errors")
+        with open(errors, "wb") as err:
+            options = ["--tty", "new"] if tty else []
+            kage = screen.start(self.box, [KAGE, "restore", *options, self.images[number]],
+                                stderr=err)
+        # It sets up its screen and draws it anew, with all that was typed.
+        try:
+            for line in LINES[:number + 1]:
+                screen.expect(line, kage)
+            wait_until("its screen", lambda: OTHER_SCREEN in screen.drawn and
+                       OTHER_KEYS in screen.drawn)
+        except Failed as why:
+            raise Failed(f"{why}; {read(errors)}") from None
         screen.type("one more")
-        screen.wait_for("one more", kage)
+        screen.expect("one more", kage)
         screen.type(self.save)
         status = kage.wait()
         if status != 0:
-            raise Failed(f"it ended with {status}: {read(out)}")
-        want = "\n".join(LINES[:number + 1] + ["one more"]) + "\n"
+            raise Failed(f"it ended with {status}: {read(errors)}")
+        if screen.modes() != before:
+            raise Failed("the settings of the terminal are not as before")
+        self.compare(LINES[:number + 1] + ["one more"])
+
+    def compare(self, lines):
         got = read(self.box.path("file.txt"))
         os.unlink(self.box.path("file.txt"))
-        if got.rstrip("\n") != want.rstrip("\n"):
-            raise Failed(f"the file holds {got!r}, must hold {want!r}")
+        if got.rstrip("\n") != "\n".join(lines):
+            raise Failed(f"the file holds {got!r}, must hold {lines!r}")
 
 
 EDITORS = [
@@ -114,11 +107,14 @@ EDITORS = [
 def main():
     tap = Tap()
     for name, command, insert, save in EDITORS:
-        with Sandbox() as box:
-            editor = Editor(box, command, insert, save)
-            tap.run(f"{name}: three images of unsaved text", editor.images_while_typing)
-            for number, what in ((0, "first"), (2, "last"), (1, "middle")):
-                tap.run(f"{name}: saves what it had at the {what} image", editor.live_again, number)
+        for tty, where in ((True, "kage run --tty"), (False, "the user's terminal")):
+            with Sandbox() as box:
+                editor = Editor(box, command, insert, save)
+                tap.run(f"{name}, {where}: three images of unsaved text",
+                        editor.images_while_typing, tty)
+                for number, what in ((0, "first"), (2, "last"), (1, "middle")):
+                    tap.run(f"{name}, {where}: saves what it had at the {what} image",
+                            editor.live_again, number, tty)
     tap.done()
 
 
