@@ -32,6 +32,7 @@ class Terminal:
         self.shown = ""
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             os.environ.update(PS1="$ ", TERM="xterm", HISTFILE="")
             os.execvp(command[0], command)
 
