@@ -40,6 +40,17 @@ static bool wants_session(const struct kage_restore *r)
 	return r->tty_fd >= 0 && !r->tty_own;
 }
 
+static bool has_terminal(const struct kage_image *image)
+{
+	for (size_t i = 0; i < image->msg->n_descriptions; i++) {
+		const Kage__Description *d = image->msg->descriptions[i];
+
+		if (d->kind_case == KAGE__DESCRIPTION__KIND_TERMINAL && !d->terminal->line)
+			return true;
+	}
+	return false;
+}
+
 /* Who sets a terminal from the background is stopped by the kernel until it is in the foreground
  * (termios(3), SIGTTOU). So are we, before there is anything half made. */
 static struct kage_err *prepare(struct kage_restore *r)
@@ -47,6 +58,9 @@ static struct kage_err *prepare(struct kage_restore *r)
 	struct termios t;
 
 	kage_terminal_find(r);
+	if (r->tty_fd < 0 && !r->options->detached && has_terminal(r->image))
+		kage_ctx_notice(r->ctx, "there is no terminal for the program; /dev/null takes its "
+					"place");
 	if (on_our_terminal(r) && kage_terminal_takes_keys(r) && !kage_terminal_may_set(r) &&
 	    tcgetattr(r->tty_fd, &t) == 0)
 		tcsetattr(r->tty_fd, TCSANOW, &t);
