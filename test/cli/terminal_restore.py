@@ -322,6 +322,10 @@ def lines_without(box):
     program = box.hold(Process(pid))
     need_equal(os.readlink(f"/proc/{pid}/fd/0"), "/dev/null", "its standard input")
     program.kill()
+    kage = box.start([KAGE, "restore", "t"], start_new_session=True)
+    box.wait_log("note: there is no terminal for the program", process=kage)
+    need_equal(box.log().count("\n"), 1, "lines of its output")
+    box.hold(Process(pid)).kill()
 
 
 def what_is_no_terminal(box):
