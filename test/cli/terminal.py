@@ -56,12 +56,21 @@ class Terminal:
     def resize(self, rows, columns):
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
+    def drain(self):
+        """Reads what was said last."""
+        try:
+            while select.select([self.fd], [], [], 0)[0]:
+                self.shown += os.read(self.fd, 4096).decode("utf-8", "replace")
+        except OSError:
+            pass
+
     def end(self):
         """Returns the exit status, or minus the signal that ended it."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
+                self.drain()
                 os.close(self.fd)
                 return os.waitstatus_to_exitcode(status)
             if select.select([self.fd], [], [], 0.02)[0]:
