@@ -226,8 +226,8 @@ struct kage_life {
 	pid_t pid;         /* as the caller sees it */
 	int pidfd;         /* the caller's to close */
 	uint64_t total_ns; /* from the call to the first step */
-	bool redraw; /* it takes keys, and its terminal does not show what it believes: it was sent
-			* SIGWINCH, but only SIGTSTP and SIGCONT make it set up all of it */
+	bool redraw; /* it takes keys, and its terminal does not show what it believes: SIGWINCH has it
+			* draw, SIGTSTP and SIGCONT have it set up all of it. Not when detached */
 };
 
 /** Everything that stands in the way of restoring IMAGE here. */

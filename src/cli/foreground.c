@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -15,9 +16,9 @@
 #include "cli/relay.h"
 #include "cli/text.h"
 
-enum { REDRAW_MS = 3000, REDRAW_LOOK_MS = 10 };
+enum { REDRAW_LOOK_MS = 2 };
 
-static const uint64_t redraw_ns = REDRAW_MS * 1000000ull;
+static const uint64_t draw_anyway_ns = 300 * 1000000ull;
 
 /* What is passed on, what tells about the program, and SIGTTOU, which must not stop us while we
  * hand the terminal over. */
@@ -239,44 +240,69 @@ static void mirror_stop(struct cli_foreground *fg, pid_t pid, int signal_number)
 	go_on(fg);
 }
 
-static bool sleeps(pid_t pid)
+/* --- redrawing: see cli/foreground.h -------------------------------------------------------- */
+
+/* What /proc/PID/NAME says after AFTER, in TEXT; NULL when it does not. */
+static const char *look_up(pid_t pid, const char *name, const char *after, char text[static 4096])
 {
-	char path[32], text[512] = "";
-	const char *end;
+	char path[48];
+	const char *at;
 	ssize_t n;
 	int fd;
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	n = fd < 0 ? -1 : read(fd, text, 4095);
 	if (fd >= 0)
 		close(fd);
-	end = n > 0 ? strrchr(text, ')') : NULL;
-	return end && strncmp(end, ") S", 3) == 0;
+	text[n < 0 ? 0 : n] = '\0';
+	at = strstr(text, after);
+	return at ? at + strlen(after) : NULL;
+}
+
+static bool sleeps(pid_t pid)
+{
+	char text[4096];
+	const char *state = look_up(pid, "status", "\nState:\t", text);
+
+	return state && *state == 'S';
+}
+
+static bool ignores(pid_t pid, int signal_number)
+{
+	char text[4096];
+	const char *set = look_up(pid, "status", "\nSigIgn:\t", text);
+
+	return set && (strtoull(set, NULL, 16) >> (signal_number - 1) & 1);
+}
+
+static void draw(struct cli_foreground *fg)
+{
+	send_to_all(fg, SIGWINCH);
+	fg->redraw_winch_ns = UINT64_MAX;
 }
 
 static void begin_redraw(struct cli_foreground *fg)
 {
+	fg->redraw_winch_ns = cli_clock_mono_ns() + draw_anyway_ns;
 	/* In our group, it might have all of it stop; several would do so in turn. */
-	if (fg->n_pids != 1 || getpgid(fg->pids[0]) == getpgrp())
-		fg->redraw = false;
-	fg->redraw_until_ns = cli_clock_mono_ns() + redraw_ns;
+	if (!fg->redraw || (fg->n_pids == 1 && getpgid(fg->pids[0]) != getpgrp() &&
+			    !ignores(fg->pids[0], SIGTSTP)))
+		return;
+	draw(fg);
+	fg->redraw = false;
 }
 
-/* Stopped and continued, as by the keys of a shell, a program leaves its terminal and sets it up from
- * the beginning: screen, keypad, colours. SIGWINCH alone has most programs draw, and no more. It
- * must sleep, waiting for keys: not all handlers expect to interrupt anything else. Returns for how
- * many milliseconds to wait at most. */
+/* Returns for how many milliseconds to wait at most. */
 static int go_on_redrawing(struct cli_foreground *fg)
 {
 	if (!fg->redraw)
 		return -1;
-	/* Not every program can be stopped: some ignore it, some are alone in their session. */
-	if (cli_clock_mono_ns() >= fg->redraw_until_ns)
-		fg->redraw = false;
-	else if (!fg->redraw_asked && sleeps(fg->pids[0]))
+	if (!fg->redraw_asked && sleeps(fg->pids[0]))
 		fg->redraw_asked = kill(fg->pids[0], SIGTSTP) == 0;
-	return fg->redraw_asked ? REDRAW_MS : REDRAW_LOOK_MS;
+	if (cli_clock_mono_ns() >= fg->redraw_winch_ns)
+		draw(fg);
+	return fg->redraw_asked && fg->redraw_winch_ns == UINT64_MAX ? -1 : REDRAW_LOOK_MS;
 }
 
 static void stopped(struct cli_foreground *fg, pid_t pid, int signal_number)
@@ -292,6 +318,8 @@ static void stopped(struct cli_foreground *fg, pid_t pid, int signal_number)
 	kill(pid, SIGCONT);
 	kill(pid, SIGWINCH);
 }
+
+/* --- its end --------------------------------------------------------------------------------- */
 
 static void ended(struct cli_foreground *fg, size_t i, const siginfo_t *info)
 {

@@ -8,6 +8,12 @@
  * interrupt or stop hit that group alone, and we see to it that ours, in which a script or the rest
  * of a pipeline may be, is hit as it would be without us.
  *
+ * An editor that was restored believes its terminal to be set up and drawn on. Stopped and continued
+ * once, as by the keys of a shell, it leaves its terminal and sets it up from the beginning: screen,
+ * keypad, colours. SIGWINCH alone has most programs draw, and no more; it is for those that do not
+ * stop, because they are alone in their session or do not want to. Both only reach it while it sleeps:
+ * not all handlers expect to interrupt anything else.
+ *
  *	starting	from cli_foreground_open() on, signals wait
  *	redrawing	a restored editor is stopped and continued, so that it sets up its terminal
  *	running		serve(): signals and terminal bytes are passed on
@@ -40,8 +46,8 @@ struct cli_foreground {
 	bool gave_tty;                 /* the program's process group is in its foreground */
 	bool left_stopped;             /* a first stop is what the user asked for */
 	bool redraw; /* its terminal does not show what it believes: make it set up all anew */
-	bool redraw_asked; /* it was told to stop */
-	uint64_t redraw_until_ns;
+	bool redraw_asked;        /* it was told to stop */
+	uint64_t redraw_winch_ns; /* when to send SIGWINCH instead, UINT64_MAX once it is sent */
 	const struct cli_modes *before; /* borrowed: to put back in the end; or NULL */
 	struct cli_relay *relay;        /* borrowed, or NULL */
 	pid_t *pids;                    /* borrowed; those that ended are 0 */

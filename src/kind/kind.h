@@ -79,7 +79,7 @@ struct kage_restore {
 	bool tty_sought;          /* TTY_FD and TTY_OWN are known */
 	bool tty_own;             /* it is the controlling terminal of our own session */
 	bool tty_given;           /* the stub's process group is in its foreground */
-	bool redraw;              /* it takes keys, and was told that its terminal is another */
+	bool redraw;              /* it takes keys, and its terminal is another */
 	struct kage_terminal_before *tty_before; /* it was set; how it was before */
 	struct kage_put_back *put_back; /* written files are as of the image; NULL before */
 };

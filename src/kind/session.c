@@ -97,13 +97,15 @@ static int set_foreground(int tty, pid_t group)
 	return r;
 }
 
-/* Its terminal shows something else than it believes. The signal waits until the process goes on. */
+/* Its terminal shows something else than it believes. Who takes keys has a caller who sees to it, unless
+ * that goes away; the signal waits until the process goes on. */
 static void ask_to_draw(struct kage_restore *r)
 {
 	if (r->process->stopped || r->options->stopped || !kage_terminal_was_foreground(r->process))
 		return;
-	kill(r->stub->pid, SIGWINCH);
-	r->redraw = kage_terminal_takes_keys(r);
+	r->redraw = kage_terminal_takes_keys(r) && !r->options->detached;
+	if (!r->redraw)
+		kill(r->stub->pid, SIGWINCH);
 }
 
 struct kage_err *kage_session_begin(struct kage_restore *r)

@@ -93,6 +93,7 @@ def keys_as_a_job(box):
     shell = terminal.shell(box)
     terminal.run("stty -a >before")
     terminal.run(RESTORE)
+    terminal.expect("SIGCONT 20x70", shell)
     terminal.expect("SIGWINCH 20x70", shell)
     need_equal(terminal.takes_keys(), True, "keys one by one")
     terminal.type("\x03\x1a\x1c")
@@ -325,6 +326,7 @@ def lines_without(box):
     kage = box.start([KAGE, "restore", "t"], start_new_session=True)
     box.wait_log("note: there is no terminal for the program", process=kage)
     need_equal(box.log().count("\n"), 1, "lines of its output")
+    wait_until("the program", lambda: os.path.exists(f"/proc/{pid}"))
     box.hold(Process(pid)).kill()
 
 
