@@ -275,6 +275,23 @@ static void drop_unseen(struct kage_target *t)
 			drop_thread(t, t->threads[i]->tid);
 }
 
+/* In the order of the kernel's list, in which they were made, whoever of them was met first. */
+static void order(struct kage_target *t)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < t->info->n_threads; i++)
+		for (size_t k = n; k < t->n_threads; k++) {
+			struct kage_thread *thread = t->threads[k];
+
+			if (thread->tid != t->info->threads[i].task.tid)
+				continue;
+			t->threads[k] = t->threads[n];
+			t->threads[n++] = thread;
+			break;
+		}
+}
+
 /* Rounds until one finds nobody who ran: then every thread stands or slept when the round looked. */
 static struct kage_err *freeze(struct kage_target *t)
 {
@@ -288,8 +305,10 @@ static struct kage_err *freeze(struct kage_target *t)
 			TRY(hold_listed(t, &any_new));
 		TRY(wait_all(t));
 	} while (any_new);
-	if (t->info)
+	if (t->info) {
 		drop_unseen(t);
+		order(t);
+	}
 	if (!t->n_threads)
 		return kage_err_new(KAGE_GONE, "process %d has ended", t->pid);
 	return NULL;
@@ -316,7 +335,9 @@ static void release(struct kage_target *t, struct kage_thread *thread)
 			sig = (void *)(uintptr_t)stop.signal;
 	}
 	/* One that is being killed waits for us to take notice of its end; so does its whole process. */
-	if (ptrace(PTRACE_DETACH, thread->tid, NULL, sig) < 0 && errno == ESRCH)
+	if (ptrace(PTRACE_DETACH, thread->tid, NULL, sig) < 0 && errno == ESRCH &&
+	    !(t->ours &&
+	      thread->tid == t->pid)) /* the end of our own child is for who waits for it */
 		err_drop(
 			kage_target_wait(t, thread->tid, KAGE_STOP_TIMEOUT_MS * 1000000ull, &stop));
 }

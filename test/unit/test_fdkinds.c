@@ -288,6 +288,7 @@ static void end(struct scene *s)
 		close_all(s->r.files, m->n_files);
 		close_all(s->r.spaces, m->n_spaces);
 		kage_obstacles_destroy(s->r.obstacles);
+		free(s->r.tty_before);
 		kage__image__free_unpacked(m, NULL);
 	}
 	free(s->c.status);
