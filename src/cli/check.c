@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kage check: names every obstacle to taking an image of a process, or to restoring one. */
+#include <string.h>
+
 #include "cli/cli.h"
 #include "cli/json.h"
 #include "cli/progress.h"
+#include "cli/relay.h"
 #include "cli/table.h"
 #include "cli/text.h"
 
@@ -13,6 +16,8 @@ enum { FILES_KEEP = 1, FILES_RESTORE };
 struct check_values {
 	int pid;
 	int files;
+	bool detach;
+	const char *tty;
 };
 
 static const struct cli_option options[] = {
@@ -21,6 +26,10 @@ static const struct cli_option options[] = {
 	{ "files", 0, "keep|restore",
 	  "of an image: what it wrote since is kept (default), or put back", CLI_CHOICE,
 	  .offset = offsetof(struct check_values, files) },
+	{ "detach", 'd', NULL, "of an image: restored without this terminal", CLI_FLAG,
+	  .offset = offsetof(struct check_values, detach) },
+	{ "tty", 0, "PATH|new", "of an image: restored with that terminal", CLI_TEXT,
+	  .offset = offsetof(struct check_values, tty) },
 	{ 0 },
 };
 
@@ -105,17 +114,34 @@ static void print_text(const struct cli *cli, const struct kage_report *report, 
 }
 
 static struct kage_err *check_image(struct cli *cli, const struct check_values *values,
-				    const char *spec, struct kage_report *ret_report)
+				    const char *tty, const char *spec,
+				    struct kage_report *ret_report)
 {
 	const struct kage_restore_options how = {
 		.pid = values->pid == PID_NEW ? KAGE_PID_NEW : KAGE_PID_SAME,
 		.files = values->files == FILES_RESTORE ? KAGE_FILES_RESTORE : KAGE_FILES_KEEP,
+		.detached = values->detach,
+		.tty = tty,
 	};
 	_cleanup_store_ struct kage_store *store = NULL;
 	_cleanup_image_ struct kage_image *image = NULL;
 	struct kage_err *e = cli_image_open(cli, spec, &store, &image);
 
 	return e ? e : kage_check_image(cli->ctx, image, &how, ret_report);
+}
+
+/* The new terminal lasts as long as the check. */
+static struct kage_err *check_with_terminal(struct cli *cli, const struct check_values *values,
+					    const char *spec, struct kage_report *ret_report)
+{
+	struct cli_relay relay;
+	struct kage_err *e;
+
+	if (!values->tty || strcmp(values->tty, "new") != 0 || cli_relay_open(&relay) != 0)
+		return check_image(cli, values, values->tty, spec, ret_report);
+	e = check_image(cli, values, relay.path, spec, ret_report);
+	cli_relay_close(&relay);
+	return e;
 }
 
 static int run(struct cli *cli, const void *data, int argc, char **argv)
@@ -128,13 +154,15 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	size_t n_fatal;
 
 	(void)argc;
-	if (pid && (values->pid || values->files))
-		return cli_fail_usage(cli, "--pid and --files are for images, %s is a process",
+	if (pid && (values->pid || values->files || values->detach || values->tty))
+		return cli_fail_usage(cli,
+				      "--pid, --files, --detach and --tty are for images, %s is a "
+				      "process",
 				      argv[0]);
 	if (pid)
 		e = kage_check_process(cli->ctx, pid, &report);
 	else
-		e = check_image(cli, values, argv[0], &report);
+		e = check_with_terminal(cli, values, argv[0], &report);
 	if (e)
 		return cli_fail(cli, e);
 	cli_progress_clear(cli->progress);

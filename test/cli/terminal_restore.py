@@ -309,10 +309,13 @@ def keys_without(box):
     done = box.kage("check", "--json", "t", check=False, start_new_session=True)
     need_equal(done.returncode, 1, "status of kage check")
     need_equal([o["fatal"] for o in json.loads(done.stdout)["obstacles"]], [True], "obstacles")
+    box.kage("check", "--tty", "new", "t", start_new_session=True)
     terminal = Terminal()
     shell = terminal.shell(box)
     terminal.run(f"{KAGE} check t")
     terminal.expect("restoring t can be done", shell)
+    terminal.run(f"{KAGE} check --detach t")
+    terminal.expect("restoring t cannot be done", shell)
 
 
 def lines_without(box):
