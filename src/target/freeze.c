@@ -129,23 +129,10 @@ static struct kage_err *hold_those(struct kage_target *t, bool asleep, bool *ret
 	return NULL;
 }
 
-/* Images and debuggers have threads in the kernel's order, the leader first. */
-static struct kage_err *note_seen(struct kage_target *t)
-{
-	for (size_t i = 0; i < t->info->n_threads; i++) {
-		pid_t tid = t->info->threads[i].task.tid;
-
-		if (!kage_target_thread(t, tid) && !kage_target_add_thread(t, tid))
-			return kage_err_nomem();
-	}
-	return NULL;
-}
-
 /* First those that run, before they fall asleep in a call that would feel the stop. */
 static struct kage_err *hold_seen(struct kage_target *t, bool *ret_any_new)
 {
 	*ret_any_new = false;
-	TRY(note_seen(t));
 	TRY(hold_those(t, false, ret_any_new));
 	return hold_those(t, true, ret_any_new);
 }
