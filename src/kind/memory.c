@@ -22,6 +22,7 @@
 #include "base/file.h"
 #include "sys/pagemap.h"
 #include "sys/text.h"
+#include "target/copy.h"
 
 enum { AUXV_MAX = 1 << 16 };
 
@@ -370,24 +371,11 @@ static struct kage_err *capture(struct kage_capture *c)
 
 /* --- contents --------------------------------------------------------------------------------- */
 
-enum { RUNS_AT_ONCE = 512 };
-
-/* Runs found by the scan are read some hundred at a time: most are a few pages, and the system call
- * would cost more than the copy. */
 struct copying {
 	struct kage_capture *c;
 	size_t at; /* the mapping that was looked at last; both go upward */
-	struct iovec here[RUNS_AT_ONCE], there[RUNS_AT_ONCE];
-	size_t n;
+	struct kage_copy copy;
 };
-
-static struct kage_err *copy_collected(struct copying *k)
-{
-	struct kage_err *e = kage_target_readv(k->c->target, k->here, k->there, k->n);
-
-	k->n = 0;
-	return e;
-}
 
 static struct kage_err *copy_run(struct copying *k, uint64_t start, uint64_t end)
 {
@@ -396,9 +384,7 @@ static struct kage_err *copy_run(struct copying *k, uint64_t start, uint64_t end
 
 	TRY(kage_mem_pages_add(k->c->pages, space, start >> KAGE_PAGE_SHIFT,
 			       (end - start) >> KAGE_PAGE_SHIFT, &to));
-	k->here[k->n] = (struct iovec){ to, end - start };
-	k->there[k->n++] = (struct iovec){ (void *)(uintptr_t)start, end - start };
-	return k->n == RUNS_AT_ONCE ? copy_collected(k) : NULL;
+	return kage_copy_add(&k->copy, to, addr(start), end - start);
 }
 
 /* What of a run lies in mappings whose private pages are ours to copy. */
@@ -456,21 +442,26 @@ static struct kage_err *copy_each_mapping(struct copying *k, int pagemap)
 	return NULL;
 }
 
-struct kage_err *kage_memory_copy(struct kage_capture *c)
+static struct kage_err *copy_all(struct copying *k, int pagemap)
 {
-	_cleanup_fd_ int pagemap = open_pagemap(c->target);
-	_cleanup_free_ struct copying *k = calloc(1, sizeof(*k));
-
-	if (!k)
-		return kage_err_nomem();
-	if (pagemap < 0)
-		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
-	k->c = c;
 	if (kage_pagemap_can_scan(pagemap))
 		TRY(kage_pagemap_private(pagemap, 0, KAGE_ARCH_USER_CEILING, copy_found, k));
 	else
 		TRY(copy_each_mapping(k, pagemap));
-	TRY(copy_collected(k));
+	return kage_copy_run(&k->copy, k->c->target);
+}
+
+struct kage_err *kage_memory_copy(struct kage_capture *c)
+{
+	_cleanup_fd_ int pagemap = open_pagemap(c->target);
+	struct copying k = { .c = c };
+	struct kage_err *e;
+
+	if (pagemap < 0)
+		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
+	e = copy_all(&k, pagemap);
+	kage_copy_deinit(&k.copy);
+	TRY(e);
 	return kage_pagemap_guards(pagemap, 0, KAGE_ARCH_USER_CEILING, note_guard, c);
 }
 
