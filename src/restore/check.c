@@ -35,8 +35,11 @@ static const char *taken_by(pid_t pid)
 	const char *state;
 	size_t size;
 
+	/* The number of a process group is taken, too, as long as it has members. */
 	if (kill(pid, 0) < 0 && errno == ESRCH)
-		return NULL;
+		return kill(-pid, 0) < 0 && errno == ESRCH
+			       ? NULL
+			       : "it is the number of a process group that has other members";
 	snprintf(path, sizeof(path), "/proc/%d/status", pid);
 	err_drop(kage_file_slurp(AT_FDCWD, path, 1 << 20, &text, &size));
 	state = text ? kage_text_field(text, "State", &size) : NULL;

@@ -223,6 +223,22 @@ def new_pid(box):
     terminal.expect("status 7", shell)
 
 
+def group_of_others(box):
+    """The number of a group whose leader has ended cannot be had."""
+    terminal = Terminal()
+    shell = terminal.shell(box)
+    terminal.run("sh -c 'echo ready $$ >out; exec sleep 1000' >/dev/null | sleep 1000 &")
+    pid = int(wait_until("the program", lambda: read_or(box.path("out"))).split()[1])
+    wait_until("it to sleep", lambda: read(f"/proc/{pid}/comm") == "sleep\n")
+    box.snap(pid, "--kill")
+    done = box.kage("check", "t", check=False)
+    if done.returncode != 1 or "process group that has other members" not in done.stdout:
+        raise Failed(f"kage check: {done.stdout}")
+    box.kage("check", "--pid", "new", "t")
+    os.killpg(pid, signal.SIGKILL)
+    wait_until("its end", lambda: box.kage("check", "t", check=False).returncode == 0)
+
+
 # --- on other terminals --------------------------------------------------------------------------
 
 def on_a_named_one(box):
@@ -363,6 +379,7 @@ TESTS = [
     ("several copies", copies),
     ("an image of a program of kage run", of_kage_run),
     ("with a new PID", new_pid),
+    ("a process group that goes on", group_of_others),
     ("--tty: a free terminal", on_a_named_one),
     ("--tty: a terminal of others", on_one_of_others),
     ("on a terminal that controls nobody", on_a_plain_one),
