@@ -5,9 +5,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -49,6 +51,32 @@ static const char *taken_by(pid_t pid)
 	return "it is taken by a process that is alive";
 }
 
+static bool has_capability(int capability)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = { 0 };
+
+	return syscall(SYS_capget, &head, data) == 0 &&
+	       data[CAP_TO_INDEX(capability)].effective & CAP_TO_MASK(capability);
+}
+
+/* clone(2): set_tid needs one of the two, a PID namespace the latter. */
+static void check_rights(struct kage_restore *r)
+{
+	if (has_capability(CAP_SYS_ADMIN))
+		return;
+	if (r->options->pid == KAGE_PID_NEW)
+		kage_obstacle(r->obstacles, true, "run kage as root", "process number",
+			      "a PID namespace for it needs a right that you do not have "
+			      "(CAP_SYS_ADMIN)");
+	else if (!has_capability(CAP_CHECKPOINT_RESTORE))
+		kage_obstacle(r->obstacles, true,
+			      "run kage as root, or give it that capability (setcap)",
+			      "process number",
+			      "choosing it needs a right that you do not have "
+			      "(CAP_CHECKPOINT_RESTORE)");
+}
+
 static void check_pids(struct kage_restore *r)
 {
 	const Kage__Process *p = r->process;
@@ -69,9 +97,6 @@ static void check_pids(struct kage_restore *r)
 			      "end the process that has it, or restore with --pid new", object,
 			      "%s", who);
 	}
-	if (geteuid() != 0)
-		kage_obstacle(r->obstacles, false, "restore with --pid new, or as root",
-			      "process number", "choosing it may need more rights than you have");
 }
 
 static struct kage_err *check_trust(struct kage_restore *r)
@@ -94,6 +119,7 @@ static struct kage_err *check_trust(struct kage_restore *r)
 struct kage_err *restore_look(struct kage_restore *r)
 {
 	check_arch(r);
+	check_rights(r);
 	check_pids(r);
 	TRY(check_trust(r));
 	for (const struct kage_kind *const *k = kage_kinds; *k; k++)

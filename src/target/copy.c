@@ -79,8 +79,8 @@ static void *work(void *arg)
 	size_t from, n;
 
 	while ((n = claim(w, &from))) {
-		struct kage_err *e = kage_target_readv(w->t, w->copy->here + from,
-						       w->copy->there + from, n);
+		struct kage_err *e =
+			kage_target_readv(w->t, w->copy->here + from, w->copy->there + from, n);
 
 		if (!e)
 			continue;
