@@ -256,6 +256,17 @@ static struct kage_err *take(struct kage_capture *c)
 	return c->checking ? NULL : kage_image_validate(c->image);
 }
 
+/* Whatever failed because the process ended meanwhile, that is what to say. */
+static struct kage_err *why(const struct kage_target *t, struct kage_err *e)
+{
+	struct kage_err *gone = kage_target_alive(t);
+
+	if (!gone)
+		return e;
+	err_drop(e);
+	return gone;
+}
+
 struct kage_err *kage_capture(struct kage_ctx *ctx, struct kage_target *t,
 			      const struct capture_options *options,
 			      struct kage_obstacles *obstacles, struct kage_image **ret_image)
@@ -275,5 +286,5 @@ struct kage_err *kage_capture(struct kage_ctx *ctx, struct kage_target *t,
 	else if (t->frozen)
 		kage_target_thaw(t, false);
 	deinit(&c);
-	return e;
+	return e ? why(t, e) : NULL;
 }

@@ -43,7 +43,9 @@ static void add_row(struct cli_table *table, const struct kage_entry *entry, uin
 	cli_table_add(table, label);
 	cli_table_add(table, known ? cli_text_duration(text, age) : "");
 	cli_table_add(table, known ? cli_text_time(text, entry->realtime_ns) : "");
-	cli_table_add(table, known ? cli_text_duration(text, entry->pause_ns) : "");
+	cli_table_add(table, !known            ? ""
+			     : entry->pause_ns ? cli_text_duration(text, entry->pause_ns)
+					       : "none");
 	cli_table_add(table, known ? cli_text_size(text, entry->memory_bytes) : "");
 	cli_table_add(table, cli_text_size(text, entry->stored_bytes));
 	cli_table_add(table, known ? pid : "");

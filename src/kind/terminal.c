@@ -230,10 +230,14 @@ static struct kage_err *check_line(struct kage_restore *r, const Kage__Descripti
 	return NULL;
 }
 
-static void check_named(struct kage_restore *r)
+void kage_terminal_check_named(struct kage_restore *r)
 {
-	const char *why = r->tty_fd < 0 ? strerror(r->tty_errno) : "it is none";
+	const char *why;
 
+	if (!r->options->tty)
+		return;
+	kage_terminal_find(r);
+	why = r->tty_fd < 0 ? strerror(r->tty_errno) : "it is none";
 	if (r->tty_fd < 0 || !isatty(r->tty_fd))
 		kage_obstacle(r->obstacles, true, "name one that you can open", r->options->tty,
 			      "it cannot be opened as a terminal (%s)", why);
@@ -261,9 +265,7 @@ static struct kage_err *check(struct kage_restore *r, const Kage__Description *d
 	if (m->line)
 		return check_line(r, d);
 	kage_terminal_find(r);
-	if (r->options->tty)
-		check_named(r);
-	else if (r->tty_fd < 0)
+	if (!r->options->tty && r->tty_fd < 0)
 		check_without(r, d);
 	if (m->unread_bytes)
 		kage_obstacle(r->obstacles, false, "type them again", m->path,

@@ -13,6 +13,9 @@
 
 #include "kind/kind.h"
 
+/** Names the terminal that the user asked for, should it be none. */
+void kage_terminal_check_named(struct kage_restore *r);
+
 /** Finds the terminal for the restored program, once: the one that the caller named, else the first
  *  of our own standard descriptors that is one. */
 void kage_terminal_find(struct kage_restore *r);

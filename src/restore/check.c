@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "kind/fds.h"
 #include "kind/obstacles.h"
+#include "kind/terminal.h"
 #include "restore/restore.h"
 #include "store/store.h"
 #include "sys/text.h"
@@ -94,8 +95,10 @@ static void check_pids(struct kage_restore *r)
 		snprintf(object, sizeof(object), "%s %d", i ? "thread number" : "process number",
 			 tid);
 		kage_obstacle(r->obstacles, true,
-			      "end the process that has it, or restore with --pid new", object,
-			      "%s", who);
+			      strstr(who, "zombie")
+				      ? "wait until its parent has, or restore with --pid new"
+				      : "end the process that has it, or restore with --pid new",
+			      object, "%s", who);
 	}
 }
 
@@ -120,6 +123,7 @@ struct kage_err *restore_look(struct kage_restore *r)
 {
 	check_arch(r);
 	check_rights(r);
+	kage_terminal_check_named(r);
 	check_pids(r);
 	TRY(check_trust(r));
 	for (const struct kage_kind *const *k = kage_kinds; *k; k++)

@@ -342,6 +342,10 @@ static struct kage_err *no_image(const struct history *h, uint64_t number)
 	if (n == 0)
 		return kage_err_new(KAGE_NOTFOUND, "no image %s@%llu: the history is empty",
 				    h->name, (unsigned long long)number);
+	if (n == 1)
+		return kage_err_new(KAGE_NOTFOUND, "no image %s@%llu; the only one is %s@%llu",
+				    h->name, (unsigned long long)number, h->name,
+				    (unsigned long long)numbers[0]);
 	return kage_err_new(KAGE_NOTFOUND, "no image %s@%llu; its %zu images are from %llu to %llu",
 			    h->name, (unsigned long long)number, n, (unsigned long long)numbers[0],
 			    (unsigned long long)numbers[n - 1]);

@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -58,16 +59,27 @@ static void drop_thread(struct kage_target *t, pid_t tid)
 	}
 }
 
+enum { ENDING_MS = 200 };
+
+/* Whether the process is on its way out: then it ends in a moment. */
+static bool is_ending(const struct kage_target *t)
+{
+	struct pollfd p = { .fd = t->pidfd, .events = POLLIN };
+
+	return poll(&p, 1, ENDING_MS) > 0;
+}
+
 struct kage_err *kage_target_seize(struct kage_target *t, struct kage_thread *thread)
 {
 	if (ptrace(PTRACE_SEIZE, thread->tid, NULL, (void *)(uintptr_t)PTRACE_O_TRACESYSGOOD) < 0) {
-		if (errno == ESRCH)
+		int num = errno;
+
+		if (num == ESRCH)
 			return NULL;
 		/* A thread on its way out cannot be attached either. */
-		if (errno == EPERM && thread->tid != t->pid)
+		if (num == EPERM && (thread->tid != t->pid || is_ending(t)))
 			return NULL;
-		return kage_err_sys(errno, "attach to thread %d of process %d", thread->tid,
-				    t->pid);
+		return kage_err_sys(num, "attach to thread %d of process %d", thread->tid, t->pid);
 	}
 	thread->attached = true;
 	return NULL;
@@ -298,6 +310,11 @@ static struct kage_err *freeze(struct kage_target *t)
 	}
 	if (!t->n_threads)
 		return kage_err_new(KAGE_GONE, "process %d has ended", t->pid);
+	if (t->threads[0]->tid != t->pid)
+		return kage_err_new(KAGE_UNSUPPORTED,
+				    "the first thread of process %d has ended; an image of the "
+				    "others alone cannot be restored yet",
+				    t->pid);
 	return NULL;
 }
 
