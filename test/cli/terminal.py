@@ -116,9 +116,13 @@ def test_job_control():
     ok(t.expect("status 3"), "the shell sees its exit status", t.shown)
     t.type(f"{KAGE} run sh -c 'read x; echo read $x' &\n")
     t.expect(r"\$ ")
-    time.sleep(0.5)
-    t.type("jobs\n")
-    ok(t.expect("Stopped"), "in the background it stops when it reads the terminal", t.shown)
+    stopped = False
+    for _ in range(40):
+        t.type("jobs\n")
+        stopped = stopped or t.expect("Stopped", 0.5)
+        if stopped:
+            break
+    ok(stopped, "in the background it stops when it reads the terminal", t.shown)
     t.type("fg\n")
     t.expect("kage run")
     time.sleep(0.3)

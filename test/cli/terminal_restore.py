@@ -45,6 +45,14 @@ def need_equal(got, want, what):
         raise Failed(f"{what}: {got!r}, must be {want!r}")
 
 
+def until_in_front(terminal, pid):
+    try:
+        wait_until("the program", lambda: terminal.foreground() == pid)
+    except Failed as why:
+        raise Failed(f"{why}; shown: {terminal.text()!r}; states: "
+                     f"{[(p, state_of(p)) for p in (pid, terminal.foreground())]}") from None
+
+
 def in_the_background(terminal, shell, go_on=True):
     """Restores t in the background, where it stops."""
     terminal.run(f"{RESTORE} &")
@@ -62,7 +70,7 @@ def lines_as_a_job(box):
     shell = terminal.shell(box)
     before = terminal.modes()
     terminal.run(RESTORE)
-    wait_until("the program", lambda: terminal.foreground() == pid)
+    until_in_front(terminal, pid)
     need_equal(stat_of(pid)[1:3], [pid, shell.pid], "group and session")
     terminal.type("one\r")
     terminal.expect("got one", shell)
@@ -129,7 +137,7 @@ def in_a_script(box):
     box.write("script", f"{RESTORE}\necho after it: $?\n")
     for script in ("bash script", f"{RESTORE} | cat", f"sleep 0.1 | {RESTORE}"):
         terminal.run(script)
-        wait_until("the program", lambda: terminal.foreground() == pid)
+        until_in_front(terminal, pid)
         terminal.type("one\r")
         if "cat" not in script:
             terminal.expect("got one", shell)
@@ -171,7 +179,7 @@ def kage_dies(box):
     terminal = Terminal()
     shell = terminal.shell(box)
     terminal.run(RESTORE)
-    wait_until("the program", lambda: terminal.foreground() == pid)
+    until_in_front(terminal, pid)
     program = box.hold(Process(pid))
     os.kill(stat_of(pid)[0], signal.SIGKILL)
     terminal.expect("Killed", shell)
@@ -231,6 +239,7 @@ def group_of_others(box):
     pid = int(wait_until("the program", lambda: read_or(box.path("out"))).split()[1])
     wait_until("it to sleep", lambda: read(f"/proc/{pid}/comm") == "sleep\n")
     box.snap(pid, "--kill")
+    wait_until("its end", lambda: not os.path.exists(f"/proc/{pid}"))
     done = box.kage("check", "t", check=False)
     if done.returncode != 1 or "process group that has other members" not in done.stdout:
         raise Failed(f"kage check: {done.stdout}")
