@@ -5,6 +5,7 @@ killed, the other in its new life; and gdb must see in the image's core what it 
 None of the three judges is ours.
 """
 
+import ctypes
 import json
 import os
 import re
@@ -104,6 +105,13 @@ def of_mappings(pid):
     return {f"mapping {start:x}-{end:x}": f"{offset:x} {what}" for start, end, offset, what in joined}
 
 
+def robust_list(tid):
+    """The list of mutexes that the kernel gives free when the thread ends: head and size."""
+    head, size = ctypes.c_uint64(), ctypes.c_uint64()
+    ctypes.CDLL(None).syscall(274, tid, ctypes.byref(head), ctypes.byref(size))
+    return head.value, size.value
+
+
 def of_threads(pid):
     seen = {}
     for tid in threads_of(pid):
@@ -112,6 +120,7 @@ def of_threads(pid):
             seen[f"thread {tid} {key}"] = status.get(key)
         seen[f"thread {tid} SigPnd"] = int(status["SigPnd"], 16) & ~signals_of_timers(pid)
         seen[f"thread {tid} name"] = read(f"/proc/{pid}/task/{tid}/comm")
+        seen[f"thread {tid} robust list"] = robust_list(tid)
         seen[f"thread {tid} scheduling"] = (os.sched_getscheduler(tid), os.getpriority(
             os.PRIO_PROCESS, tid), os.sched_getparam(tid).sched_priority)
     return seen

@@ -75,6 +75,21 @@ public class Main {
 		check(kept, numbers, n);
 	}
 
+	// Loops that the compiler makes vector instructions of; what they come to is known.
+	static int[] mix(int[] a, int[] b, int k) {
+		for (int i = 0; i < a.length; i++) a[i] = b[i] * k + (b[i] ^ i);
+		for (int i = 0; i < a.length; i++) a[i] = (a[i] << 3) - b[i];
+		return a;
+	}
+
+	static void vectors() {
+		int[] a = new int[2048], b = new int[2048], first = new int[2048];
+		for (int i = 0; i < b.length; i++) b[i] = i * 7919;
+		mix(first, b, 31);
+		while (!over)
+			if (!Arrays.equals(mix(a, b, 31), first)) wrong("vectors");
+	}
+
 	static long collections() {
 		return ManagementFactory.getGarbageCollectorMXBeans().stream()
 			.mapToLong(GarbageCollectorMXBean::getCollectionCount).sum();
@@ -83,6 +98,7 @@ public class Main {
 	public static void main(String[] args) throws Exception {
 		ScheduledExecutorService timer = Executors.newScheduledThreadPool(2);
 		timer.scheduleAtFixedRate(ticks::incrementAndGet, 0, 3, TimeUnit.MILLISECONDS);
+		new Thread(Main::vectors).start();
 		Thread[] threads = new Thread[3];
 		for (int i = 0; i < 3; i++) {
 			final int k = i;

@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from sequence import test_program
 
 PROGRAM = r'''
-import collections, mmap, os, queue, signal, struct, tempfile, threading
+import collections, ctypes, mmap, os, queue, signal, struct, tempfile, threading
 
 KEPT = 1500            # of the newest numbers, each with a row that follows from it
 alarms = ticks = 0
@@ -83,6 +83,14 @@ def tick():                       # a thread that ends and another that begins, 
     if not beyond.is_set():
         threading.Timer(0.005, tick).start()
 
+def judge_processor():            # which the kernel tells the C library (rseq)
+    getcpu, allowed = ctypes.CDLL(None).sched_getcpu, os.sched_getaffinity(0)
+    for number in allowed:
+        os.sched_setaffinity(0, {number})
+        if getcpu() != number:
+            wrong(f"on processor {getcpu()}, must be {number}")
+    os.sched_setaffinity(0, allowed)
+
 def on_alarm(*_):
     global alarms
     alarms += 1
@@ -111,6 +119,7 @@ while alarms < a + 3 or ticks < t + 3:
 beyond.set()
 for t in threads:
     t.join()
+judge_processor()
 signal.setitimer(signal.ITIMER_REAL, 0)
 if signal.sigpending() & waiting != waiting or signal.pthread_sigmask(signal.SIG_BLOCK, ()) != waiting:
     wrong(f"waiting {signal.sigpending()}, blocked {signal.pthread_sigmask(signal.SIG_BLOCK, ())}")
