@@ -112,7 +112,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 
 	(void)argc;
 	if (pid == 0 && argv[0][strspn(argv[0], "-+0123456789")] == '\0')
-		return cli_fail_usage(cli, "'%s' is not the number of a process", argv[0]);
+		return cli_fail_usage(cli, "'%s' is not a PID that a process can have", argv[0]);
 	if (pid == 0)
 		return cli_fail_usage(cli, "'%s' is not a PID; 'pgrep %s' finds those of a name",
 				      argv[0], argv[0]);
