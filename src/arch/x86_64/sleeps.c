@@ -89,6 +89,10 @@ enum kage_sleep kage_arch_sleep(uint64_t number, const uint64_t args[6])
 bool kage_arch_stop_is_felt(uint64_t number, const uint64_t args[6], bool timed)
 {
 	switch (number) {
+	case SYS_select:
+	case SYS_pselect6:
+	case SYS_ppoll:
+		return timed; /* with EINTR, where the time left cannot be written back */
 	case SYS_recvfrom:
 		return timed || args[3] & MSG_WAITALL;
 	case SYS_recvmsg:
