@@ -337,6 +337,8 @@ static void release(struct kage_target *t, struct kage_thread *thread)
 		}
 		if (stop.what == STOP_SIGNAL)
 			sig = (void *)(uintptr_t)stop.signal;
+		if (stop.what == STOP_EVENT)
+			err_drop(stands(thread, &stop));
 	}
 	/* One that is being killed waits for us to take notice of its end; so does its whole process. */
 	if (ptrace(PTRACE_DETACH, thread->tid, NULL, sig) < 0 && errno == ESRCH &&
