@@ -152,12 +152,12 @@ def main():
     tap = Tap()
     rng = seeded()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    with Sandbox() as box:
+    with Sandbox(durable=False) as box:
         restores = Restores(box, helper("fault/busy"))
         tap.run("killed at its k-th system call", at_each_call, restores, rng)
         tap.run("killed at random instants", at_random, restores, rng)
         tap.run("the store is as it was", box.fsck)
-    with Sandbox() as box:
+    with Sandbox(durable=False) as box:
         tap.run("killed while a socket's timeout is another", at_last_calls, box)
     tap.done()
 

@@ -131,7 +131,7 @@ def passes(box, target):
 def main():
     tap = Tap()
     rng = seeded()
-    with Sandbox() as box:
+    with Sandbox(durable=False) as box:
         target = Target(box)
         before = mappings(target.pid)
         tap.run("killed at its k-th system call", at_each_call, box, target, rng)

@@ -180,13 +180,20 @@ class Process:
             return self.popen.wait(patience)
         except subprocess.TimeoutExpired:
             raise Failed(f"process {self.pid} did not end in {patience:.0f} s; "
-                         f"state {state_of(self.pid)}") from None
+                         f"{where_it_is(self.pid)}") from None
 
 
 def state_of(pid, tid=None):
     """The letter of /proc/PID/stat, or '' when there is none."""
     text = read_or(f"/proc/{pid}/task/{tid or pid}/stat")
     return text[text.rindex(")") + 2] if ")" in text else ""
+
+
+def where_it_is(pid):
+    """For a failure: state and, for root, kernel stack of each thread."""
+    return "; ".join(f"thread {t} {state_of(pid, t)}: "
+                     + " < ".join(line.split()[-1] for line in read_or(f"/proc/{pid}/task/{t}/stack").splitlines())
+                     for t in threads_of(pid))
 
 
 def status_of(pid, tid=None):
@@ -253,8 +260,11 @@ class Sandbox:
             life = box.restore(image)
     """
 
-    def __init__(self, name="kage"):
-        self.dir = tempfile.mkdtemp(prefix=f"{name}.")
+    def __init__(self, name="kage", durable=True):
+        """durable False: kept in memory. For tests that store thousands of images: a disk that has to
+        sync so often lets a killed process wait for a minute."""
+        where = None if durable or not os.access("/dev/shm", os.W_OK) else "/dev/shm"
+        self.dir = tempfile.mkdtemp(prefix=f"{name}.", dir=where)
         os.chmod(self.dir, 0o755)
         self.store = os.path.join(self.dir, "store")
         self.env = dict(os.environ, KAGE_STORE=self.store, LC_ALL="C.UTF-8")
