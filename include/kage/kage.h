@@ -108,7 +108,8 @@ struct kage_entry {
 	const char *command; /* command line */
 	const char *message; /* of -m, or "" */
 	const char *reason;
-	const char *damage; /* NULL, or why the pack cannot be read */
+	const char *damage;     /* NULL, or what in the pack is not as it was written */
+	const char *unreadable; /* NULL, or why the pack could not be read, sound or not */
 };
 
 struct kage_list {
@@ -155,9 +156,12 @@ KAGE_API struct kage_err *kage_store_remove(struct kage_store *store, const char
 struct kage_finding {
 	const char *pack;    /* path */
 	const char *problem; /* what and at which offset */
+	bool unreadable;     /* no damage was seen: it could not be read */
 };
 struct kage_fsck_result {
-	size_t n_packs, n_bad;
+	size_t n_packs; /* looked at */
+	size_t n_bad;   /* damaged */
+	size_t n_unreadable;
 	uint64_t bytes;
 	const struct kage_finding *findings;
 	size_t n_findings;

@@ -46,7 +46,7 @@ const char *kage_version(void)
 struct kage_err *kage_ctx_poll(const struct kage_ctx *ctx)
 {
 	if (ctx->interrupt && *ctx->interrupt)
-		return kage_err_new(KAGE_INTERRUPTED, "interrupted; everything was undone");
+		return kage_err_new(KAGE_INTERRUPTED, "interrupted");
 	return NULL;
 }
 

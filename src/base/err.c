@@ -149,6 +149,28 @@ struct kage_err *kage_err_wrap(struct kage_err *e, const char *fmt, ...)
 	return e;
 }
 
+struct kage_err *kage_err_advise(struct kage_err *e, const char *fmt, ...)
+{
+	char *advice = NULL, *message = NULL;
+	va_list ap;
+	int r;
+
+	if (!e || e == &out_of_memory)
+		return e;
+	va_start(ap, fmt);
+	r = vasprintf(&advice, fmt, ap);
+	va_end(ap);
+	if (r < 0)
+		return e;
+	r = asprintf(&message, "%s; %s", e->message, advice);
+	free(advice);
+	if (r < 0)
+		return e;
+	free(e->message);
+	e->message = message;
+	return e;
+}
+
 struct kage_err *kage_err_recode(struct kage_err *e, enum kage_code code)
 {
 	if (e && e != &out_of_memory)

@@ -26,6 +26,10 @@ struct kage_err *kage_err_sys(int num, const char *fmt, ...) _printf_(2, 3) _mus
 struct kage_err *kage_err_wrap(struct kage_err *e, const char *fmt, ...) _printf_(2, 3)
 	_must_check_;
 
+/** Appends the way out: "<message of E>; <fmt>". Consumes E and returns it, changed. NULL stays NULL. */
+struct kage_err *kage_err_advise(struct kage_err *e, const char *fmt, ...) _printf_(2, 3)
+	_must_check_;
+
 /** Changes the code of E, where the caller knows better what it means. */
 struct kage_err *kage_err_recode(struct kage_err *e, enum kage_code code) _must_check_;
 

@@ -4,6 +4,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/file.h"
@@ -60,6 +61,30 @@ static struct kage_err *snap(struct kage_ctx *ctx, struct kage_store *into, stru
 	return e;
 }
 
+/* Root would not restore what others could have written: better to hear that now. */
+static void warn_trust(struct kage_ctx *ctx, const struct kage_store *into,
+		       const struct kage_snap_result *result)
+{
+	_cleanup_free_ char *path = NULL;
+	struct kage_err *e;
+
+	if (geteuid() != 0)
+		return;
+	if (asprintf(&path, "%s/%s/%010llu.kage", kage_store_path(into), result->name,
+		     (unsigned long long)result->number) < 0) {
+		path = NULL;
+		return;
+	}
+	e = kage_store_check_trust(path);
+	if (e && kage_err_code(e) == KAGE_PERM)
+		kage_ctx_notice(
+			ctx,
+			"%s; root restores it only with --trust: keep images in a directory "
+			"to which only root may write",
+			kage_err_message(e));
+	err_drop(e);
+}
+
 struct kage_err *kage_snap(struct kage_ctx *ctx, struct kage_store *into, pid_t pid,
 			   const struct kage_snap_options *options,
 			   struct kage_snap_result *ret_result)
@@ -79,6 +104,7 @@ struct kage_err *kage_snap(struct kage_ctx *ctx, struct kage_store *into, pid_t 
 	if (e)
 		return kage_err_wrap(e, "take an image of process %d", pid);
 	result.total_ns = kage_clock_mono_ns() - begin;
+	warn_trust(ctx, into, &result);
 	*ret_result = result;
 	return NULL;
 }

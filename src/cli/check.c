@@ -186,5 +186,6 @@ const struct cli_command cli_check = {
 	.options = options,
 	.min_args = 1,
 	.max_args = 1,
+	.interrupted = "nothing was changed",
 	.run = run,
 };

@@ -48,6 +48,7 @@ struct cli_command {
 	const struct cli_option *options;
 	int min_args, max_args;  /* max_args -1: any number */
 	bool first_ends_options; /* what follows the first argument is not for kage */
+	const char *interrupted; /* how things are when a signal ended it early; NULL: no words */
 	/* VALUES is the structure that `options` describes: zero but for what was given. Returns
 	 * the exit status. */
 	int (*run)(struct cli *cli, const void *values, int argc, char **argv);
@@ -107,6 +108,12 @@ void *cli_grow(void *array, size_t n, size_t element_bytes);
 
 /** Opens the store that --store or the environment name; FLAGS as for kage_store_open(). */
 struct kage_err *cli_store_open(struct cli *cli, unsigned flags, struct kage_store **ret_store)
+	__attribute__((warn_unused_result));
+
+/** The same for looking at history NAME, or at all of them when it is NULL: a store that nobody made
+ *  yet is an empty one then, *RET_STORE NULL, unless --store named it. */
+struct kage_err *cli_store_open_if_any(struct cli *cli, const char *name,
+				       struct kage_store **ret_store)
 	__attribute__((warn_unused_result));
 
 /** Opens the store and the image SPEC in it. Close the image first. */

@@ -33,6 +33,18 @@ struct kage_err *cli_store_open(struct cli *cli, unsigned flags, struct kage_sto
 	return kage_store_open(cli->ctx, cli->store_path, flags, ret_store);
 }
 
+struct kage_err *cli_store_open_if_any(struct cli *cli, const char *name,
+				       struct kage_store **ret_store)
+{
+	struct kage_err *e = cli_store_open(cli, 0, ret_store);
+
+	if (!e || kage_err_code(e) != KAGE_NOTFOUND || cli->store_path || name)
+		return e;
+	kage_err_free(e);
+	*ret_store = NULL;
+	return NULL;
+}
+
 struct kage_err *cli_image_open(struct cli *cli, const char *spec, struct kage_store **ret_store,
 				struct kage_image **ret_image)
 {

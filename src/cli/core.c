@@ -35,6 +35,15 @@ static int write_core_take(struct cli *cli, struct kage_image *image, int fd, co
 	return e ? cli_fail(cli, e) : CLI_DONE;
 }
 
+static int fail_create(struct cli *cli, int num, const char *name)
+{
+	const char *advice = num == ENOENT || num == ENOTDIR ? "; make that directory first"
+			     : num == EACCES || num == EROFS ? "; name a place where you may write"
+							     : "";
+
+	return cli_fail_own(cli, KAGE_SYS, 0, "create %s: %s%s", name, strerror(num), advice);
+}
+
 static int write_beside(struct cli *cli, struct kage_image *image, const char *name)
 {
 	_cleanup_free_ char *beside = cli_printf("%s.XXXXXX", name);
@@ -42,7 +51,7 @@ static int write_beside(struct cli *cli, struct kage_image *image, const char *n
 	int status;
 
 	if (fd < 0)
-		return cli_fail_own(cli, KAGE_SYS, errno, "create %s", name);
+		return fail_create(cli, errno, name);
 	status = write_core_take(cli, image, fd, name);
 	if (status == CLI_DONE && rename(beside, name))
 		status = cli_fail_own(cli, KAGE_SYS, errno, "rename %s to %s", beside, name);
@@ -119,5 +128,6 @@ const struct cli_command cli_core = {
 	.options = options,
 	.min_args = 1,
 	.max_args = 1,
+	.interrupted = "no file was written",
 	.run = run,
 };

@@ -34,9 +34,15 @@ static void fail(const struct cli *cli, const char *code, int num, const char *m
 
 int cli_fail(struct cli *cli, struct kage_err *e)
 {
-	if (kage_err_code(e) == KAGE_INTERRUPTED)
+	const char *how = NULL;
+	_cleanup_free_ char *message = NULL;
+
+	if (kage_err_code(e) == KAGE_INTERRUPTED) {
 		cli->interrupted = true;
-	fail(cli, kage_code_name(kage_err_code(e)), kage_err_errno(e), kage_err_message(e));
+		how = cli->command ? cli->command->interrupted : NULL;
+	}
+	message = cli_printf("%s%s%s", kage_err_message(e), how ? "; " : "", how ? how : "");
+	fail(cli, kage_code_name(kage_err_code(e)), kage_err_errno(e), message);
 	kage_err_free(e);
 	return CLI_FAILED;
 }

@@ -19,11 +19,13 @@ static const struct cli_column columns[] = {
 	{ .title = "WHAT", .stretch = true },
 };
 
-/* What tells this image from others: damage first of all, then what the user said. */
+/* What tells this image from others: trouble first of all, then what the user said. */
 static char *what(const struct kage_entry *entry)
 {
 	if (entry->damage)
 		return cli_printf("DAMAGED: %s", entry->damage);
+	if (entry->unreadable)
+		return cli_printf("NOT READABLE: %s", entry->unreadable);
 	if (entry->message && *entry->message)
 		return cli_printf("%s", entry->message);
 	return cli_printf("%s", entry->command && *entry->command ? entry->command
@@ -37,7 +39,7 @@ static void add_row(struct cli_table *table, const struct kage_entry *entry, uin
 	_cleanup_free_ char *pid = cli_printf("%" PRId32, entry->pid);
 	_cleanup_free_ char *told = what(entry);
 	uint64_t age = now_ns > entry->realtime_ns ? now_ns - entry->realtime_ns : 0;
-	bool known = entry->realtime_ns > 0; /* a damaged pack may tell nothing */
+	bool known = entry->realtime_ns > 0; /* a pack that cannot be read tells nothing */
 	char text[CLI_TEXT_BYTES];
 
 	cli_table_add(table, label);
@@ -47,7 +49,7 @@ static void add_row(struct cli_table *table, const struct kage_entry *entry, uin
 			     : entry->pause_ns ? cli_text_duration(text, entry->pause_ns)
 					       : "none");
 	cli_table_add(table, known ? cli_text_size(text, entry->memory_bytes) : "");
-	cli_table_add(table, cli_text_size(text, entry->stored_bytes));
+	cli_table_add(table, entry->stored_bytes ? cli_text_size(text, entry->stored_bytes) : "");
 	cli_table_add(table, known ? pid : "");
 	cli_table_add(table, told);
 }
@@ -69,7 +71,7 @@ static json_t *entry_json(const struct kage_entry *entry)
 	char time[CLI_TEXT_BYTES];
 
 	return json_pack(
-		"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o}",
+		"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o}",
 		"image", cli_json_text(label), "name", cli_json_text(entry->name), "number",
 		cli_json_number(entry->number), "time", cli_text_time_utc(time, entry->realtime_ns),
 		"realtime_ns", cli_json_number(entry->realtime_ns), "pause_ns",
@@ -78,7 +80,8 @@ static json_t *entry_json(const struct kage_entry *entry)
 		cli_json_number(entry->stored_bytes), "pid", (int)entry->pid, "threads",
 		(int)entry->n_threads, "comm", cli_json_text(entry->comm), "command",
 		cli_json_text(entry->command), "message", cli_json_text(entry->message), "reason",
-		cli_json_text(entry->reason), "damage", cli_json_text(entry->damage));
+		cli_json_text(entry->reason), "damage", cli_json_text(entry->damage), "unreadable",
+		cli_json_text(entry->unreadable));
 }
 
 static void print_json(const struct kage_store *store, const struct kage_list *list)
@@ -92,19 +95,6 @@ static void print_json(const struct kage_store *store, const struct kage_list *l
 				      "images", images));
 }
 
-/* A store that nobody made yet is an empty one, unless it was named. */
-static struct kage_err *open_store(struct cli *cli, struct kage_store **ret_store)
-{
-	struct kage_err *e = cli_store_open(cli, 0, ret_store);
-
-	if (e && kage_err_code(e) == KAGE_NOTFOUND && !cli->store_path) {
-		kage_err_free(e);
-		*ret_store = NULL;
-		return NULL;
-	}
-	return e;
-}
-
 static int run(struct cli *cli, const void *data, int argc, char **argv)
 {
 	_cleanup_store_ struct kage_store *store = NULL;
@@ -113,10 +103,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	struct kage_err *e;
 
 	(void)data;
-	e = open_store(cli, &store);
-	if (!e && !store && name)
-		return cli_fail_own(cli, KAGE_NOTFOUND, 0,
-				    "no history '%s': no image has been taken yet", name);
+	e = cli_store_open_if_any(cli, name, &store);
 	if (!e && store)
 		e = kage_store_list(store, name, &list);
 	if (e)

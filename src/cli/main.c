@@ -118,7 +118,10 @@ static int skip_options(struct cli *cli, int argc, char **argv, bool *ret_versio
 			cli->store_path = argv[i] + 8;
 		else if (strcmp(argv[i], "--store") == 0 && i + 1 < argc)
 			cli->store_path = argv[++i];
-		else {
+		else if (strcmp(argv[i], "--store") == 0) {
+			cli_fail_usage(cli, "option '--store' needs a value: --store DIR");
+			return -1;
+		} else {
 			cli_fail_usage(cli, "unknown option '%s'; 'kage --help' tells how it goes",
 				       argv[i]);
 			return -1;

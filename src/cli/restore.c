@@ -234,5 +234,6 @@ const struct cli_command cli_restore = {
 	.options = options,
 	.min_args = 1,
 	.max_args = 1,
+	.interrupted = "everything was undone",
 	.run = run,
 };

@@ -97,47 +97,77 @@ static bool confirmed(const char *spec, size_t n)
 	return answer[0] == 'y' || answer[0] == 'Y';
 }
 
-/* Removes what SPEC means, after asking if ASK, and adds to *REMOVED. */
-static int remove_one(struct cli *cli, struct kage_store *store, const char *spec, bool ask,
-		      size_t *removed)
+/* Finds what SPEC means and asks if ASK. Removes nothing. */
+static int prepare_one(struct cli *cli, struct kage_store *store, const char *spec, bool ask,
+		       struct range *range)
 {
-	__attribute__((cleanup(range_deinit))) struct range range = { 0 };
 	size_t n = 0;
-	struct kage_err *e = resolve(store, spec, &range);
+	struct kage_err *e = resolve(store, spec, range);
 
 	if (!e)
-		e = count(store, &range, &n);
+		e = count(store, range, &n);
 	if (e)
 		return cli_fail(cli, e);
 	if (n == 0)
 		return cli_fail_own(cli, KAGE_NOTFOUND, 0,
-				    "no image in %s; 'kage log %s' lists them", spec, range.name);
+				    "no image in %s; 'kage log %s' lists them", spec, range->name);
 	if (ask && !confirmed(spec, n))
-		return cli_fail_own(cli, KAGE_INTERRUPTED, 0, "%s was kept", spec);
-	n = 0;
-	e = kage_store_remove(store, range.name, range.first, range.last, &n);
-	*removed += n;
+		return cli_fail_own(cli, KAGE_INTERRUPTED, 0, "%s is kept, nothing was removed",
+				    spec);
+	return CLI_DONE;
+}
+
+static void print_result(const struct cli *cli, size_t removed)
+{
+	cli_progress_clear(cli->progress);
+	if (cli->json)
+		cli_json_print_take(json_pack("{s:o}", "removed", cli_json_number(removed)));
+	else if (removed > 0)
+		printf("%zu %s removed\n", removed, removed == 1 ? "image" : "images");
+}
+
+/* What was removed before a failure is told all the same. */
+static int remove_all(struct cli *cli, struct kage_store *store, const struct range *ranges, int n)
+{
+	struct kage_err *e = NULL;
+	size_t removed = 0;
+
+	for (int i = 0; i < n && !e; i++) {
+		size_t now = 0;
+
+		e = kage_store_remove(store, ranges[i].name, ranges[i].first, ranges[i].last, &now);
+		removed += now;
+		/* It was there: an earlier argument meant it too, or somebody else removed it. */
+		if (e && kage_err_code(e) == KAGE_NOTFOUND) {
+			kage_err_free(e);
+			e = NULL;
+		}
+	}
+	if (!e || removed > 0)
+		print_result(cli, removed);
 	return e ? cli_fail(cli, e) : CLI_DONE;
 }
 
+/* All arguments are looked at before anything is removed. */
 static int run(struct cli *cli, const void *data, int argc, char **argv)
 {
 	const struct rm_values *values = data;
 	_cleanup_store_ struct kage_store *store = NULL;
+	_cleanup_free_ struct range *ranges = cli_grow(NULL, (size_t)argc, sizeof(*ranges));
 	bool ask = !values->yes && isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
 	struct kage_err *e = cli_store_open(cli, 0, &store);
-	size_t removed = 0;
-	int status = CLI_DONE;
+	int n = 0, status = CLI_DONE;
 
 	if (e)
 		return cli_fail(cli, e);
-	for (int i = 0; i < argc && status == CLI_DONE; i++)
-		status = remove_one(cli, store, argv[i], ask, &removed);
-	cli_progress_clear(cli->progress);
-	if (cli->json && status == CLI_DONE)
-		cli_json_print_take(json_pack("{s:o}", "removed", cli_json_number(removed)));
-	else if (!cli->json && removed > 0)
-		printf("%zu %s removed\n", removed, removed == 1 ? "image" : "images");
+	for (; n < argc && status == CLI_DONE; n++) {
+		ranges[n] = (struct range){ 0 };
+		status = prepare_one(cli, store, argv[n], ask, &ranges[n]);
+	}
+	if (status == CLI_DONE)
+		status = remove_all(cli, store, ranges, n);
+	while (n > 0)
+		range_deinit(&ranges[--n]);
 	return status;
 }
 
@@ -147,7 +177,7 @@ const struct cli_command cli_rm = {
 	.summary = "remove images",
 	.details =
 		"  Removes an image, the images A to B of a history, or with a bare NAME the whole history.\n"
-		"  Asks first where it talks to a terminal.",
+		"  All names are checked before anything is removed. Asks first where it talks to a terminal.",
 	.options = options,
 	.min_args = 1,
 	.max_args = -1,

@@ -141,5 +141,6 @@ const struct cli_command cli_snap = {
 	.options = options,
 	.min_args = 1,
 	.max_args = 1,
+	.interrupted = "no image was stored, the program goes on",
 	.run = run,
 };

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "store/suggest.h"
@@ -86,6 +87,38 @@ char *kage_dir_pack_path(const struct history *h, uint64_t number)
 
 	kage_dir_pack_name(number, name);
 	return asprintf(&path, "%s/%s/%s", h->store->path, h->name, name) < 0 ? NULL : path;
+}
+
+const char *kage_dir_without_path(const char *message, const char *path)
+{
+	static const char begin[] = "pack ";
+	const char *at = message;
+	size_t n = path ? strlen(path) : 0;
+
+	if (!n || strncmp(at, begin, strlen(begin)) != 0)
+		return message;
+	at += strlen(begin);
+	if (strncmp(at, path, n) != 0 || strncmp(at + n, ": ", 2) != 0)
+		return message;
+	return at + n + 2;
+}
+
+struct kage_err *kage_dir_cannot_open(int num, int dirfd, const char *name, const char *what,
+				      const char *path)
+{
+	struct kage_err *e = kage_err_sys(num, "%s %s", what, path);
+	struct stat st;
+
+	if (kage_err_code(e) != KAGE_PERM)
+		return e;
+	if (fstatat(dirfd, name, &st, 0) < 0 || st.st_uid == geteuid())
+		return kage_err_advise(e, "'ls -ld' tells who may, --store names another store");
+	if (st.st_uid == 0)
+		return kage_err_advise(
+			e, "it belongs to root: use kage as root, or another store with --store");
+	return kage_err_advise(
+		e, "it belongs to user %u: use kage as that user, or another store with --store",
+		st.st_uid);
 }
 
 /* --- directories ------------------------------------------------------------------------------ */
@@ -243,6 +276,15 @@ static struct kage_err *open_history(const struct kage_store *store, const char 
 		return NULL;
 	if (errno == ENOENT)
 		return no_history(store, name);
+	if (errno == EACCES) {
+		_cleanup_free_ char *path = NULL;
+
+		if (asprintf(&path, "%s/%s", store->path, name) < 0) {
+			path = NULL;
+			return kage_err_nomem();
+		}
+		return kage_dir_cannot_open(EACCES, store->fd, name, "open the history", path);
+	}
 	return kage_err_sys(errno, "open the history %s/%s", store->path, name);
 }
 
@@ -351,6 +393,15 @@ static struct kage_err *no_image(const struct history *h, uint64_t number)
 			    (unsigned long long)numbers[n - 1]);
 }
 
+static struct kage_err *cannot_open_pack(const struct history *h, int num, uint64_t number)
+{
+	_cleanup_free_ char *path = kage_dir_pack_path(h, number);
+	char name[PACK_NAME_BYTES];
+
+	kage_dir_pack_name(number, name);
+	return path ? kage_dir_cannot_open(num, h->fd, name, "pack", path) : kage_err_nomem();
+}
+
 struct kage_err *kage_dir_pack_open(const struct history *h, uint64_t number, int *ret_fd)
 {
 	char name[PACK_NAME_BYTES];
@@ -364,7 +415,7 @@ struct kage_err *kage_dir_pack_open(const struct history *h, uint64_t number, in
 	if (fd < 0 && errno == ENOENT)
 		return no_image(h, number);
 	if (fd < 0)
-		return kage_err_sys(errno, "open pack %s/%s/%s", h->store->path, h->name, name);
+		return cannot_open_pack(h, errno, number);
 	*ret_fd = fd;
 	return NULL;
 }

@@ -13,6 +13,7 @@ struct kage_store {
 	struct kage_ctx *ctx;
 	char *path;
 	int fd;
+	size_t made; /* the directories of path that we made: those whose names end here or later; 0: none */
 };
 
 struct history {
@@ -55,6 +56,14 @@ uint64_t kage_dir_pack_number(const char *name);
 
 /** The path of image NUMBER for messages, fresh; NULL without memory. */
 char *kage_dir_pack_path(const struct history *h, uint64_t number);
+
+/** MESSAGE without "pack PATH: " at its beginning, for where the pack is named already. */
+const char *kage_dir_without_path(const char *message, const char *path);
+
+/** A failure to open NAME in DIRFD, by errno value NUM; where a right was lacking, with who has it. The
+ *  message begins with WHAT and PATH. */
+struct kage_err *kage_dir_cannot_open(int num, int dirfd, const char *name, const char *what,
+				      const char *path) _must_check_;
 
 /** Opens the pack of image NUMBER. KAGE_NOTFOUND names the numbers that there are. */
 struct kage_err *kage_dir_pack_open(const struct history *h, uint64_t number, int *ret_fd)

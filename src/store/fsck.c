@@ -21,7 +21,7 @@ struct fsck {
 	struct kage_finding *findings;
 	struct kage_fsck_result result;
 	const char *pack; /* the one being read */
-	bool bad;
+	bool bad, unreadable;
 	bool out_of_memory;
 };
 
@@ -42,16 +42,27 @@ static void add_finding(void *user, struct kage_err *e)
 {
 	struct fsck *f = user;
 	struct kage_finding *finding;
+	bool unreadable = kage_err_code(e) != KAGE_CORRUPT;
 
 	finding = arena_push(&f->arena, &f->findings, &f->result.n_findings, sizeof(*finding));
 	if (finding) {
 		finding->pack = f->pack;
-		finding->problem = arena_strdup(&f->arena, kage_err_message(e));
+		finding->unreadable = unreadable;
+		finding->problem = arena_strdup(
+			&f->arena, kage_dir_without_path(kage_err_message(e), f->pack));
 	}
 	if (!finding || !finding->problem)
 		f->out_of_memory = true;
-	f->bad = true;
+	f->bad |= !unreadable;
+	f->unreadable |= unreadable;
 	err_drop(e);
+}
+
+/* Damage is the worse news: who has both is counted as damaged. */
+static void count_trouble(struct fsck *f)
+{
+	f->result.n_bad += f->bad;
+	f->result.n_unreadable += f->unreadable && !f->bad;
 }
 
 static struct kage_err *check_pack(struct fsck *f, const struct history *h, uint64_t number)
@@ -62,7 +73,7 @@ static struct kage_err *check_pack(struct fsck *f, const struct history *h, uint
 	struct stat st;
 
 	f->pack = path ? arena_strdup(&f->arena, path) : NULL;
-	f->bad = false;
+	f->bad = f->unreadable = false;
 	if (!f->pack)
 		return kage_err_nomem();
 	e = kage_dir_pack_open(h, number, &fd);
@@ -79,7 +90,7 @@ static struct kage_err *check_pack(struct fsck *f, const struct history *h, uint
 	if (fd >= 0 && fstat(fd, &st) == 0)
 		f->result.bytes += (uint64_t)st.st_size;
 	f->result.n_packs++;
-	f->result.n_bad += f->bad;
+	count_trouble(f);
 	return f->out_of_memory ? kage_err_nomem() : NULL;
 }
 
@@ -114,8 +125,9 @@ static struct kage_err *pass_over(struct fsck *f, const char *name, struct kage_
 	f->pack = arena_printf(&f->arena, "%s/%s", f->store->path, name);
 	if (!f->pack)
 		f->out_of_memory = true;
+	f->bad = f->unreadable = false;
 	add_finding(f, e);
-	f->result.n_bad++;
+	count_trouble(f);
 	return f->out_of_memory ? kage_err_nomem() : NULL;
 }
 

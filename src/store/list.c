@@ -83,8 +83,22 @@ static struct kage_err *read_entry(const struct history *h, struct arena *a,
 	return e ? e : fill_entry(a, &g, entry);
 }
 
-/* Appends image NUMBER of H. A damaged one is listed with its damage; one that was removed meanwhile
- *  is not. */
+/* Notes why the pack of ENTRY tells nothing: because of its bytes, or because they could not be had. */
+static struct kage_err *note_trouble(const struct history *h, struct arena *a,
+				     const struct kage_err *e, struct kage_entry *entry)
+{
+	_cleanup_free_ char *path = kage_dir_pack_path(h, entry->number);
+	const char *why = arena_strdup(a, kage_dir_without_path(kage_err_message(e), path));
+
+	if (kage_err_code(e) == KAGE_CORRUPT)
+		entry->damage = why;
+	else
+		entry->unreadable = why;
+	return why ? NULL : kage_err_nomem();
+}
+
+/* Appends image NUMBER of H. One that cannot be read is listed with the reason; one that was removed
+ *  meanwhile is not. */
 static struct kage_err *add_entry(const struct history *h, uint64_t number, struct kage_list *list)
 {
 	struct arena *a = &block_of(list)->arena;
@@ -108,9 +122,12 @@ static struct kage_err *add_entry(const struct history *h, uint64_t number, stru
 	}
 	if (e && kage_err_code(e) == KAGE_NOMEM)
 		return e;
-	if (e)
-		entry->damage = arena_strdup(a, kage_err_message(e));
-	err_drop(e);
+	if (e) {
+		struct kage_err *no_memory = note_trouble(h, a, e, entry);
+
+		err_drop(e);
+		TRY(no_memory);
+	}
 	list->n++;
 	return NULL;
 }

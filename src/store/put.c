@@ -19,6 +19,7 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -183,6 +184,24 @@ static struct kage_err *put(struct kage_store *s, const char *name, const struct
 	return publish(s, name, &f, &result->number);
 }
 
+/* How much the pack would have taken is not known before it is compressed; more than its pages it is
+ * hardly ever. Takes E. */
+static struct kage_err *advise_room(struct kage_err *e, const struct kage_store *s,
+				    const struct kage_image *image)
+{
+	uint64_t bytes = kage_pages_total(image->pages) * KAGE_PAGE_BYTES;
+	struct statvfs fs;
+
+	if (fstatvfs(s->fd, &fs) < 0)
+		return kage_err_advise(e, "'kage rm' makes room, --store names another store");
+	return kage_err_advise(
+		e,
+		"%llu KiB are free there, the image has %llu KiB before compression; "
+		"'kage rm' makes room, --store names another store",
+		(unsigned long long)(fs.f_bavail * (fs.f_frsize / 512) / 2),
+		(unsigned long long)(bytes / 1024));
+}
+
 struct kage_err *kage_store_put(struct kage_store *store, const char *name,
 				const struct kage_image *image,
 				const struct kage_put_options *options,
@@ -193,6 +212,8 @@ struct kage_err *kage_store_put(struct kage_store *store, const char *name,
 
 	if (!e)
 		e = put(store, name, image, options, &result);
+	if (e && (kage_err_errno(e) == ENOSPC || kage_err_errno(e) == EDQUOT))
+		e = advise_room(e, store, image);
 	if (e)
 		return kage_err_wrap(e, "store an image of '%s'", name);
 	*ret_result = result;

@@ -24,11 +24,10 @@ static const struct {
 
 static struct kage_err *bad(const char *which)
 {
-	return kage_err_new(
-		KAGE_INVALID,
-		"'@%s' names no image; write NAME, NAME@12, NAME@latest, NAME@first, NAME@-1 "
-		"or an age such as NAME@5min",
-		which);
+	return kage_err_new(KAGE_INVALID,
+			    "behind the @ stands a number (NAME@12), latest, first, -1 (the one "
+			    "before the latest) or an age (NAME@5min), not '%s'",
+			    which);
 }
 
 /* Decimal digits at TEXT; *ret_end is what follows. False when there are none or too many. */
@@ -159,7 +158,7 @@ struct kage_err *kage_store_resolve(struct kage_store *store, const char *spec, 
 
 	if (!name)
 		return kage_err_nomem();
-	TRY(kage_which_parse(text, &which));
+	TRY_WRAP(kage_which_parse(text, &which), "'%s' names no image", spec);
 	TRY(kage_dir_history_open(store, name, &h));
 	TRY(find(&h, &which, text, &number));
 	if (which.kind == KAGE_WHICH_NUMBER)

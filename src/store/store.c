@@ -34,10 +34,11 @@ static struct kage_err *default_path(char **ret_path)
 	return r < 0 || !*ret_path ? kage_err_nomem() : NULL;
 }
 
-/* Makes PATH and what is missing above it, each closed to others. */
-static struct kage_err *make_path(const char *path)
+/* Makes the path of S and what is missing above it, each closed to others. */
+static struct kage_err *make_path(struct kage_store *s)
 {
-	_cleanup_free_ char *copy = strdup(path);
+	_cleanup_free_ char *copy = strdup(s->path);
+	bool made;
 
 	if (!copy)
 		return kage_err_nomem();
@@ -47,8 +48,12 @@ static struct kage_err *make_path(const char *path)
 		if (c != '/' && c != '\0')
 			continue;
 		*at = '\0';
-		if (mkdir(copy, 0700) < 0 && errno != EEXIST && (c == '\0' || errno != EROFS))
-			return kage_err_sys(errno, "make the store %s", path);
+		made = mkdir(copy, 0700) == 0;
+		if (!made && errno != EEXIST && (c == '\0' || errno != EROFS))
+			return kage_err_advise(kage_err_sys(errno, "make the store %s", s->path),
+					       "--store names another");
+		if (made && !s->made)
+			s->made = (size_t)(at - copy);
 		*at = c;
 		if (c == '\0')
 			break;
@@ -56,11 +61,26 @@ static struct kage_err *make_path(const char *path)
 	return NULL;
 }
 
+/* Removes those directories that we made and in which nothing came to be: a capture that failed leaves
+ * nothing. rmdir(2) spares whatever is not empty. */
+static void unmake_path(struct kage_store *s)
+{
+	for (size_t end = strlen(s->path); s->made && end >= s->made; end--) {
+		char c = s->path[end];
+
+		if (c != '/' && c != '\0')
+			continue;
+		s->path[end] = '\0';
+		rmdir(s->path);
+		s->path[end] = c;
+	}
+}
+
 static struct kage_err *open_store(struct kage_store *s, unsigned flags)
 {
 	s->fd = open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (s->fd < 0 && errno == ENOENT && (flags & KAGE_STORE_CREATE)) {
-		TRY(make_path(s->path));
+		TRY(make_path(s));
 		s->fd = open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	}
 	if (s->fd >= 0)
@@ -70,7 +90,7 @@ static struct kage_err *open_store(struct kage_store *s, unsigned flags)
 				    "no store at %s; 'kage snap' makes one, --store names "
 				    "another",
 				    s->path);
-	return kage_err_sys(errno, "open the store %s", s->path);
+	return kage_dir_cannot_open(errno, AT_FDCWD, s->path, "open the store", s->path);
 }
 
 struct kage_err *kage_store_open(struct kage_ctx *ctx, const char *path, unsigned flags,
@@ -102,6 +122,8 @@ void kage_store_close(struct kage_store *store)
 	if (!store)
 		return;
 	close_fd(store->fd);
+	if (store->path)
+		unmake_path(store);
 	free(store->path);
 	free(store);
 }

@@ -34,8 +34,7 @@ static bool owner_trusted(const struct stat *st)
 
 static struct kage_err *untrusted(const struct walk *w, const char *what, const char *why)
 {
-	return kage_err_new(KAGE_PERM, "%s is not trusted: %s %s; --trust restores it all the same",
-			    w->path, what, why);
+	return kage_err_new(KAGE_PERM, "%s is not trusted: %s %s", w->path, what, why);
 }
 
 /* Judges the directory W stands in and its entry, as ST tells about that. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -104,13 +105,50 @@ struct kage_err *kage_target_adopt(struct kage_ctx *ctx, pid_t pid, int pidfd,
 	return NULL;
 }
 
+/* 0 to 3: what Yama allows (ptrace(2), /proc/sys/kernel/yama/ptrace_scope); 0 without it. */
+static uint64_t ptrace_scope(void)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t size;
+	struct kage_err *e =
+		kage_file_slurp(AT_FDCWD, "/proc/sys/kernel/yama/ptrace_scope", 64, &text, &size);
+	uint64_t scope = e ? 0 : strtoull(text, NULL, 10);
+
+	err_drop(e);
+	return scope;
+}
+
+/* The memory of T cannot be had, and with it nothing. The rules are those of ptrace(2), "Ptrace access
+ * mode checking". */
+static struct kage_err *cannot_trace(const struct kage_target *t, int num)
+{
+	struct kage_err *e = kage_err_sys(num, "open /proc/%d/mem", t->pid);
+	struct stat st;
+
+	if (kage_err_code(e) != KAGE_PERM)
+		return e;
+	if (geteuid() == 0)
+		return kage_err_advise(e, "root lacks CAP_SYS_PTRACE here, or a security module "
+					  "forbids it");
+	if (ptrace_scope() > 0)
+		return kage_err_advise(e, "use kage as root or with CAP_SYS_PTRACE: "
+					  "kernel.yama.ptrace_scope keeps others from it");
+	if (fstat(t->proc_fd, &st) == 0 && st.st_uid != geteuid())
+		return kage_err_advise(e,
+				       "use kage as root, with CAP_SYS_PTRACE, or as the program's "
+				       "own user (%u)",
+				       st.st_uid);
+	return kage_err_advise(e, "use kage as root or with CAP_SYS_PTRACE: the program has rights "
+				  "that you lack, or forbids it (PR_SET_DUMPABLE)");
+}
+
 static struct kage_err *open_target(struct kage_target *t)
 {
 	TRY(open_proc(t));
 	TRY(check_status(t->proc_fd, t->pid));
 	t->mem_fd = openat(t->proc_fd, "mem", O_RDWR | O_CLOEXEC);
 	if (t->mem_fd < 0)
-		return kage_err_sys(errno, "open /proc/%d/mem", t->pid);
+		return cannot_trace(t, errno);
 	TRY(kage_site_find_zone(t));
 	/* The directory, the memory and the pidfd are of one process: the pidfd came first and it
 	 * still lives, so its number was not given to another one meanwhile. */

@@ -26,6 +26,14 @@ is "$("$KAGE" log --json 2>/dev/null | json 'd["images"]')" "[]" "log --json of 
 try "$KAGE" --store "$tmp/nosuch" log
 is "$status" 1 "log of a store that was named and is not there"
 
+try "$KAGE" fsck
+is "$status" 0 "fsck of a store that nobody made"
+try "$KAGE" fsck nosuch
+is "$status" 1 "fsck of a history in it"
+try "$KAGE" snap 4194999 --store "$tmp/new/store"
+[ $status = 1 ] && ! [ -e "$tmp/new" ]
+ok $? "a snap that fails leaves no store behind"
+
 program
 try "$KAGE" snap $pid
 is "$status" 0 "snap"
@@ -63,6 +71,8 @@ is "$("$KAGE" show sleep@1 --json | json 'd["processes"][0]["pid"]')" $pid "show
 try "$KAGE" show sleep@7
 is "$status" 1 "show of an image that is not there"
 
+try "$KAGE" show sleep@x
+like "$err" "^kage show: 'sleep@x' names no image: behind the @ stands a number" "what stands behind the @"
 try "$KAGE" check $pid
 is "$status" 0 "check of a process"
 try "$KAGE" check $pid --json
@@ -96,7 +106,38 @@ printf 'X' | dd of="$pack" bs=1 seek=700 conv=notrunc status=none
 try "$KAGE" fsck
 is "$status" 1 "fsck of a damaged store"
 is "$("$KAGE" fsck --json | json 'd["packs"], d["bad"], len(d["findings"]) > 0')" "(2, 1, True)" "as JSON"
+like "$("$KAGE" fsck)" "^$pack: damaged at offset" "which names the pack once"
 cp "$tmp/pack" "$pack"
+
+# A pack that may not be read is not damaged. The store is where another user can get to it.
+open=$(mktemp -d /tmp/kage-open.XXXXXX)
+trap '[ -z "${pid-}" ] || kill -KILL $pid 2>/dev/null; rm -rf "$tmp" "$open"' EXIT
+chmod 755 "$open"
+cp -r "$KAGE_STORE" "$open/store"
+chmod 755 "$open/store" "$open"/store/*
+cp "$KAGE" "$open/kage"
+other() { try setpriv --reuid 65534 --clear-groups env "LD_LIBRARY_PATH=$B" "$open/kage" --store "$open/store" "$@"; }
+if [ $EUID = 0 ] && setpriv --reuid 65534 --clear-groups test -r "$B/libkage.so.0"; then
+	other log
+	like "$out" "NOT READABLE: Permission denied; it belongs to root" "log of a pack without the right to read it"
+	other log --json
+	is "$(json 'd["images"][0]["damage"], "denied" in d["images"][0]["unreadable"]' <<<"$out")" \
+		"(None, True)" "as JSON"
+	other fsck
+	is "$status" 1 "fsck of it"
+	like "$out" "2 could not be read, none damaged$" "does not say that it is damaged"
+	is "$("$KAGE" --store "$open/store" fsck sleep --json | json 'd["unreadable"], d["bad"]')" "(0, 0)" \
+		"and root reads it"
+fi
+
+# Others could write to the store: told when the image is taken.
+if [ $EUID = 0 ]; then
+	chmod 777 "$open"
+	try "$KAGE" snap $pid --store "$open/store"
+	like "$err" "^kage snap: note: .* is not trusted: .*--trust" "snap into a store that root would not trust"
+	try "$KAGE" restore sleep --store "$open/store" --pid new --detach
+	is "$status $(grep -o -- --trust <<<"$err" | wc -l)" "1 1" "restore from there names --trust once"
+fi
 
 try "$KAGE" snap $pid --kill --name nap
 like "$out" "^nap@1 .*, killed$" "snap --kill"
@@ -135,6 +176,9 @@ like "$("$KAGE" snap "$(pgrep -P $kage -x sleep)")" "^shop@1 " "the history of r
 kill -TERM $kage
 wait $kage
 
+try "$KAGE" rm sleep@1 nosuch --json
+is "$status $(json 'd["error"]["code"]' <<<"$out")" "1 notfound" "rm of several, one of which is not there"
+is "$("$KAGE" log sleep --json | json 'len(d["images"])')" 2 "removes none of them"
 try "$KAGE" rm sleep@9 --yes
 is "$status" 1 "rm of what is not there"
 try "$KAGE" rm sleep@0..0 --yes

@@ -21,6 +21,7 @@ wrong "did you mean 'kage log'" lgo
 wrong "^kage: unknown command 'frobnicate'; 'kage --help' lists" frobnicate
 wrong "^kage: unknown command 'nosuch'" help nosuch
 wrong "^kage: unknown option '--frob'" --frob
+wrong "^kage: option '--store' needs a value: --store DIR$" --store
 wrong "^kage snap: something is missing: kage snap \[OPTION…\] PID$" snap
 wrong "^kage snap: '2' is too much: kage snap \[OPTION…\] PID$" snap 1 2
 wrong "^kage snap: unknown option '--nmae'; did you mean '--name'\?" snap --nmae 1

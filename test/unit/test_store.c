@@ -335,7 +335,7 @@ static void test_resolve(void **state)
 	assert_resolves(f, "redis@1d", 1);
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
 		must_fail(kage_store_resolve(f->store, wrong[i], &name, &n), KAGE_INVALID,
-			  "no image");
+			  "names no image");
 	must_fail(kage_store_resolve(f->store, "redis@-5", &name, &n), KAGE_NOTFOUND,
 		  "only 5 images");
 	must_fail(kage_store_resolve(f->store, "redis@6", &name, &n), KAGE_NOTFOUND, "from 1 to 5");
@@ -446,7 +446,7 @@ static void test_foreign_files(void **state)
 	must(kage_store_list(f->store, "redis", &list));
 	assert_int_equal(list.n, 4);
 	for (size_t i = 1; i < 4; i++)
-		assert_non_null(list.entries[i].damage);
+		assert_true(list.entries[i].damage || list.entries[i].unreadable);
 	kage_list_free(&list);
 	must(kage_store_list(f->store, NULL, &list));
 	assert_int_equal(list.n, 1);
