@@ -2,6 +2,7 @@
 /*
  * kage_snap(): an image of a live process, stored. And the check for what would stand in its way.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,6 +12,8 @@
 #include "capture/capture.h"
 #include "kind/obstacles.h"
 #include "store/store.h"
+
+enum { EXEC_TRIES = 8 };
 
 static struct kage_err *set_words(struct kage_image *image, const struct kage_snap_options *o)
 {
@@ -85,6 +88,35 @@ static void warn_trust(struct kage_ctx *ctx, const struct kage_store *into,
 	err_drop(e);
 }
 
+/* An exec may also come while the target is opened: then what was opened is of no use. */
+static struct kage_err *open_target(struct kage_ctx *ctx, pid_t pid, struct kage_target **ret_t)
+{
+	struct kage_err *e = kage_target_open(ctx, pid, ret_t);
+
+	for (int i = 1; i < EXEC_TRIES && e && kage_err_errno(e) == EFAULT; i++) {
+		err_drop(e);
+		e = kage_target_open(ctx, pid, ret_t);
+	}
+	return e;
+}
+
+/* *RET_REPLACED: the program executed another one meanwhile. */
+static struct kage_err *open_and_snap(struct kage_ctx *ctx, struct kage_store *into, pid_t pid,
+				      const struct kage_snap_options *o,
+				      struct kage_snap_result *result, bool *ret_replaced)
+{
+	struct kage_target *t = NULL;
+	struct kage_err *e;
+
+	*ret_replaced = false;
+	TRY(open_target(ctx, pid, &t));
+	e = snap(ctx, into, t, o, result);
+	if (e)
+		*ret_replaced = kage_target_replaced(t);
+	kage_target_close(t);
+	return e;
+}
+
 struct kage_err *kage_snap(struct kage_ctx *ctx, struct kage_store *into, pid_t pid,
 			   const struct kage_snap_options *options,
 			   struct kage_snap_result *ret_result)
@@ -92,15 +124,21 @@ struct kage_err *kage_snap(struct kage_ctx *ctx, struct kage_store *into, pid_t 
 	static const struct kage_snap_options defaults;
 	struct kage_snap_result result = { 0 };
 	uint64_t begin = kage_clock_mono_ns();
-	struct kage_target *t = NULL;
-	struct kage_err *e;
+	bool replaced = true;
+	struct kage_err *e = NULL;
 
 	options = options ? options : &defaults;
 	if (options->name)
 		TRY(kage_store_check_name(options->name));
-	TRY_WRAP(kage_target_open(ctx, pid, &t), "take an image of process %d", pid);
-	e = snap(ctx, into, t, options, &result);
-	kage_target_close(t);
+	/* Who executes another program in the middle is taken as that: the PID was named. */
+	for (int i = 0; i < EXEC_TRIES && replaced; i++) {
+		err_drop(e);
+		result = (struct kage_snap_result){ 0 };
+		e = open_and_snap(ctx, into, pid, options, &result, &replaced);
+	}
+	if (e && replaced)
+		e = kage_err_advise(e, "it executed another program meanwhile, again and again; "
+				       "try once more");
 	if (e)
 		return kage_err_wrap(e, "take an image of process %d", pid);
 	result.total_ns = kage_clock_mono_ns() - begin;

@@ -37,6 +37,11 @@ static const char *const lines[RLIM_NLIMITS] = {
 	[RLIMIT_RTTIME] = "Max realtime timeout",
 };
 
+static const char *name_of(unsigned resource)
+{
+	return resource < RLIM_NLIMITS ? lines[resource] + strlen("Max ") : "?";
+}
+
 static bool parse_value(const char **at, uint64_t *ret_value)
 {
 	*at += strspn(*at, " ");
@@ -96,7 +101,7 @@ static struct kage_err *check(struct kage_restore *r)
 
 		if (prlimit(0, m->resource, NULL, &lim) < 0 || m->hard <= lim.rlim_max)
 			continue;
-		snprintf(object, sizeof(object), "resource limit %u", m->resource);
+		snprintf(object, sizeof(object), "limit of %s", name_of(m->resource));
 		if (prlimit(0, m->resource, &(struct rlimit){ lim.rlim_cur, m->hard }, NULL) == 0)
 			prlimit(0, m->resource, &lim, NULL);
 		else
@@ -122,13 +127,27 @@ static struct kage_err *finish(struct kage_restore *r, struct kage_batch *b)
 	return NULL;
 }
 
+static void print_value(const char *which, uint64_t value, FILE *out)
+{
+	if (value == RLIM_INFINITY)
+		fprintf(out, "  %s unlimited", which);
+	else
+		fprintf(out, "  %s %" PRIu64, which, value);
+}
+
 static void print(const struct kage_image *image, const Kage__Process *p, FILE *out, bool full)
 {
 	(void)image;
-	for (size_t i = 0; full && i < p->n_limits; i++)
-		if (p->limits[i]->soft != RLIM_INFINITY)
-			fprintf(out, "  limit %2u  soft %" PRIu64 "\n", p->limits[i]->resource,
-				p->limits[i]->soft);
+	for (size_t i = 0; full && i < p->n_limits; i++) {
+		const Kage__Limit *m = p->limits[i];
+
+		if (m->soft == RLIM_INFINITY && m->hard == RLIM_INFINITY)
+			continue;
+		fprintf(out, "  %-20s", name_of(m->resource));
+		print_value("soft", m->soft, out);
+		print_value("hard", m->hard, out);
+		fputc('\n', out);
+	}
 }
 
 const struct kage_kind kage_kind_limits = {

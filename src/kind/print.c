@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/cleanup.h"
 #include "kind/fds.h"
 #include "kind/kind.h"
 
@@ -46,6 +47,24 @@ static void print_head(const struct kage_image *image, FILE *out, const struct s
 		p->ppid, p->pgid, p->sid);
 }
 
+/* What kind K tells, under its name; nothing where it has nothing to tell. */
+static struct kage_err *print_section(const struct kage_image *image, const struct kage_kind *k,
+				      bool full, const struct style *s, FILE *out)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t size = 0;
+	FILE *memory = open_memstream(&text, &size);
+
+	if (!memory)
+		return kage_err_nomem();
+	k->print(image, image->msg->processes[0], memory, full);
+	if (fclose(memory) != 0)
+		return kage_err_nomem();
+	if (size > 0)
+		fprintf(out, "%s%s%s\n%s", s->bold, k->name, s->off, text);
+	return NULL;
+}
+
 struct kage_err *kage_image_print(const struct kage_image *image, FILE *out, bool full, bool colour)
 {
 	const struct style s = colour ? (struct style){ "\033[1m", "\033[2m", "\033[0m" }
@@ -56,10 +75,10 @@ struct kage_err *kage_image_print(const struct kage_image *image, FILE *out, boo
 	for (const struct kage_kind *const *k = kage_kinds; *k; k++) {
 		if (!(*k)->print)
 			continue;
-		fprintf(out, "%s%s%s\n", s.bold, (*k)->name, s.off);
-		(*k)->print(image, p, out, full);
+		TRY(print_section(image, *k, full, &s, out));
 	}
-	fprintf(out, "%sdescriptors%s\n", s.bold, s.off);
+	if (p->n_descriptors)
+		fprintf(out, "%sdescriptors%s\n", s.bold, s.off);
 	kage_fds_print(image, p, out, full);
 	return NULL;
 }

@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "kind/fds.h"
+#include "kind/signals.h"
 #include "sys/text.h"
 
 static bool match(const struct kage_fd_seen *fd)
@@ -45,7 +46,7 @@ static struct kage_err *make(struct kage_restore *r, const Kage__Description *d,
 static void print(const struct kage_image *image, const Kage__Description *d, FILE *out)
 {
 	(void)image;
-	fprintf(out, "mask %016" PRIx64, d->signalfd->mask);
+	kage_signals_print_set(d->signalfd->mask, out);
 }
 
 const struct kage_fd_kind kage_fd_signalfd = {

@@ -304,6 +304,25 @@ static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread 
 
 /* --- print ------------------------------------------------------------------------------------- */
 
+void kage_signals_print_set(uint64_t set, FILE *out)
+{
+	bool first = true;
+
+	for (int s = 1; s <= 64; s++) {
+		const char *name = sigabbrev_np(s);
+
+		if (!(set >> (s - 1) & 1))
+			continue;
+		fputs(first ? "" : ",", out);
+		if (name)
+			fputs(name, out);
+		else
+			fprintf(out, "%d", s);
+		first = false;
+	}
+	fputs(first ? "none" : "", out);
+}
+
 static void print(const struct kage_image *image, const Kage__Process *p, FILE *out, bool full)
 {
 	size_t waiting = p->n_pending;
@@ -321,9 +340,12 @@ static void print(const struct kage_image *image, const Kage__Process *p, FILE *
 		if (m->handler <= 1)
 			fprintf(out, " %s\n", m->handler ? "ignored" : "default");
 		else
-			fprintf(out,
-				" handler %#" PRIx64 "  flags %#" PRIx64 "  mask %#" PRIx64 "\n",
-				m->handler, m->flags, m->mask);
+			fprintf(out, " handler %#" PRIx64 "  flags %#" PRIx64 "  blocks ",
+				m->handler, m->flags);
+		if (m->handler > 1) {
+			kage_signals_print_set(m->mask, out);
+			fputc('\n', out);
+		}
 	}
 }
 

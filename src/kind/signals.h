@@ -14,4 +14,7 @@ void kage_signal_decode(const Kage__PendingSignal *m, siginfo_t *si);
 
 extern const struct kage_kind kage_kind_signals;
 
+/** Prints the names of the signals in SET, bit S - 1 of which is signal S: "INT,TERM", "none". */
+void kage_signals_print_set(uint64_t set, FILE *out);
+
 #endif

@@ -303,6 +303,16 @@ struct kage_err *kage_threads_final_regs(struct kage_restore *r, const Kage__Thr
 	return NULL;
 }
 
+static void print_call(uint64_t number, FILE *out)
+{
+	const char *name = kage_arch_syscall_name(number);
+
+	if (name)
+		fprintf(out, "  in %s", name);
+	else
+		fprintf(out, "  in system call %" PRIu64, number);
+}
+
 static void print(const struct kage_image *image, const Kage__Process *p, FILE *out, bool full)
 {
 	(void)image;
@@ -321,7 +331,7 @@ static void print(const struct kage_image *image, const Kage__Process *p, FILE *
 		if (regs)
 			fprintf(out, " ip %#" PRIx64 "  sp %#" PRIx64, regs->rip, regs->rsp);
 		if (t->syscall && t->syscall->in_progress)
-			fprintf(out, "  in system call %" PRIu64, t->syscall->number);
+			print_call(t->syscall->number, out);
 		fputc('\n', out);
 	}
 }

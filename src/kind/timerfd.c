@@ -19,6 +19,7 @@
 
 #include "base/cleanup.h"
 #include "kind/fds.h"
+#include "kind/timers.h"
 #include "sys/text.h"
 
 enum { EXPIRY_MS = 1000 };
@@ -142,7 +143,7 @@ static void print(const struct kage_image *image, const Kage__Description *d, FI
 	const Kage__TimerFd *m = d->timerfd;
 
 	(void)image;
-	fprintf(out, "clock %d, ", m->clock);
+	fprintf(out, "%s clock, ", kage_clock_name(m->clock));
 	if (m->left_ns)
 		fprintf(out, "expires in %.6f s", (double)m->left_ns / 1e9);
 	else

@@ -251,6 +251,26 @@ static struct kage_err *finish(struct kage_restore *r, struct kage_batch *b)
 	return NULL;
 }
 
+const char *kage_clock_name(int32_t clock)
+{
+	switch (clock) {
+	case CLOCK_REALTIME:
+		return "real-time";
+	case CLOCK_MONOTONIC:
+		return "monotonic";
+	case CLOCK_BOOTTIME:
+		return "boot-time";
+	case CLOCK_REALTIME_ALARM:
+		return "real-time alarm";
+	case CLOCK_BOOTTIME_ALARM:
+		return "boot-time alarm";
+	case CLOCK_TAI:
+		return "TAI";
+	default: /* CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID, or one's of a certain PID */
+		return "processor time";
+	}
+}
+
 static void print(const struct kage_image *image, const Kage__Process *p, FILE *out, bool full)
 {
 	static const char *const names[] = { "real", "virtual", "profiling" };
@@ -262,8 +282,8 @@ static void print(const struct kage_image *image, const Kage__Process *p, FILE *
 			(double)p->interval_timers[i]->left_ns / 1e9,
 			(double)p->interval_timers[i]->interval_ns / 1e9);
 	for (size_t i = 0; i < p->n_posix_timers; i++)
-		fprintf(out, "  POSIX timer %d  clock %d  %.3f s left, every %.3f s\n",
-			p->posix_timers[i]->id, p->posix_timers[i]->clock,
+		fprintf(out, "  POSIX timer %d  %s clock  %.3f s left, every %.3f s\n",
+			p->posix_timers[i]->id, kage_clock_name(p->posix_timers[i]->clock),
 			(double)p->posix_timers[i]->left_ns / 1e9,
 			(double)p->posix_timers[i]->interval_ns / 1e9);
 }

@@ -10,4 +10,7 @@ struct kage_err *kage_timers_list(struct kage_capture *c) _must_check_;
 
 extern const struct kage_kind kage_kind_timers;
 
+/** What a person calls CLOCK, of those that timers can have (timer_create(2), timerfd_create(2)). */
+const char *kage_clock_name(int32_t clock);
+
 #endif

@@ -207,6 +207,18 @@ struct kage_err *kage_target_alive(const struct kage_target *t)
 	return NULL;
 }
 
+bool kage_target_replaced(const struct kage_target *t)
+{
+	struct kage_err *gone = kage_target_alive(t);
+	bool alive = gone == NULL;
+	char byte;
+
+	err_drop(gone);
+	/* mem_rw() in fs/proc/base.c: nothing of a memory that nobody uses any more, EIO for what is not
+	 * mapped in one that lives. */
+	return alive && pread(t->mem_fd, &byte, 1, 0) == 0;
+}
+
 struct kage_thread *kage_target_thread(struct kage_target *t, pid_t tid)
 {
 	for (size_t i = 0; i < t->n_threads; i++)

@@ -124,6 +124,10 @@ struct kage_err *kage_target_get_fd(struct kage_target *t, int fd, int *ret_fd) 
 /** KAGE_GONE if the target has ended. */
 struct kage_err *kage_target_alive(const struct kage_target *t) _must_check_;
 
+/** Whether T lives but has executed another program since it was opened: its memory is not the one that
+ *  we hold. */
+bool kage_target_replaced(const struct kage_target *t);
+
 /** The thread with number TID, or NULL. */
 struct kage_thread *kage_target_thread(struct kage_target *t, pid_t tid);
 

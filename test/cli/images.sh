@@ -64,6 +64,9 @@ like "$out" "sleep" "tells about the program"
 [[ $out != *$'\033'* ]]
 ok $? "without colours in a pipe"
 short=${#out}
+like "$out" "in clock_nanosleep" "with the names of system calls"
+like "$("$KAGE" show sleep --full)" "open files +soft [0-9]+" "and of limits"
+is "$("$KAGE" show sleep | awk '/^[a-z]+$/ { if (title) n++; title = 1; next } { title = 0 } END { print n + title }')" 0 "and no heading without lines"
 try "$KAGE" show sleep --full
 [ ${#out} -gt "$short" ]
 ok $? "show --full says more"

@@ -167,6 +167,8 @@ def execs_in_the_middle():
                 good += 1
             else:
                 one_line(done)
+                if "executed another program" not in done.stderr:
+                    raise Failed(f"an exec is told as: {done.stderr}")
             if not process.alive():
                 raise Failed(f"it ended: {process.popen.poll()}; {done.stderr}")
         clean(box)
