@@ -52,6 +52,19 @@ _kage_reply() {
 	done
 }
 
+# Sets COMPREPLY to the paths, with -d only directories, that begin with $2, which may be --option=PATH. A
+# leading ~ is expanded to look, and kept. Readline takes '=' as the end of a word, too.
+_kage_paths() {
+	local path=${2#--*=} kept="" home="" found
+	[[ $2 == --*=* && $COMP_WORDBREAKS != *=* ]] && kept=${2%%=*}=
+	[[ $path == "~"/* ]] && home=$HOME path=$HOME${path#"~"}
+	compopt -o filenames 2>/dev/null
+	while IFS= read -r found; do
+		[[ -n $home ]] && found="~"${found#"$home"}
+		COMPREPLY+=("$kept$found")
+	done < <(compgen "$1" -- "$path")
+}
+
 _kage_arguments() {
 	case $1 in
 	snap) _kage_pids ;;
@@ -78,10 +91,10 @@ _kage() {
 			command=${words[i]}
 		fi
 	done
-	if [[ $prev == --store ]]; then
-		compopt -o dirnames 2>/dev/null
-	elif [[ $prev == -o || $prev == --output || $prev == --tty ]]; then
-		compopt -o default 2>/dev/null
+	if [[ $prev == --store || $cur == --store=* ]]; then
+		_kage_paths -d "$cur"
+	elif [[ $prev == -o || $prev == --output || $prev == --tty || $cur == --output=* || $cur == --tty=* ]]; then
+		_kage_paths -f "$cur"
 	elif [[ $prev == --name || $prev == -n ]]; then
 		_kage_reply "$cur" < <(_kage_histories)
 	elif [[ -z $command && $cur == -* ]]; then

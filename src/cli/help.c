@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/help.h"
 
+#include "cli/json.h"
 #include "cli/parse.h"
 #include "cli/text.h"
 
@@ -79,4 +80,44 @@ void cli_help_command(const struct cli_command *command, bool colour)
 	print_options(command->options, width);
 	print_options(cli_common_options, width);
 	printf("\nThe manual: man kage-%s\n", command->name);
+}
+
+static void add_options(json_t *list, const struct cli_option *options)
+{
+	for (; options && options->name; options++) {
+		char letter[2] = { options->letter, '\0' };
+
+		if (options->help)
+			json_array_append_new(
+				list,
+				json_pack("{s:s, s:o, s:o, s:s}", "name", options->name, "letter",
+					  cli_json_text(options->letter ? letter : NULL),
+					  "argument", cli_json_text(options->argument), "help",
+					  options->help));
+	}
+}
+
+static json_t *command_json(const struct cli_command *command)
+{
+	json_t *options = json_array();
+
+	add_options(options, command->options);
+	add_options(options, cli_common_options);
+	return json_pack("{s:s, s:s, s:s, s:s, s:o}", "command", command->name, "arguments",
+			 command->arguments, "summary", command->summary, "details",
+			 command->details, "options", options);
+}
+
+void cli_help_json(const struct cli_command *command)
+{
+	json_t *list;
+
+	if (command) {
+		cli_json_print_take(command_json(command));
+		return;
+	}
+	list = json_array();
+	for (size_t i = 0; cli_commands[i]; i++)
+		json_array_append_new(list, command_json(cli_commands[i]));
+	cli_json_print_take(json_pack("{s:o}", "commands", list));
 }

@@ -9,6 +9,7 @@
 void cli_help_overview(bool colour);
 
 /** One command: synopsis, what it does, its options. */
+void cli_help_json(const struct cli_command *command);
 void cli_help_command(const struct cli_command *command, bool colour);
 
 #endif

@@ -57,18 +57,29 @@ static int fail_unknown_command(struct cli *cli, const char *name)
 			      name);
 }
 
+/* COMMAND NULL: all of them. */
+static void print_help(const struct cli *cli, const struct cli_command *command)
+{
+	if (cli->json)
+		cli_help_json(command);
+	else if (command)
+		cli_help_command(command, cli->colour);
+	else
+		cli_help_overview(cli->colour);
+}
+
 static int help(struct cli *cli, int argc, char **argv)
 {
 	const struct cli_command *command;
 
 	if (argc < 2 || argv[1][0] == '-') {
-		cli_help_overview(cli->colour);
+		print_help(cli, NULL);
 		return CLI_DONE;
 	}
 	command = cli_command_find(argv[1]);
 	if (!command)
 		return fail_unknown_command(cli, argv[1]);
-	cli_help_command(command, cli->colour);
+	print_help(cli, command);
 	return CLI_DONE;
 }
 
@@ -83,7 +94,7 @@ static int run_command(struct cli *cli, int argc, char **argv)
 	if (status != CLI_DONE)
 		return status;
 	if (cli->help) {
-		cli_help_command(cli->command, cli->colour);
+		print_help(cli, cli->command);
 		return CLI_DONE;
 	}
 	e = kage_ctx_create(&cli->ctx);
@@ -140,13 +151,15 @@ static int dispatch(struct cli *cli, int argc, char **argv)
 	if (version)
 		return print_version(cli);
 	if (at == argc && cli->help) {
-		cli_help_overview(cli->colour);
+		print_help(cli, NULL);
 		return CLI_DONE;
 	}
 	if (at == argc)
 		return cli_fail_usage(cli, "which command? 'kage --help' lists all");
-	if (strcmp(argv[at], "help") == 0)
+	if (strcmp(argv[at], "help") == 0) {
+		cli->json = cli->json || cli_parse_wants_json(argc - at, argv + at);
 		return help(cli, argc - at, argv + at);
+	}
 	cli->command = cli_command_find(argv[at]);
 	if (!cli->command || !cli->command->first_ends_options)
 		cli->json = cli->json || cli_parse_wants_json(argc - at, argv + at);

@@ -19,7 +19,7 @@ struct layout {
 void cli_table_add(struct cli_table *table, const char *text)
 {
 	table->cells = cli_grow(table->cells, table->n_cells + 1, sizeof(*table->cells));
-	table->cells[table->n_cells++] = cli_text_clean(text);
+	table->cells[table->n_cells++] = cli_text_line(text);
 }
 
 static struct layout natural(const struct cli_table *table)

@@ -26,8 +26,8 @@ struct cli_table {
 	size_t n_cells;
 };
 
-/** Adds a cell to the right of the last one, row after row; TEXT is copied, cleaned of control
- *  characters. */
+/** Adds a cell to the right of the last one, row after row; TEXT is copied as cli_text_line()
+ *  has it. */
 void cli_table_add(struct cli_table *table, const char *text);
 
 /** Whether all of it fits into COLUMNS columns; 0 stands for any width. */

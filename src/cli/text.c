@@ -129,6 +129,24 @@ char *cli_text_clean(const char *s)
 	return clean;
 }
 
+char *cli_text_line(const char *s)
+{
+	static const char sign[] = "↵";
+	/* A line feed becomes the three bytes of the sign. */
+	char *line = cli_grow(NULL, strlen(s) * (sizeof(sign) - 1) + 1, 1), *to = line, *clean;
+
+	for (; *s; s++) {
+		if (*s == '\n')
+			to = stpcpy(to, sign);
+		else
+			*to++ = *s == '\t' ? ' ' : *s;
+	}
+	*to = '\0';
+	clean = cli_text_clean(line);
+	free(line);
+	return clean;
+}
+
 /* The C library knows how wide characters are, but only under a UTF-8 locale, which is loaded for
  * the first character beyond ASCII: most commands never meet one. */
 static int character_columns(uint32_t c)

@@ -29,6 +29,9 @@ const char *cli_text_time_utc(char buffer[static CLI_TEXT_BYTES], uint64_t realt
 /** A fresh copy of S in which control characters and bytes that are not UTF-8 stand as "\x1b". */
 char *cli_text_clean(const char *s);
 
+/** The same on one line as a person reads it: line feeds stand as "↵", tabs as blanks. */
+char *cli_text_line(const char *s);
+
 /** How many columns of a terminal the clean string S takes. */
 int cli_text_columns(const char *s);
 

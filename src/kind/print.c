@@ -25,13 +25,27 @@ static void print_time(uint64_t realtime_ns, FILE *out)
 	fprintf(out, "%s.%03u", text, (unsigned)(realtime_ns / 1000000 % 1000));
 }
 
+/* TEXT comes from the target and may hold anything: it stays on one line and moves no cursor. */
+static void print_text(const char *text, FILE *out)
+{
+	for (const char *at = text; *at; at++) {
+		if (*at == '\n')
+			fputs("↵", out);
+		else if ((unsigned char)*at < ' ' || *at == 127)
+			fprintf(out, "\\x%02x", (unsigned char)*at);
+		else
+			fputc(*at, out);
+	}
+}
+
 static void print_head(const struct kage_image *image, FILE *out, const struct style *s)
 {
 	const Kage__Source *src = image->msg->source;
 	const Kage__Process *p = image->msg->processes[0];
 
-	fprintf(out, "%s%s%s  %s\n", s->bold, image->label ? image->label : "image", s->off,
-		src && src->command ? src->command : p->comm);
+	fprintf(out, "%s%s%s  ", s->bold, image->label ? image->label : "image", s->off);
+	print_text(src && src->command ? src->command : p->comm, out);
+	fputc('\n', out);
 	if (src) {
 		fputs("  taken ", out);
 		print_time(src->realtime_ns, out);
@@ -40,8 +54,11 @@ static void print_head(const struct kage_image *image, FILE *out, const struct s
 			fprintf(out, "; it stood still for %.3f ms\n", (double)src->pause_ns / 1e6);
 		else
 			fputs("; it was not stopped\n", out);
-		if (src->message && src->message[0])
-			fprintf(out, "  “%s”\n", src->message);
+		if (src->message && src->message[0]) {
+			fputs("  “", out);
+			print_text(src->message, out);
+			fputs("”\n", out);
+		}
 	}
 	fprintf(out, "  process %d (%s), parent %d, group %d, session %d\n", p->pid, p->comm,
 		p->ppid, p->pgid, p->sid);

@@ -33,6 +33,14 @@ is "$(complete_line 'kage restore --files r')" "restore" "one of the words of an
 like " $(complete_line 'kage snap ') " " $$ " "PIDs"
 is "$(complete_line 'kage help sn')" "snap" "commands after help"
 
+mkdir -p "$tmp/paths/directory"
+touch "$tmp/paths/file"
+is "$(complete_line "kage --store $tmp/paths/")" "$tmp/paths/directory" "directories after --store"
+is "$(complete_line "kage log --store $tmp/paths/d")" "$tmp/paths/directory" "behind the command, too"
+is "$(COMP_WORDBREAKS=' =' complete_line "kage log --store=$tmp/paths/d")" "$tmp/paths/directory" \
+	"and behind --store="
+is "$(complete_line "kage core x -o $tmp/paths/")" "$tmp/paths/directory $tmp/paths/file" "files after -o"
+
 # Histories and images, from a kage that has some.
 cat >"$tmp/bin/log" <<'END'
 IMAGE    AGE  WHAT

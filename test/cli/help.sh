@@ -8,7 +8,7 @@ manual() { mandoc -Tutf8 "doc/man/$1.1" | sed 's/.\x08//g'; }
 
 try "$KAGE" --help
 is "$status" 0 "kage --help"
-for word in help "help --json" -h; do
+for word in help -h; do
 	# shellcheck disable=SC2086
 	is "$("$KAGE" $word)" "$out" "kage $word says the same"
 done

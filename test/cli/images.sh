@@ -171,6 +171,14 @@ while read -r copy; do
 	kill -KILL "$copy"
 done <"$tmp/copies"
 
+sleep 1000 </dev/null >/dev/null 2>&1 &
+lines=$!
+"$KAGE" snap $lines --name lines -m $'one\ntwo' >/dev/null
+like "$("$KAGE" log lines)" "one↵two" "line feeds in a table"
+is "$("$KAGE" log lines --json | json 'd["images"][0]["message"] == "one\ntwo"')" True "and as they are in JSON"
+kill $lines
+"$KAGE" rm lines --yes >/dev/null
+
 # A name that goes with the program.
 "$KAGE" run --name shop sleep 1000 &
 kage=$!

@@ -59,6 +59,11 @@ for option in "run --every 1s true" "snap --tree $$" "restore --lazy x"; do
 	like "$err" "version" "kage $option: says so"
 done
 
+is "$("$KAGE" --json help snap | json 'd["command"], "level" in [o["name"] for o in d["options"]]')" \
+	"('snap', True)" "help as JSON"
+is "$("$KAGE" snap --help --json | json 'd["command"]')" snap "--help as JSON"
+is "$("$KAGE" help --json | json '"restore" in [c["command"] for c in d["commands"]]')" True "all help as JSON"
+
 # What follows the program of `run` is the program's.
 try "$KAGE" run echo --json --name x -h
 is "$out" "--json --name x -h" "options behind the program are not kage's"
