@@ -20,14 +20,14 @@ Q := $(if $(filter 1,$(V)),,@)
 
 # --- what is compiled ------------------------------------------------------------------------
 # The order is the order of layers: each folder includes only those before it (scripts/check-layers).
-LAYERS := base image store sys arch arch/x86_64 target kind core capture restore
+LAYERS := base image store sys arch arch/x86_64 target kind look core capture restore
 LIB_SRCS := $(foreach d,$(LAYERS),$(wildcard src/$(d)/*.c))
 LIB_ASMS := $(foreach d,$(LAYERS),$(wildcard src/$(d)/*.S))
 CLI_SRCS := $(wildcard src/cli/*.c)
 LIB_OBJS := $(LIB_SRCS:%.c=$(B)/%.o) $(LIB_ASMS:%.S=$(B)/%.o) $(B)/proto/image.pb-c.o
 CLI_OBJS := $(CLI_SRCS:%.c=$(B)/%.o)
 UNIT_TESTS := $(patsubst test/unit/%.c,$(B)/test/unit/%,$(wildcard test/unit/test_*.c))
-HELPERS := $(patsubst test/%.c,$(B)/test/%,$(wildcard test/kind/*.c test/programs/*.c test/fault/*.c test/target/*.c))
+HELPERS := $(patsubst test/%.c,$(B)/test/%,$(wildcard test/kind/*.c test/programs/*.c test/fault/*.c test/target/*.c test/cli/*.c))
 FUZZERS := $(patsubst test/fuzz/%.c,$(B)/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
 BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(wildcard bench/*.c))
 

@@ -15,7 +15,7 @@ _kage_options() {
 # The words that an option takes: "--pid same|new".
 _kage_choices() {
 	kage "$1" --help 2>/dev/null | grep -E -- "^ +(-[a-z], )?$2 " |
-		grep -oE -- '[a-z]+(\|[a-z]+)+' | tr '|' '\n'
+		grep -oE -- '[a-z0-9]+(\|[a-z0-9]+)+' | tr '|' '\n'
 }
 
 # The first column of `kage log`, in the store that the line names.
@@ -69,7 +69,7 @@ _kage_arguments() {
 	case $1 in
 	snap) _kage_pids ;;
 	check) [[ $cur == [0-9]* ]] || _kage_images "$cur"; _kage_pids ;;
-	show | restore | core | gdb | rm) _kage_images "$cur" ;;
+	show | cat | restore | core | gdb | rm) _kage_images "$cur" ;;
 	log | fsck) _kage_histories ;;
 	help) _kage_commands ;;
 	esac

@@ -148,6 +148,36 @@ KAGE_API struct kage_err *kage_image_json(const struct kage_image *image, char *
 KAGE_API struct kage_err *kage_image_read(const struct kage_image *image, uint64_t address,
 					  void *buffer, size_t size, size_t *ret_n);
 
+/* A named place in the memory of an image. Strings live as long as the symbols that gave it. */
+struct kage_symbol {
+	const char *name;   /* NULL: no symbol covers the address */
+	uint64_t address;   /* where the symbol begins; without one, as module_address */
+	uint64_t size;      /* bytes; 0: not known */
+	const char *module; /* path of the file, or "[heap]" and the like; NULL: nothing there */
+	uint64_t module_address; /* where that begins */
+};
+
+struct kage_symbols;
+
+/** Prepares to look for symbols in IMAGE, which must outlive it. Files are read when they are needed:
+ *  those that the image has mapped, if they are still the same, and debug files of their build-ids. */
+KAGE_API struct kage_err *kage_symbols_open(const struct kage_image *image,
+					    struct kage_symbols **ret_symbols);
+KAGE_API void kage_symbols_close(struct kage_symbols *symbols);
+
+/** The symbol that SPEC names: NAME, or FILE:NAME for one of a file of that name. KAGE_NOTFOUND tells
+ *  what is near, or which file could not be read; KAGE_UNSUPPORTED that it is thread-local. */
+KAGE_API struct kage_err *kage_symbols_find(struct kage_symbols *symbols, const char *spec,
+					    struct kage_symbol *ret_symbol);
+
+/** The symbol in which ADDRESS lies; without one, the file or mapping. */
+KAGE_API struct kage_err *kage_symbols_at(struct kage_symbols *symbols, uint64_t address,
+					  struct kage_symbol *ret_symbol);
+
+/** The same in words, for the caller to free: "libc.so.6+0x2718 (malloc+0x18)". */
+KAGE_API struct kage_err *kage_symbols_describe(struct kage_symbols *symbols, uint64_t address,
+						char **ret_text);
+
 /** Removes the images from FIRST to LAST of history NAME, or the whole history when LAST is 0. */
 KAGE_API struct kage_err *kage_store_remove(struct kage_store *store, const char *name,
 					    uint64_t first, uint64_t last, size_t *ret_removed);

@@ -29,6 +29,18 @@ json_t *cli_json_number(uint64_t v)
 	return json_string(text);
 }
 
+json_t *cli_json_signed(int64_t v)
+{
+	char text[24];
+
+	if (v >= 0)
+		return cli_json_number((uint64_t)v);
+	if (v >= -((int64_t)1 << 53))
+		return json_integer(v);
+	snprintf(text, sizeof(text), "%" PRId64, v);
+	return json_string(text);
+}
+
 void cli_json_print_take(json_t *object)
 {
 	size_t flags = isatty(STDOUT_FILENO) ? JSON_INDENT(2) : JSON_COMPACT;

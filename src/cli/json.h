@@ -14,6 +14,9 @@ json_t *cli_json_text(const char *s);
  *  as kage_image_json() has it. */
 json_t *cli_json_number(uint64_t v);
 
+/** The same for a V with a sign. */
+json_t *cli_json_signed(int64_t v);
+
 /** Prints OBJECT, which is consumed; on a terminal over several lines. */
 void cli_json_print_take(json_t *object);
 

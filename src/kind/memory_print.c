@@ -1,45 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The memory map, for a person. */
 #include <inttypes.h>
+#include <string.h>
 #include <sys/mman.h>
 
+#include "image/label.h"
 #include "kind/memory.h"
 
-static const char *kernel_name(Kage__Mapping__Backing b)
-{
-	switch (b) {
-	case KAGE__MAPPING__BACKING__VDSO:
-		return "[vdso]";
-	case KAGE__MAPPING__BACKING__VVAR:
-		return "[vvar]";
-	case KAGE__MAPPING__BACKING__VVAR_VCLOCK:
-		return "[vvar_vclock]";
-	case KAGE__MAPPING__BACKING__VSYSCALL:
-		return "[vsyscall]";
-	case KAGE__MAPPING__BACKING__UPROBES:
-		return "[uprobes]";
-	default:
-		return NULL;
-	}
-}
-
-static void print_what(const struct kage_image *image, const Kage__Memory *m,
-		       const Kage__Mapping *map, FILE *out)
+static void print_what(const struct kage_image *image, const Kage__Mapping *map, FILE *out)
 {
 	const Kage__FileObject *file = map->file ? kage_image_file(image, map->file) : NULL;
-	const char *kernel = kernel_name(map->backing);
+	bool named = map->name && map->name[0];
+	const char *label = kage_image_mapping_label(image, map);
 
-	if (file)
-		fprintf(out, "%s%s", file->path, file->unlinked ? " (deleted)" : "");
-	else if (kernel)
-		fputs(kernel, out);
-	else if (map->object_space)
+	if (map->object_space && !file)
 		fprintf(out, "shared memory %u", map->object_space);
-	else if (map->start <= m->start_stack && m->start_stack < map->end)
-		fputs("[stack]", out);
-	else if (map->start < m->brk && m->start_brk < map->end)
-		fputs("[heap]", out);
-	if (map->name && map->name[0])
+	else if (strcmp(label, "[anon]") != 0 && !(named && label == map->name))
+		fprintf(out, "%s%s", label, file && file->unlinked ? " (deleted)" : "");
+	if (named)
 		fprintf(out, " “%s”", map->name);
 	if (map->locked)
 		fputs(" locked", out);
@@ -74,7 +52,7 @@ static void print_mapping(const struct kage_image *image, const Kage__Memory *m,
 		map->prot & PROT_WRITE ? 'w' : '-', map->prot & PROT_EXEC ? 'x' : '-',
 		map->shared ? 's' : 'p', (map->end - map->start) / 1024,
 		pages_in(image, m->space, map) * (KAGE_PAGE_BYTES / 1024));
-	print_what(image, m, map, out);
+	print_what(image, map, out);
 	fputc('\n', out);
 }
 
