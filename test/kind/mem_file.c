@@ -39,6 +39,7 @@ int main(void)
 	p = map_fd(priv, 21 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0);
 	kt_fill(p + 3 * PAGE, PAGE, 4);              /* changed pages among clean ones */
 	kt_fill(p + 20 * PAGE + 100, PAGE - 100, 5); /* behind the end of the file */
+	memset(p + 5 * PAGE, 0, PAGE);               /* zeros that are not the file's */
 	p[10 * PAGE] = 77;
 	offset = map_fd(priv, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, 8 * PAGE);
 	offset[PAGE] = 78;
@@ -62,6 +63,7 @@ int main(void)
 	KT(*text == text_byte);
 	for (size_t i = 0; i < 20 * PAGE + 100; i++) {
 		unsigned char want = i / PAGE == 3    ? kt_byte(4, i - 3 * PAGE)
+				     : i / PAGE == 5  ? 0
 				     : i == 10 * PAGE ? 77
 						      : kt_byte(1, i);
 		if (p[i] != want) {

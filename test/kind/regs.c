@@ -2,9 +2,11 @@
 /*
  * Registers: threads spin in assembly with values in every general register, the flags, x87, SSE, AVX
  * and, where there are some, AVX-512 registers, and look at them again when they are told to leave.
+ * Others sleep in a system call with them: of such a thread nobody but the kernel knows them.
  */
 #include <asm/prctl.h>
 #include <pthread.h>
+#include <stddef.h>
 
 #include "lib/kindtest.h"
 
@@ -200,20 +202,147 @@ static void *sleeper(void *arg)
 	return NULL;
 }
 
+/* What call_with() has in the registers when it makes a system call, or had behind it. */
+struct machine {
+	uint64_t general[13]; /* rax rbx rdx rsi rdi rbp, r8 to r15 without r11 */
+	uint64_t level;       /* of vectors: 0 none, 1 AVX, 2 AVX-512 */
+	uint64_t masks[8];
+	unsigned char x87[16]; /* only told: the sum of pi and log2(e) */
+	unsigned char vectors[32 * 64];
+};
+_Static_assert(offsetof(struct machine, level) == 104 && offsetof(struct machine, masks) == 112 &&
+		       offsetof(struct machine, x87) == 176 &&
+		       offsetof(struct machine, vectors) == 192,
+	       "call_with() goes by these");
+
+/* Makes a system call with all registers as IN says, and tells in OUT what they were behind it. rcx and
+ * r11 are the call's own. */
+void call_with(const struct machine *in, struct machine *out);
+__asm__(".text\n"
+	"call_with:\n"
+	"	push %rbx\n	push %rbp\n	push %r12\n	push %r13\n	push %r14\n	push %r15\n"
+	"	push %rsi\n"
+	"	fldpi\n	fldl2e\n"
+	"	cmpq $1, 104(%rdi)\n	jb 2f\n	ja 1f\n"
+	"	.irp i, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n"
+	"	vmovups 192+32*\\i(%rdi), %ymm\\i\n"
+	"	.endr\n"
+	"	jmp 2f\n"
+	"1:	.irp i, 0,1,2,3,4,5,6,7\n"
+	"	kmovq 112+8*\\i(%rdi), %k\\i\n"
+	"	.endr\n"
+	"	.irp i, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"
+	"	vmovups 192+64*\\i(%rdi), %zmm\\i\n"
+	"	.endr\n"
+	"2:	push 104(%rdi)\n"
+	"	mov (%rdi), %rax\n	mov 8(%rdi), %rbx\n	mov 16(%rdi), %rdx\n"
+	"	mov 24(%rdi), %rsi\n	mov 40(%rdi), %rbp\n	mov 48(%rdi), %r8\n"
+	"	mov 56(%rdi), %r9\n	mov 64(%rdi), %r10\n	mov 72(%rdi), %r12\n"
+	"	mov 80(%rdi), %r13\n	mov 88(%rdi), %r14\n	mov 96(%rdi), %r15\n"
+	"	mov 32(%rdi), %rdi\n"
+	"	syscall\n"
+	"	pop %r11\n	pop %rcx\n"
+	"	mov %rax, (%rcx)\n	mov %rbx, 8(%rcx)\n	mov %rdx, 16(%rcx)\n"
+	"	mov %rsi, 24(%rcx)\n	mov %rdi, 32(%rcx)\n	mov %rbp, 40(%rcx)\n"
+	"	mov %r8, 48(%rcx)\n	mov %r9, 56(%rcx)\n	mov %r10, 64(%rcx)\n"
+	"	mov %r12, 72(%rcx)\n	mov %r13, 80(%rcx)\n	mov %r14, 88(%rcx)\n"
+	"	mov %r15, 96(%rcx)\n"
+	"	faddp\n	fstpt 176(%rcx)\n"
+	"	cmp $1, %r11\n	jb 2f\n	ja 1f\n"
+	"	.irp i, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n"
+	"	vmovups %ymm\\i, 192+32*\\i(%rcx)\n"
+	"	.endr\n"
+	"	jmp 2f\n"
+	"1:	.irp i, 0,1,2,3,4,5,6,7\n"
+	"	kmovq %k\\i, 112+8*\\i(%rcx)\n"
+	"	.endr\n"
+	"	.irp i, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"
+	"	vmovups %zmm\\i, 192+64*\\i(%rcx)\n"
+	"	.endr\n"
+	"2:	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop %rbp\n	pop %rbx\n"
+	"	ret\n");
+
+static bool has_avx512(void)
+{
+	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+}
+
+/* One system call with three arguments, in which the thread sleeps: everything is the same behind it. */
+static long sleep_with(uint64_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t seed)
+{
+	struct machine in, out;
+	long double sum = 0;
+
+	kt_fill(&in, sizeof(in), seed);
+	memset(&out, 0, sizeof(out));
+	in.level = has_avx512() ? 2 : __builtin_cpu_supports("avx") ? 1 : 0;
+	in.general[0] = number;
+	in.general[4] = a;
+	in.general[3] = b;
+	in.general[2] = c;
+	call_with(&in, &out);
+	for (int i = 1; i < 13; i++)
+		KT(in.general[i] == out.general[i], "register %d across a sleep: %lx, not %lx", i,
+		   out.general[i], in.general[i]);
+	KT(in.level < 2 || memcmp(in.masks, out.masks, sizeof(in.masks)) == 0);
+	KT(memcmp(in.vectors, out.vectors,
+		  in.level == 2   ? 2048
+		  : in.level == 1 ? 512
+				  : 0) == 0,
+	   "vectors across a sleep");
+	memcpy(&sum, out.x87, 10);
+	KT(sum > 4.58428L && sum < 4.58429L, "x87 stack across a sleep");
+	return (long)out.general[0];
+}
+
+static int wake[2];
+
+/* Sleeps in one and the same call from before the image to the end. */
+static void *asleep(void *arg)
+{
+	static uint64_t gs_area[4] = { 0x5678 };
+	unsigned short cw = 0x0b7f, cw_after;
+	uint64_t through_gs;
+	char c = 0;
+
+	(void)arg;
+	syscall(SYS_arch_prctl, ARCH_SET_GS, gs_area);
+	__asm__ volatile("fldcw %0" : : "m"(cw));
+	pthread_barrier_wait(&ready);
+	KT(sleep_with(SYS_read, (uint64_t)wake[0], (uintptr_t)&c, 1, 5) == 1 && c == 'w');
+	__asm__ volatile("fnstcw %0" : "=m"(cw_after));
+	__asm__ volatile("mov %%gs:0, %0" : "=r"(through_gs));
+	KT(cw_after == cw, "x87 control word %x across a sleep", cw_after);
+	KT(through_gs == 0x5678, "GS base across a sleep");
+	return NULL;
+}
+
+/* Sleeps for a time, the rest of which it sleeps in the life after. */
+static void *dozing(void *arg)
+{
+	struct timespec nap = { 0, 300000000 };
+
+	(void)arg;
+	pthread_barrier_wait(&ready);
+	while (!leave)
+		KT(sleep_with(SYS_nanosleep, (uintptr_t)&nap, 0, 77, 6) == 0);
+	return NULL;
+}
+
 int main(void)
 {
-	void *(*const all[])(void *) = { general, control, sleeper, avx, avx512 };
-	bool has_avx = __builtin_cpu_supports("avx");
-	bool has_512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
-	int n = has_512 ? 5 : has_avx ? 4 : 2;
-	pthread_t threads[5];
+	void *(*const all[])(void *) = { general, control, asleep, dozing, sleeper, avx, avx512 };
+	int n = has_avx512() ? 7 : __builtin_cpu_supports("avx") ? 6 : 4;
+	pthread_t threads[7];
 
+	KT_NEED(pipe(wake) == 0);
 	pthread_barrier_init(&ready, NULL, (unsigned)n + 1);
 	for (int i = 0; i < n; i++)
 		KT_NEED(pthread_create(&threads[i], NULL, all[i], NULL) == 0);
 	pthread_barrier_wait(&ready);
 	kt_wait();
 	leave = 1;
+	KT(write(wake[1], "w", 1) == 1);
 	for (int i = 0; i < n; i++)
 		pthread_join(threads[i], NULL);
 	kt_end();
