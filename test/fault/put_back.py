@@ -19,10 +19,13 @@ from kagetest import Failed, KAGE, Process, SOAK, Sandbox, Skip, Tap, helper, re
 COARSE = 40
 FINE = 10 ** 6 if SOAK else 60
 MIB = 1 << 20
+PAGE = 4096
 
 
 class Files:
-    """A program that has five files open for writing, its image, and what became of them since."""
+    """A program that has seven files open for writing, its image, and what became of them since. In
+    "holes" and "zeros" something stands now where nothing or zeros were then; one page alone differs, and
+    the last byte."""
 
     def __init__(self, box, rng, prefix=(), folder=None, size=3 * MIB):
         self.box, self.folder = box, folder or box.path("files")
@@ -31,10 +34,14 @@ class Files:
         patched = bytearray(block)
         for at in range(0, size - 5000, size // 7):
             patched[at:at + 5000] = rng.randbytes(5000)
+        patched[-1] ^= 1
+        ends, middle = rng.randbytes(4 * PAGE), 60 * PAGE
+        sparse = ends + bytes(middle) + ends
+        filled = ends + bytes(middle - PAGE) + rng.randbytes(PAGE) + ends
         self.then = {"patched": block, "cut": block[::-1], "log": b"line 1\n", "gone": b"journal" * 999,
-                     "other": b"the file of then"}
+                     "other": b"the file of then", "holes": sparse, "zeros": sparse}
         self.now = {"patched": bytes(patched), "cut": b"short", "log": b"line 1\nline 2\n", "gone": None,
-                    "other": b"another file"}
+                    "other": b"another file", "holes": filled, "zeros": filled}
         for name, text in self.then.items():
             self.put(name, text)
         opened = " ".join(f"{n}<>{name}" for n, name in enumerate(self.then, 3))
@@ -47,10 +54,16 @@ class Files:
         return os.path.join(self.folder, name)
 
     def put(self, name, text):
-        """In place, as a program writes."""
+        """In place, as a program writes; pages of zeros of "holes" are not written."""
         with open(self.path(name), "r+b" if os.path.exists(self.path(name)) else "wb") as f:
+            f.truncate(0 if name == "holes" else len(text))
             f.truncate(len(text))
-            f.write(text)
+            if name != "holes":
+                f.write(text)
+            for at in range(0, len(text) if name == "holes" else 0, PAGE):
+                if any(text[at:at + PAGE]):
+                    f.seek(at)
+                    f.write(text[at:at + PAGE])
 
     def change(self):
         """What comes after the image."""
@@ -62,7 +75,8 @@ class Files:
                     pass
             if text is not None:
                 self.put(name, text)
-        self.inodes = {n: os.stat(self.path(n)).st_ino for n in ("patched", "cut", "log")}
+        self.inodes = {n: os.stat(self.path(n)).st_ino for n in ("patched", "cut", "log", "holes",
+                                                                   "zeros")}
 
     def are(self, texts):
         """Names of files that are not what they are in TEXTS, and of those that are in the way."""
