@@ -18,6 +18,7 @@ enum {
 	MAX_BYTES = 64 << 20,
 	MAX_REPEATED = 4 << 20,
 	MAX_SIGNAL = 64,
+	MAX_PKEY = 31, /* 15 on x86-64; other processors have more */
 	HASH_BYTES = 16,
 	MAX_BUILD_ID_BYTES = 64,
 	MAX_XSAVE_BYTES = 64 * 1024,
@@ -334,6 +335,8 @@ static struct kage_err *check_mapping(const struct checked *c, const Kage__Mappi
 		return bad("the mapping at %#llx has an impossible offset", start);
 	if (m->prot & ~7u)
 		return bad("the mapping at %#llx has unknown rights %#x", start, m->prot);
+	if (m->pkey > MAX_PKEY)
+		return bad("the mapping at %#llx has the protection key %u", start, m->pkey);
 	if (!backing_good(c, m))
 		return bad("what backs the mapping at %#llx is not in the image", start);
 	if (!file_or_none(c, m->file) || !description_or_none(c, m->description))

@@ -72,6 +72,31 @@ static void check_vdso_code(struct kage_restore *r, const struct kage_maps *ours
 			      r->image->msg->source ? r->image->msg->source->kernel_release : "?");
 }
 
+static uint32_t highest_key(const Kage__Memory *m)
+{
+	uint32_t highest = 0;
+
+	for (size_t i = 0; i < m->n_mappings; i++)
+		if (m->mappings[i]->pkey > highest)
+			highest = m->mappings[i]->pkey;
+	return highest;
+}
+
+static void check_keys(struct kage_restore *r)
+{
+	int key;
+
+	if (!highest_key(r->process->memory))
+		return;
+	key = pkey_alloc(0, 0);
+	if (key < 0)
+		kage_obstacle(r->obstacles, true, "restore it on a machine that has them",
+			      "protection keys",
+			      "memory of the program has some, and here there are none");
+	else
+		pkey_free(key);
+}
+
 struct kage_err *kage_memory_check(struct kage_restore *r)
 {
 	_cleanup_(kage_maps_deinit) struct kage_maps ours = { 0 };
@@ -84,6 +109,7 @@ struct kage_err *kage_memory_check(struct kage_restore *r)
 	for (size_t i = 0; i < m->n_mappings; i++)
 		check_kernel_mapping(r, &ours, m->mappings[i]);
 	check_vdso_code(r, &ours);
+	check_keys(r);
 	return NULL;
 }
 
@@ -377,6 +403,31 @@ static void finish_mapping(struct kage_restore *r, const Kage__Mapping *m, struc
 			  DATA(kage_batch_string(b, m->name)));
 }
 
+/* pkey_alloc(2) gives the lowest number that is free, so all up to the highest are taken, and those that
+ * no mapping has go back. (One the kernel has taken by itself, for memory that can be executed and
+ * nothing else, may come before them.) What a key allows is in a register of each thread. A key that no
+ * mapping has cannot be seen from outside. */
+static void build_keys(struct kage_restore *r, struct kage_batch *b)
+{
+	const Kage__Memory *m = r->process->memory;
+	uint32_t highest = highest_key(m);
+	uint64_t used = 0;
+
+	for (uint32_t key = 1; key <= highest; key++)
+		BATCH_TRY(b, "take a protection key", SYS_pkey_alloc, V(0), V(0));
+	for (size_t i = 0; i < m->n_mappings; i++) {
+		const Kage__Mapping *map = m->mappings[i];
+
+		used |= 1ull << map->pkey;
+		if (map->pkey)
+			BATCH(b, label(r, "protect by a key", map), SYS_pkey_mprotect,
+			      V(map->start), V(map->end - map->start), V(map->prot), V(map->pkey));
+	}
+	for (uint32_t key = 1; highest && key <= highest + 1; key++)
+		if (!(used & 1ull << key))
+			BATCH_TRY(b, "give a protection key back", SYS_pkey_free, V(key));
+}
+
 struct kage_err *kage_memory_finish(struct kage_restore *r, struct kage_batch *b)
 {
 	const Kage__Memory *m = r->process->memory;
@@ -384,6 +435,7 @@ struct kage_err *kage_memory_finish(struct kage_restore *r, struct kage_batch *b
 	for (size_t i = 0; i < m->n_mappings; i++)
 		if (is_mapped_by_us(m->mappings[i]))
 			finish_mapping(r, m->mappings[i], b);
+	build_keys(r, b);
 	if (m->lock_future)
 		BATCH(b, "lock later mappings", SYS_mlockall, V(m->lock_future));
 	return NULL;

@@ -176,6 +176,10 @@ static void wild_offset(struct kage_image *i)
 {
 	process(i)->memory->mappings[0]->offset_bytes = (uint64_t)INT64_MAX & ~(uint64_t)4095;
 }
+static void wild_key(struct kage_image *i)
+{
+	process(i)->memory->mappings[0]->pkey = 32;
+}
 static void outer_guard(struct kage_image *i)
 {
 	Kage__Mapping *m = process(i)->memory->mappings[0];
@@ -250,6 +254,7 @@ static void test_refused(void **state)
 		{ no_backing, "what backs" },
 		{ no_file, "what backs" },
 		{ wild_offset, "impossible offset" },
+		{ wild_key, "protection key 32" },
 		{ outer_guard, "guard 0" },
 		{ no_threads, "no thread" },
 		{ no_registers, "no registers" },
