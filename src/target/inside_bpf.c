@@ -67,6 +67,16 @@ static void fill_thread(const struct kage_thread *thread, struct kage_inside_thr
 	in->left_ns = t->sleep.remaining_ns;
 }
 
+/* PR_SET_IO_FLUSHER sets these two of the calling thread's PF_… (include/linux/sched.h, the same since
+ * 5.8), and nothing else sets both of a program's. */
+static bool is_io_flusher(const struct kage_thread *leader)
+{
+	const uint32_t memalloc_noio = 0x80000, local_throttle = 0x100000;
+	const uint32_t both = memalloc_noio | local_throttle;
+
+	return leader->seen && (leader->seen->task.flags & both) == both;
+}
+
 static void fill_process(const struct kage_taskinfo *info, struct kage_inside *in)
 {
 	for (size_t i = 0; i < KAGE_NSIG; i++)
@@ -128,6 +138,7 @@ static struct kage_err *fill(const struct kage_target *t, struct kage_inside *in
 			in->rung = 0;
 	}
 	fill_process(t->info, in);
+	in->io_flusher = is_io_flusher(t->threads[0]);
 	return fill_timers(t->info, in);
 }
 
