@@ -40,7 +40,7 @@ class Files:
         filled = ends + bytes(middle - PAGE) + rng.randbytes(PAGE) + ends
         self.then = {"patched": block, "cut": block[::-1], "log": b"line 1\n", "gone": b"journal" * 999,
                      "other": b"the file of then", "holes": sparse, "zeros": sparse}
-        self.now = {"patched": bytes(patched), "cut": b"short", "log": b"line 1\nline 2\n", "gone": None,
+        self.now = {"patched": bytes(patched), "cut": b"short", "log": b"LINE 1\nline 2\n", "gone": None,
                     "other": b"another file", "holes": filled, "zeros": filled}
         for name, text in self.then.items():
             self.put(name, text)

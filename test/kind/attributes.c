@@ -68,11 +68,25 @@ struct state {
 	struct rlimit limits[RLIM_NLIMITS];
 	int personality, nice, policy, dumpable, subreaper, slack, pdeathsig, flusher;
 	long ioprio;
-	char oom[32], filter[32], cwd[4096], comm[32];
+	char oom[32], filter[32], cwd[4096], comm[32], bounds[512];
+	char environ[16384], auxv[4096];
 	mode_t mask;
 	cpu_set_t cpus;
 	pid_t pid;
 };
+
+/* Where code, data, heap, stack, arguments and environment are: the fields of stat(5) that tell it. */
+static void look_at_bounds(char *to, size_t size)
+{
+	static char text[4096];
+	const char *at = strrchr(kt_slurp("/proc/self/stat", text, sizeof(text)), ')');
+	size_t n = 0;
+
+	for (int field = 2; at && n < size; field++, at = strchr(at + 1, ' '))
+		if ((field >= 26 && field <= 28) || (field >= 45 && field <= 51))
+			n += (size_t)snprintf(to + n, size - n, "%.*s",
+					      (int)(1 + strcspn(at + 1, " \n")), at);
+}
 
 static void look(struct state *s)
 {
@@ -93,6 +107,9 @@ static void look(struct state *s)
 	kt_slurp("/proc/self/comm", s->comm, sizeof(s->comm));
 	if (!getcwd(s->cwd, sizeof(s->cwd)))
 		strcpy(s->cwd, "?");
+	kt_slurp("/proc/self/environ", s->environ, sizeof(s->environ));
+	kt_slurp("/proc/self/auxv", s->auxv, sizeof(s->auxv));
+	look_at_bounds(s->bounds, sizeof(s->bounds));
 	s->mask = umask(0);
 	umask(s->mask);
 	sched_getaffinity(0, sizeof(s->cpus), &s->cpus);
@@ -169,6 +186,9 @@ int main(void)
 	SAME_TEXT(filter);
 	SAME_TEXT(cwd);
 	SAME_TEXT(comm);
+	SAME_TEXT(bounds);
+	KT(memcmp(before.environ, after.environ, sizeof(before.environ)) == 0);
+	KT(memcmp(before.auxv, after.auxv, sizeof(before.auxv)) == 0);
 	KT(CPU_EQUAL(&before.cpus, &after.cpus));
 	KT(readlink("/proc/self/exe", exe_after, sizeof(exe_after) - 1) > 0);
 	KT(strcmp(exe, exe_after) == 0, "executable '%s' was '%s'", exe_after, exe);

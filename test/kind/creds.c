@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Credentials, in variants: "plain" changes all user and group numbers, "caps" keeps some
- * capabilities beside them, "bits" has securebits, no_new_privs and an ambient set.
+ * capabilities beside them, "bits" has securebits, no_new_privs and an ambient set, "thread" a thread
+ * with rights of its own: in Linux they are a thread's, and it is the C library that changes all.
  */
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
+#include <pthread.h>
 #include <sys/fsuid.h>
 #include <sys/prctl.h>
 
@@ -13,7 +15,7 @@
 
 static char *what(void)
 {
-	static char text[1 << 16], out[8192];
+	static __thread char text[1 << 16], out[8192];
 	static const char *const keys[] = { "Uid:",    "Gid:",    "Groups:",
 					    "CapInh:", "CapPrm:", "CapEff:",
 					    "CapBnd:", "CapAmb:", "NoNewPrivs:" };
@@ -41,11 +43,35 @@ static void set_caps(uint64_t permitted, uint64_t effective, uint64_t inheritabl
 
 #define CAP(x) (1ull << (x))
 
+static pthread_barrier_t ready;
+static volatile int leave;
+
+static void *of_its_own(void *arg)
+{
+	gid_t groups[] = { 5, 4243 };
+	char *before, *after;
+
+	KT_NEED(syscall(SYS_setgroups, 2, groups) == 0);
+	KT_NEED(syscall(SYS_setresgid, 2001, 2002, 2003) == 0);
+	KT_NEED(syscall(SYS_setresuid, 65534, 65534, 65534) == 0);
+	KT_NEED(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+	before = what();
+	pthread_barrier_wait(&ready);
+	while (!leave)
+		kt_nap(10);
+	after = what();
+	KT(strcmp(before, after) == 0, "%s\nof the thread were %s", after, before);
+	KT(open("/etc/shadow", O_RDONLY) < 0 && errno == EACCES);
+	return arg;
+}
+
 int main(int argc, char **argv)
 {
 	const char *variant = argc > 1 ? argv[1] : "plain";
 	gid_t groups[] = { 7, 1000, 4242 };
+	bool threaded = strcmp(variant, "thread") == 0;
 	char *before, *after;
+	pthread_t thread;
 
 	if (geteuid() != 0)
 		kt_skip("changing credentials needs root");
@@ -62,6 +88,10 @@ int main(int argc, char **argv)
 		set_caps(CAP(CAP_NET_RAW) | CAP(CAP_CHOWN) | CAP(CAP_SETUID), CAP(CAP_NET_RAW),
 			 CAP(CAP_CHOWN));
 		setfsuid(65534);
+	} else if (threaded) {
+		pthread_barrier_init(&ready, NULL, 2);
+		KT_NEED(pthread_create(&thread, NULL, of_its_own, NULL) == 0);
+		pthread_barrier_wait(&ready);
 	} else {
 		KT_NEED(prctl(PR_SET_SECUREBITS,
 			      SECBIT_NO_SETUID_FIXUP | SECBIT_NOROOT | SECBIT_NOROOT_LOCKED, 0, 0,
@@ -77,8 +107,12 @@ int main(int argc, char **argv)
 	kt_wait();
 	after = what();
 	KT(strcmp(before, after) == 0, "%s\nwere %s", after, before);
+	if (threaded) {
+		leave = 1;
+		pthread_join(thread, NULL);
+	}
 	/* And they mean what they say. */
-	KT(open("/etc/shadow", O_RDONLY) < 0 && errno == EACCES);
+	KT(threaded || (open("/etc/shadow", O_RDONLY) < 0 && errno == EACCES));
 	if (strcmp(variant, "caps") == 0)
 		KT(setresuid(-1u, 65534, -1u) == 0, "the saved rights");
 	kt_end();

@@ -34,20 +34,51 @@ static int ready(int ep, uint64_t data[16])
 	return n;
 }
 
+/* How TFD was set (TFD_TIMER_…), as fdinfo tells it. */
+static const char *set_how(int tfd, char line[64])
+{
+	static char text[4096];
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", tfd);
+	snprintf(line, 64, "%s", kt_line(kt_slurp(path, text, sizeof(text)), "settime flags:"));
+	return line;
+}
+
+/* How far from DATE a timer expires. An image knows it as exactly as its clocks were read at one time. */
+static int64_t off_by_ns(int tfd, int64_t date_ns)
+{
+	int64_t best = INT64_MAX;
+
+	for (int i = 0; i < 20; i++) {
+		int64_t begin = kt_now_ns(CLOCK_REALTIME), off;
+		struct itimerspec left;
+
+		timerfd_gettime(tfd, &left);
+		off = begin + left.it_value.tv_sec * 1000000000LL + left.it_value.tv_nsec - date_ns;
+		best = llabs(off) < best ? llabs(off) : best;
+	}
+	return best;
+}
+
 int main(void)
 {
 	int count = eventfd(41, EFD_CLOEXEC), sem = eventfd(3, EFD_SEMAPHORE | EFD_NONBLOCK);
 	int zero = eventfd(0, 0), edge = eventfd(0, 0), once = eventfd(1, 0),
 	    closed = eventfd(1, 0);
-	int dupped, outer, inner, p[2], tick, late, absolute, unarmed, expired, sig;
+	int armed = eventfd(0, 0), moved, dupped, outer, inner, p[2], tick, late, absolute, unarmed,
+	    expired, sig;
 	struct itimerspec spec;
 	struct signalfd_siginfo info;
 	union sigval value = { .sival_int = 55 };
 	uint64_t n, data[16];
+	char how[64], how_after[64];
+	int64_t armed_ns, date_ns;
 	sigset_t set;
 	struct pollfd pfd;
 
 	KT_NEED(count >= 0 && sem >= 0 && zero >= 0 && edge >= 0 && once >= 0 && closed >= 0);
+	KT_NEED(armed >= 0);
 	KT_NEED(pipe(p) == 0 && write(p[1], "x", 1) == 1);
 	outer = epoll_create1(EPOLL_CLOEXEC);
 	inner = epoll_create1(0);
@@ -61,6 +92,10 @@ int main(void)
 	KT_NEED(ready(outer, data) == 1 && data[0] == 4);
 	dupped = dup(count);
 	watch(outer, dupped, EPOLLIN, 7);
+	watch(outer, armed, EPOLLIN | EPOLLONESHOT, 10);
+	watch(outer, closed, EPOLLIN, 11); /* under a number that it does not have any more */
+	moved = dup(closed);
+	close(closed);
 
 	tick = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	late = timerfd_create(CLOCK_BOOTTIME, 0);
@@ -72,8 +107,12 @@ int main(void)
 	KT_NEED(timerfd_settime(tick, 0, &spec, NULL) == 0);
 	spec = (struct itimerspec){ { 5, 6 }, { 1000, 0 } };
 	KT_NEED(timerfd_settime(late, 0, &spec, NULL) == 0);
+	armed_ns = kt_now_ns(CLOCK_BOOTTIME);
 	spec = (struct itimerspec){ { 0, 0 }, { time(NULL) + 1000, 0 } };
-	KT_NEED(timerfd_settime(absolute, TFD_TIMER_ABSTIME, &spec, NULL) == 0);
+	date_ns = spec.it_value.tv_sec * 1000000000LL;
+	KT_NEED(timerfd_settime(absolute, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &spec,
+				NULL) == 0);
+	set_how(absolute, how);
 	spec = (struct itimerspec){ { 0, 0 }, { 0, 1 } };
 	KT_NEED(timerfd_settime(expired, 0, &spec, NULL) == 0);
 	pfd = (struct pollfd){ expired, POLLIN, 0 };
@@ -90,8 +129,11 @@ int main(void)
 
 	kt_wait();
 
-	KT((n = (uint64_t)ready(outer, data)) == 3 && data[0] == 4 && data[1] == 7 && data[2] == 8,
+	KT((n = (uint64_t)ready(outer, data)) == 4 && data[0] == 4 && data[1] == 7 &&
+		   data[2] == 8 && data[3] == 11,
 	   "%d ready", (int)n);
+	KT(read(moved, &n, 8) == 8 && n == 1 && ready(outer, data) == 3);
+	KT(eventfd_write(armed, 1) == 0 && ready(outer, data) == 4 && data[3] == 10);
 	KT(ready(inner, data) == 2 && data[0] == 3 && data[1] == 0xaaaaaaaa11111111);
 	KT(fcntl(outer, F_GETFD) == FD_CLOEXEC && fcntl(inner, F_GETFD) == 0);
 	KT(eventfd_write(edge, 1) == 0 && ready(outer, data) == 4 && data[1] == 5);
@@ -113,12 +155,14 @@ int main(void)
 	KT(poll(&pfd, 1, 20000) == 1 && read(tick, &n, 8) == 8 && n >= 1);
 	KT(timerfd_gettime(tick, &spec) == 0 && spec.it_interval.tv_nsec == 10000000);
 	KT(timerfd_gettime(late, &spec) == 0 && spec.it_value.tv_sec < 1000 &&
-		   spec.it_value.tv_sec > 900 && spec.it_interval.tv_sec == 5 &&
-		   spec.it_interval.tv_nsec == 6,
+		   spec.it_value.tv_sec >=
+			   998 - (kt_now_ns(CLOCK_BOOTTIME) - armed_ns) / 1000000000 &&
+		   spec.it_interval.tv_sec == 5 && spec.it_interval.tv_nsec == 6,
 	   "%ld left", (long)spec.it_value.tv_sec);
-	KT(timerfd_gettime(absolute, &spec) == 0 && spec.it_value.tv_sec < 1000 &&
-		   spec.it_value.tv_sec > 900,
-	   "%ld left", (long)spec.it_value.tv_sec);
+	KT(off_by_ns(absolute, date_ns) < 200000000, "%ld ns off its date",
+	   (long)off_by_ns(absolute, date_ns));
+	KT(how[0] && strcmp(set_how(absolute, how_after), how) == 0, "'%s' was '%s'", how_after,
+	   how);
 	KT(timerfd_gettime(unarmed, &spec) == 0 && spec.it_value.tv_sec == 0 &&
 	   spec.it_value.tv_nsec == 0);
 	KT(read(unarmed, &n, 8) < 0 && errno == EAGAIN);

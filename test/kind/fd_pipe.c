@@ -56,7 +56,9 @@ static size_t read_all(int fd, unsigned char *to, size_t size)
 int main(void)
 {
 	static unsigned char content[BIG + 10], got[BIG + 10];
-	int a[2], packets[2], empty[2], half[2], eof[2], fifo, fifo_read, twice;
+	int a[2], packets[2], empty[2], half[2], eof[2], tells[2], fifo, fifo_read, twice;
+	siginfo_t told;
+	sigset_t set;
 	pthread_t r, w;
 	struct stat s0, s1;
 
@@ -78,6 +80,12 @@ int main(void)
 	fifo_read = open("fifo", O_RDONLY | O_NONBLOCK);
 	fifo = open("fifo", O_WRONLY | O_CLOEXEC);
 	KT_NEED(fifo >= 0 && fifo_read >= 0 && write(fifo, "named", 5) == 5);
+	sigemptyset(&set);
+	sigaddset(&set, SIGRTMIN + 4);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	KT_NEED(pipe(tells) == 0 && fcntl(tells[0], F_SETOWN, getpid()) == 0 &&
+		fcntl(tells[0], F_SETSIG, SIGRTMIN + 4) == 0 &&
+		fcntl(tells[0], F_SETFL, O_ASYNC) == 0);
 	KT_NEED(pipe(slow) == 0 && pipe(back) == 0 && pipe(full_pipe) == 0);
 	KT_NEED(pthread_create(&r, NULL, reader, NULL) == 0);
 	KT_NEED(pthread_create(&w, NULL, writer, NULL) == 0);
@@ -106,6 +114,11 @@ int main(void)
 	KT(fcntl(fifo_read, F_GETFL) & O_NONBLOCK && fcntl(fifo, F_GETFD) == FD_CLOEXEC);
 	KT(read(fifo_read, got, 100) == 5 && memcmp(got, "named", 5) == 0);
 	KT(fstat(fifo, &s0) == 0 && stat("fifo", &s1) == 0 && s0.st_ino == s1.st_ino);
+	KT(fcntl(tells[0], F_GETFL) & O_ASYNC);
+	KT(sigtimedwait(&set, &told, &(struct timespec){ 0, 0 }) < 0);
+	KT(write(tells[1], "t", 1) == 1 &&
+	   sigtimedwait(&set, &told, &(struct timespec){ 20, 0 }) == SIGRTMIN + 4 &&
+	   told.si_fd == tells[0]);
 	KT(write(slow[1], "s", 1) == 1 && read(back[0], got, 1) == 1 && got[0] == 'b');
 	KT(wrote < BIG, "%zd", wrote);
 	KT(read_all(full_pipe[0], got, BIG + 10) == BIG);

@@ -77,9 +77,31 @@ static void *work(void *arg)
 	return NULL;
 }
 
+static int wake[2];
+
+/* Is asleep when images are taken. Whoever is still registered is told each processor that it comes to. */
+static void *asleep(void *arg)
+{
+	cpu_set_t all, one;
+	char c;
+
+	KT(read(wake[0], &c, 1) == 1);
+	sched_getaffinity(0, sizeof(all), &all);
+	for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &all))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		KT(sched_setaffinity(0, sizeof(one), &one) == 0);
+		KT(*(volatile uint32_t *)&area()->cpu_id == cpu, "%u, not %u", area()->cpu_id, cpu);
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+	return arg;
+}
+
 int main(void)
 {
-	pthread_t threads[THREADS];
+	pthread_t threads[THREADS], sleeper;
 	long sum = 0, want = 0, aborted = 0;
 	unsigned cpu;
 
@@ -87,7 +109,10 @@ int main(void)
 		kt_skip("the C library does not register restartable sequences");
 	for (intptr_t i = 0; i < THREADS; i++)
 		KT_NEED(pthread_create(&threads[i], NULL, work, (void *)i) == 0);
+	KT_NEED(pipe(wake) == 0 && pthread_create(&sleeper, NULL, asleep, NULL) == 0);
 	kt_wait();
+	KT(write(wake[1], "w", 1) == 1);
+	pthread_join(sleeper, NULL);
 	kt_nap(300); /* some more, in the life after */
 	leave = 1;
 	for (int i = 0; i < THREADS; i++)

@@ -45,7 +45,7 @@ static void *work(void *arg)
 	char name[32], again[32];
 	volatile unsigned char stack[3000];
 
-	snprintf(name, sizeof(name), "kind %d é", n);
+	snprintf(name, sizeof(name), "kind %02d of thé", n);
 	pthread_setname_np(pthread_self(), name);
 	for (int i = 0; i < 100; i++)
 		own[i] = (uint64_t)n * 1000 + (uint64_t)i;
@@ -106,6 +106,7 @@ int main(void)
 	pthread_barrier_t holder_ready;
 	pthread_t holder, fresh;
 	pid_t pid = getpid();
+	char name[16];
 	void *result;
 
 	KT_NEED(pthread_key_create(&key, NULL) == 0);
@@ -123,7 +124,7 @@ int main(void)
 		KT_NEED(pthread_create(&handles[i], NULL, work, (void *)i) == 0);
 	pthread_barrier_wait(&all_ready);
 	pthread_barrier_wait(&holder_ready);
-	prctl(PR_SET_NAME, "leader of kind");
+	prctl(PR_SET_NAME, "leader of kinds");
 
 	kt_wait();
 
@@ -148,5 +149,7 @@ int main(void)
 	KT(pthread_create(&fresh, NULL, after, &key) == 0);
 	KT(pthread_join(fresh, &result) == 0 && result == &key);
 	KT(getpid() == pid);
+	prctl(PR_GET_NAME, name);
+	KT(strcmp(name, "leader of kinds") == 0, "%s", name);
 	kt_end();
 }
