@@ -22,8 +22,6 @@
 #include "sys/kernel.h"
 #include "sys/taskread.h"
 
-enum { RSEQ_CS_FIELD_BYTES = 8 }; /* offset of rseq_cs in struct rseq (linux/rseq.h) */
-
 /* --- capture ---------------------------------------------------------------------------------- */
 
 static struct kage_err *capture_name(struct kage_capture *c, const struct kage_thread *thread,
@@ -78,7 +76,7 @@ static struct kage_err *capture_rseq(struct kage_capture *c, const struct kage_t
 	m->size_bytes = rseq.rseq_abi_size;
 	m->signature = rseq.signature;
 	msg->rseq = m;
-	return kage_target_read(c->target, addr(m->address + RSEQ_CS_FIELD_BYTES),
+	return kage_target_read(c->target, addr(m->address + KRSEQ_CS_FIELD_BYTES),
 				&m->critical_section, sizeof(m->critical_section));
 }
 
@@ -280,16 +278,10 @@ static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread 
 	return NULL;
 }
 
-/* struct rseq_cs (linux/rseq.h) */
-struct critical_section {
-	uint32_t version, flags;
-	uint64_t start, length, abort;
-};
-
 struct kage_err *kage_threads_final_regs(struct kage_restore *r, const Kage__Thread *msg,
 					 struct kage_regs *ret_regs)
 {
-	struct critical_section cs;
+	struct krseq_cs cs;
 	uint64_t ip;
 
 	TRY(kage_arch_decode_regs(msg->registers, ret_regs));

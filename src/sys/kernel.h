@@ -54,6 +54,13 @@ struct kptrace_rseq_configuration {
 	__u32 pad;
 };
 
+/* include/uapi/linux/rseq.h: struct rseq_cs, and where struct rseq has the address of one */
+struct krseq_cs {
+	__u32 version, flags;
+	__u64 start, length, abort;
+};
+#define KRSEQ_CS_FIELD_BYTES 8
+
 /* include/uapi/linux/prctl.h */
 #define KPR_TIMER_CREATE_RESTORE_IDS     77 /* since 6.16 */
 #define KPR_TIMER_CREATE_RESTORE_IDS_OFF 0

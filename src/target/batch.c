@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
+#include "sys/kernel.h"
 #include "target/permits.h"
 
 /* Generous: a batch may wait for locks of the kernel, but makes no call that sleeps for long. */
@@ -324,6 +325,28 @@ static struct kage_err *run(struct kage_target *t, struct kage_thread *thread)
 	return e;
 }
 
+/* In the middle of a restartable sequence a thread goes to its abort handler when it runs next. Only that
+ * the kernel looks at where it runs then, which is the runner, and takes the sequence for left
+ * (kernel/rseq.c, rseq_ip_fixup()); so we send it there. */
+static struct kage_err *abort_sequence(struct kage_target *t, struct kage_thread *thread)
+{
+	struct kptrace_rseq_configuration rseq;
+	struct krseq_cs cs;
+	uint64_t at = 0, ip = kage_arch_ip(&thread->regs);
+
+	if (ptrace(KPTRACE_GET_RSEQ_CONFIGURATION, thread->tid, (void *)sizeof(rseq), &rseq) < 0 ||
+	    !rseq.rseq_abi_pointer)
+		return NULL;
+	TRY(kage_target_read(t, addr(rseq.rseq_abi_pointer + KRSEQ_CS_FIELD_BYTES), &at,
+			     sizeof(at)));
+	if (!at)
+		return NULL;
+	TRY(kage_target_read(t, addr(at), &cs, sizeof(cs)));
+	if (ip >= cs.start && ip - cs.start < cs.length)
+		kage_arch_set_ip(&thread->regs, cs.abort);
+	return NULL;
+}
+
 /* Whether the target's filters let the batch through, with what surrounds it. */
 static struct kage_err *permitted(struct kage_target *t, struct kage_thread *thread,
 				  const struct kage_batch *b)
@@ -350,8 +373,10 @@ struct kage_err *kage_batch_run(struct kage_target *t, struct kage_thread *threa
 		return kage_err_nomem();
 	if (!b->n)
 		return NULL;
-	if (!t->ours)
+	if (!t->ours) {
 		TRY(permitted(t, thread, b));
+		TRY(abort_sequence(t, thread));
+	}
 	TRY(kage_site_enter(t, thread, l.total));
 	TRY(send_in(t, thread, b, &l));
 	TRY(run(t, thread));
