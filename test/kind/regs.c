@@ -321,11 +321,13 @@ static void *asleep(void *arg)
 static void *dozing(void *arg)
 {
 	struct timespec nap = { 0, 300000000 };
+	long result;
 
 	(void)arg;
 	pthread_barrier_wait(&ready);
 	while (!leave)
-		KT(sleep_with(SYS_nanosleep, (uintptr_t)&nap, 0, 77, 6) == 0);
+		KT((result = sleep_with(SYS_nanosleep, (uintptr_t)&nap, 0, 77, 6)) == 0, "%ld",
+		   result);
 	return NULL;
 }
 

@@ -34,9 +34,18 @@ KINDS = [
     ("seccomp tight", ["seccomp", "tight"]), ("fd_files", ["fd_files"]), ("fd_pipe", ["fd_pipe"]),
     ("fd_event", ["fd_event"]), ("fd_inotify", ["fd_inotify"]), ("fd_sockets", ["fd_sockets"]),
     ("fd_locks", ["fd_locks"]),
+    # Images for which threads are made to run system calls, as without the rights for BPF (rung 2).
+    *((f"{kind} asked", [kind, "asked"]) for kind in ("threads", "rseq", "signals", "timers")),
 ]
 SURVIVE_SECONDS = 60 if SOAK else 3
 HUGE_PAGES = "/proc/sys/vm/nr_hugepages"
+
+
+def sandbox(command):
+    box = Sandbox()
+    if "asked" in command:
+        box.env["KAGE_RUNG"] = "2"
+    return box
 
 
 def start(box, command):
@@ -67,7 +76,7 @@ def tell(box):
 
 
 def survive(command):
-    with Sandbox() as box:
+    with sandbox(command) as box:
         program = start(box, command)
         # A program whose own filters forbid what an image needs must be left alone, not imaged.
         snapper = Snapper(box, [program.pid], must_work=command != ["seccomp", "tight"])
@@ -100,7 +109,7 @@ def image(box, program, command):
 
 
 def restore(command):
-    with Sandbox() as box:
+    with sandbox(command) as box:
         program = start(box, command)
         name = image(box, program, command)
         program.kill()
@@ -112,7 +121,7 @@ def restore(command):
 
 
 def chain(command):
-    with Sandbox() as box:
+    with sandbox(command) as box:
         program = start(box, command)
         name = image(box, program, command)
         program.kill()
@@ -126,7 +135,7 @@ def chain(command):
 
 
 def stopped(command):
-    with Sandbox() as box:
+    with sandbox(command) as box:
         program = start(box, command)
         name = image(box, program, command)
         program.kill()
