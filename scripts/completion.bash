@@ -69,7 +69,7 @@ _kage_arguments() {
 	case $1 in
 	snap) _kage_pids ;;
 	check) [[ $cur == [0-9]* ]] || _kage_images "$cur"; _kage_pids ;;
-	show | cat | restore | core | gdb | rm) _kage_images "$cur" ;;
+	show | cat | diff | restore | core | gdb | rm) _kage_images "$cur" ;;
 	log | fsck) _kage_histories ;;
 	help) _kage_commands ;;
 	esac

@@ -178,6 +178,48 @@ KAGE_API struct kage_err *kage_symbols_at(struct kage_symbols *symbols, uint64_t
 KAGE_API struct kage_err *kage_symbols_describe(struct kage_symbols *symbols, uint64_t address,
 						char **ret_text);
 
+/* What two images can differ in. */
+enum kage_diff_part {
+	KAGE_DIFF_MAPPING,    /* a mapping came, went, grew, or is protected otherwise */
+	KAGE_DIFF_BYTES,      /* a run of bytes of a mapping that both have; only if asked for */
+	KAGE_DIFF_SYMBOL,     /* bytes of a symbol */
+	KAGE_DIFF_MEMORY,     /* a mapping: the sum, behind its runs and symbols */
+	KAGE_DIFF_DESCRIPTOR, /* */
+	KAGE_DIFF_THREAD,     /* registers, masks, waiting signals … */
+	KAGE_DIFF_SIGNAL,     /* what is done on it */
+	KAGE_DIFF_PROCESS, /* what a process has once: credentials, limits, folders, timers … */
+};
+
+enum kage_diff_how { KAGE_DIFF_CHANGED, KAGE_DIFF_NEW, KAGE_DIFF_GONE };
+
+/* One difference. Strings and bytes live until the function that is given it returns. */
+struct kage_difference {
+	enum kage_diff_part part;
+	enum kage_diff_how how;
+	const char *object;         /* "fd 3", "SIGUSR1", a symbol, a file, "[heap]" */
+	const char *field;          /* of the object; NULL: the whole of it */
+	const char *before, *after; /* in words; NULL: there was or is none */
+	const char *warning;        /* what to think of it, as of writable code; mostly NULL */
+	uint64_t start, end;        /* addresses, of the first four parts */
+	uint64_t bytes;             /* how many changed */
+	uint64_t pages;      /* with changed bytes; of mappings that came or went: with contents */
+	uint64_t lost_pages; /* could not be compared: the file changed, and is in neither image */
+	const unsigned char *old_bytes, *new_bytes; /* of KAGE_DIFF_BYTES: end - start of each */
+};
+
+typedef void kage_diff_fn(void *user, const struct kage_difference *difference);
+
+struct kage_diff_options {
+	bool bytes; /* tell KAGE_DIFF_BYTES */
+};
+
+/** Calls FN for each difference between two images of one program, part by part. Pages that come from
+ *  the same file in both are taken as equal. Needs little memory, whatever the size of the images. */
+KAGE_API struct kage_err *kage_image_diff(struct kage_ctx *ctx, const struct kage_image *before,
+					  const struct kage_image *after,
+					  const struct kage_diff_options *options, kage_diff_fn *fn,
+					  void *user);
+
 /** Removes the images from FIRST to LAST of history NAME, or the whole history when LAST is 0. */
 KAGE_API struct kage_err *kage_store_remove(struct kage_store *store, const char *name,
 					    uint64_t first, uint64_t last, size_t *ret_removed);
