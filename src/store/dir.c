@@ -299,17 +299,22 @@ struct kage_err *kage_dir_history_open(const struct kage_store *store, const cha
 	return NULL;
 }
 
-static struct kage_err *take_lock(struct history *h)
+static struct kage_err *wait_for_lock(const struct history *h, int operation)
 {
-	h->lock_fd = openat(h->fd, lock_name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (h->lock_fd < 0)
-		return kage_err_sys(errno, "open the lock of %s/%s", h->store->path, h->name);
-	while (flock(h->lock_fd, LOCK_EX) < 0) {
+	while (flock(h->lock_fd, operation) < 0) {
 		if (errno != EINTR)
 			return kage_err_sys(errno, "lock %s/%s", h->store->path, h->name);
 		TRY(kage_ctx_poll(h->store->ctx));
 	}
 	return NULL;
+}
+
+static struct kage_err *take_lock(struct history *h)
+{
+	h->lock_fd = openat(h->fd, lock_name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (h->lock_fd < 0)
+		return kage_err_sys(errno, "open the lock of %s/%s", h->store->path, h->name);
+	return wait_for_lock(h, LOCK_EX);
 }
 
 /* Whether what was locked still has its name: it may have been removed while we waited. */
@@ -361,6 +366,20 @@ struct kage_err *kage_dir_history_lock(const struct kage_store *store, const cha
 	return NULL;
 }
 
+struct kage_err *kage_dir_history_share(const struct kage_store *store, const char *name,
+					struct history *ret_history)
+{
+	_cleanup_history_ struct history h = HISTORY_INIT;
+
+	TRY(kage_dir_history_open(store, name, &h));
+	h.lock_fd = openat(h.fd, lock_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (h.lock_fd >= 0)
+		TRY(wait_for_lock(&h, LOCK_SH));
+	*ret_history = h;
+	h = HISTORY_INIT;
+	return NULL;
+}
+
 void kage_dir_history_drop_empty(const struct history *h)
 {
 	_cleanup_free_ uint64_t *numbers = NULL;
@@ -375,7 +394,7 @@ void kage_dir_history_drop_empty(const struct history *h)
 
 /* --- packs ------------------------------------------------------------------------------------ */
 
-static struct kage_err *no_image(const struct history *h, uint64_t number)
+struct kage_err *kage_dir_no_image(const struct history *h, uint64_t number)
 {
 	_cleanup_free_ uint64_t *numbers = NULL;
 	size_t n;
@@ -408,12 +427,12 @@ struct kage_err *kage_dir_pack_open(const struct history *h, uint64_t number, in
 	int fd;
 
 	if (number == 0 || number > max_number)
-		return no_image(h, number);
+		return kage_dir_no_image(h, number);
 	kage_dir_pack_name(number, name);
 	/* O_NONBLOCK: should somebody have put a FIFO there. */
 	fd = openat(h->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0 && errno == ENOENT)
-		return no_image(h, number);
+		return kage_dir_no_image(h, number);
 	if (fd < 0)
 		return cannot_open_pack(h, errno, number);
 	*ret_fd = fd;

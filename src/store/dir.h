@@ -36,6 +36,11 @@ struct kage_err *kage_dir_history_open(const struct kage_store *store, const cha
 struct kage_err *kage_dir_history_lock(const struct kage_store *store, const char *name,
 				       bool create, struct history *ret_history) _must_check_;
 
+/** The same with its lock shared with other readers: no pack of it goes away until it is closed. A store to
+ *  which we cannot write, and a history that nobody ever locked, are opened without. */
+struct kage_err *kage_dir_history_share(const struct kage_store *store, const char *name,
+					struct history *ret_history) _must_check_;
+
 /** Removes the locked history H if there is no image in it. Those who wait for its lock see that. */
 void kage_dir_history_drop_empty(const struct history *h);
 
@@ -64,6 +69,9 @@ const char *kage_dir_without_path(const char *message, const char *path);
  *  message begins with WHAT and PATH. */
 struct kage_err *kage_dir_cannot_open(int num, int dirfd, const char *name, const char *what,
 				      const char *path) _must_check_;
+
+/** KAGE_NOTFOUND, telling which numbers there are. */
+struct kage_err *kage_dir_no_image(const struct history *h, uint64_t number) _must_check_;
 
 /** Opens the pack of image NUMBER. KAGE_NOTFOUND names the numbers that there are. */
 struct kage_err *kage_dir_pack_open(const struct history *h, uint64_t number, int *ret_fd)

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "store/format.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/random.h>
 #include <xxhash.h>
 
 #include "base/cleanup.h"
@@ -14,10 +12,11 @@ static const uint8_t header_magic[8] = { 0x89, 'K', 'A', 'G', 'E', 0x0d, 0x0a, 0
 const uint8_t kage_format_footer_magic[8] = { 'K', 'A', 'G', 'E', 'E', 'N', 'D', '\n' };
 
 /* Features that this reader honours. */
-static const uint64_t known_incompatible = 0;
+static const uint64_t known_incompatible = FEATURE_NO_KEYFRAME;
 
 static const uint64_t max_page = (uint64_t)1 << 52; /* pages of a 64-bit address space */
 static const uint64_t max_slots = (uint64_t)1 << 40;
+static const uint64_t max_file = (uint64_t)1 << 60;
 
 struct kage_err *kage_format_damage(uint64_t offset, const char *fmt, ...)
 {
@@ -49,9 +48,18 @@ uint64_t kage_format_raw_limit(uint32_t type)
 		return 1u << 30;
 	case RECORD_FOOTER:
 		return FOOTER_BYTES;
+	case RECORD_DELTA:
+		return DELTA_BYTES;
+	case RECORD_DIRTY:
+		return 256u << 20;
 	default:
 		return 0;
 	}
+}
+
+bool kage_format_may_compress(uint32_t type)
+{
+	return type != RECORD_SUMMARY && type != RECORD_FOOTER && type != RECORD_DIRTY;
 }
 
 /* --- header ----------------------------------------------------------------------------------- */
@@ -65,7 +73,7 @@ static uint64_t header_checksum(const uint8_t *bytes, size_t size)
 	return XXH3_64bits(copy, size);
 }
 
-struct kage_err *kage_format_header(const uint8_t *bytes, size_t size, uint32_t *ret_header_bytes)
+struct kage_err *kage_format_header(const uint8_t *bytes, size_t size, struct pack_head *ret_head)
 {
 	struct pack_header h;
 	uint64_t unknown;
@@ -91,22 +99,24 @@ struct kage_err *kage_format_header(const uint8_t *bytes, size_t size, uint32_t 
 			(unsigned long long)unknown, KAGE_VERSION_STRING);
 	if (le32_get(h.zero1) || le64_get(h.zero2))
 		return kage_format_damage(0, "a reserved field of the header is not zero");
-	*ret_header_bytes = n;
+	ret_head->header_bytes = n;
+	ret_head->keyframe = !(le64_get(h.incompatible) & FEATURE_NO_KEYFRAME);
+	memcpy(ret_head->id, h.id, sizeof(h.id));
 	return NULL;
 }
 
-struct kage_err *kage_format_new_header(struct pack_header *ret_header)
+void kage_format_put_header(const uint8_t id[IMAGE_ID_BYTES], bool keyframe,
+			    struct pack_header *ret_header)
 {
 	struct pack_header h = {
 		.header_bytes = le32_of(PACK_HEADER_BYTES),
+		.incompatible = le64_of(keyframe ? 0 : FEATURE_NO_KEYFRAME),
 	};
 
 	memcpy(h.magic, header_magic, sizeof(h.magic));
-	if (getrandom(h.id, sizeof(h.id), 0) != (ssize_t)sizeof(h.id))
-		return kage_err_sys(errno, "get random bytes for a pack's id");
+	memcpy(h.id, id, sizeof(h.id));
 	h.checksum = le64_of(header_checksum((const uint8_t *)&h, sizeof(h)));
 	*ret_header = h;
-	return NULL;
 }
 
 /* --- records ---------------------------------------------------------------------------------- */
@@ -148,9 +158,9 @@ static struct kage_err *check_record(const struct record *r, uint32_t flags, uin
 					  (unsigned long long)r->raw_bytes);
 	if (r->compressed ? r->stored_bytes >= r->raw_bytes : r->stored_bytes != r->raw_bytes)
 		return kage_format_damage(r->offset, "the sizes of a record contradict each other");
-	if (r->compressed && (r->type == RECORD_SUMMARY || r->type == RECORD_FOOTER))
+	if (r->compressed && !kage_format_may_compress(r->type))
 		return kage_format_damage(r->offset, "a record that may not be compressed is");
-	if (r->argument && r->type != RECORD_PAGES)
+	if (r->argument && r->type != RECORD_PAGES && r->type != RECORD_DELTA)
 		return kage_format_damage(r->offset, "a reserved field of a record is not zero");
 	return NULL;
 }
@@ -188,20 +198,48 @@ struct kage_err *kage_format_payload(const struct record *r, const uint8_t *payl
 
 /* --- summary ---------------------------------------------------------------------------------- */
 
+/* Where the difference is, as F says, whose SUMMARY stands at OFFSET. Whether it is in the file is seen
+ * when it is read. */
+static struct kage_err *summary_difference(const struct summary_fixed *f, uint64_t offset,
+					   struct difference_place *ret_place)
+{
+	struct difference_place p = {
+		.offset = le64_get(f->difference_offset),
+		.bytes = le64_get(f->difference_bytes),
+		.dirty_offset = le64_get(f->dirty_offset),
+		.changed_pages = le64_get(f->changed_pages),
+		.base_number = le64_get(f->base_number),
+	};
+
+	memcpy(p.base_id, f->base_id, sizeof(p.base_id));
+	if (p.offset == 0)
+		return NULL;
+	if (p.offset < PACK_HEADER_BYTES || p.offset > max_file || p.bytes > max_file ||
+	    p.bytes < RECORD_BYTES + DIRTY_FIXED_BYTES || p.dirty_offset < p.offset ||
+	    p.dirty_offset - p.offset > p.bytes - RECORD_BYTES - DIRTY_FIXED_BYTES ||
+	    p.changed_pages > max_slots || p.base_number == 0)
+		return kage_format_damage(offset, "a summary whose difference makes no sense");
+	*ret_place = p;
+	return NULL;
+}
+
 struct kage_err *kage_format_summary(const uint8_t *bytes, size_t size, uint64_t offset,
 				     struct summary *ret_summary)
 {
 	struct summary s = { 0 };
 	struct summary_string *strings[] = { &s.name, &s.comm, &s.command, &s.message, &s.reason };
-	struct summary_fixed f;
+	struct summary_fixed f = { 0 };
 	size_t at;
 
-	if (size < sizeof(f))
+	if (size < SUMMARY_OLD_BYTES)
 		return kage_format_damage(offset, "a summary of %zu bytes", size);
-	memcpy(&f, bytes, sizeof(f));
+	memcpy(&f, bytes, SUMMARY_OLD_BYTES);
 	at = le32_get(f.fixed_bytes);
-	if (at < sizeof(f) || at > size)
+	if (at < SUMMARY_OLD_BYTES || at > size)
 		return kage_format_damage(offset, "a summary whose strings begin at %zu", at);
+	memcpy(&f, bytes, at < sizeof(f) ? at : sizeof(f));
+	if (at >= sizeof(f))
+		TRY(summary_difference(&f, offset, &s.difference));
 	for (size_t i = 0; i < ARRAY_SIZE(strings); i++) {
 		size_t n = le32_get(f.string_bytes[i]);
 
@@ -298,6 +336,8 @@ static struct kage_err *index_groups(const uint8_t *at, uint64_t offset, struct 
 
 static struct kage_err *index_extents(const uint8_t *at, uint64_t offset, struct pack_index *x)
 {
+	size_t n_neighbour = 0;
+
 	for (size_t i = 0; i < x->n_extents; i++) {
 		struct extent *e = &x->extents[i];
 		struct index_extent b;
@@ -312,11 +352,17 @@ static struct kage_err *index_extents(const uint8_t *at, uint64_t offset, struct
 		if (e->kind == EXTENT_STORED)
 			good = e->slot < x->n_slots && e->count <= x->n_slots - e->slot;
 		else
-			good = e->kind == EXTENT_ZERO && e->slot == 0;
+			good = (e->kind == EXTENT_ZERO || e->kind == EXTENT_NEIGHBOUR) &&
+			       e->slot == 0;
 		if (!good || e->count == 0)
 			return kage_format_damage(offset, "an index whose extent %zu leads nowhere",
 						  i);
+		n_neighbour += e->kind == EXTENT_NEIGHBOUR;
 	}
+	x->keyframe = n_neighbour == 0;
+	if (n_neighbour && (n_neighbour < x->n_extents || x->n_slots))
+		return kage_format_damage(offset,
+					  "an index of a keyframe and of a difference at once");
 	return NULL;
 }
 

@@ -8,11 +8,13 @@
 #ifndef STORE_FORMAT_H
 #define STORE_FORMAT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/err.h"
 #include "base/types.h"
 #include "image/pages.h"
+#include "store/xor.h"
 
 enum {
 	PACK_HEADER_BYTES = 64,
@@ -20,11 +22,15 @@ enum {
 	RECORD_BYTES = 48,
 	FOOTER_BYTES = 56,
 	FOOTER_RECORD_BYTES = RECORD_BYTES + FOOTER_BYTES,
-	SUMMARY_FIXED_BYTES = 56,
+	SUMMARY_FIXED_BYTES = 112,
+	SUMMARY_OLD_BYTES = 56, /* of packs that know no differences */
 	SUMMARY_STRING_MAX = 16384,
+	DIRTY_FIXED_BYTES = 32,
 	INDEX_FIXED_BYTES = 48,
 	GROUP_PAGES = 256,
 	GROUP_BYTES = GROUP_PAGES * KAGE_PAGE_BYTES,
+	DELTA_BYTES = GROUP_PAGES * XOR_PAGE_MAX, /* of a group of differences, at most */
+	IMAGE_ID_BYTES = 16,
 };
 
 enum record_type {
@@ -33,13 +39,19 @@ enum record_type {
 	RECORD_PAGES = 3,
 	RECORD_INDEX = 4,
 	RECORD_FOOTER = 5,
+	RECORD_DELTA = 6,
+	RECORD_DIRTY = 7,
 };
 
 enum { RECORD_ZSTD = 1 };
 
+/* Incompatible features. */
+enum { FEATURE_NO_KEYFRAME = 1 };
+
 enum extent_kind {
 	EXTENT_STORED = 0,
 	EXTENT_ZERO = 1,
+	EXTENT_NEIGHBOUR = 3,
 };
 
 struct pack_header {
@@ -71,6 +83,20 @@ struct summary_fixed {
 	le64 memory_bytes;
 	le32 n_threads;
 	le32 string_bytes[5];
+	le64 changed_pages;
+	le64 difference_offset;
+	le64 difference_bytes;
+	le64 dirty_offset;
+	le64 base_number;
+	uint8_t base_id[16];
+};
+
+struct dirty_fixed {
+	le32 fixed_bytes;
+	le32 group_pages;
+	le64 n_groups;
+	le64 n_runs;
+	le64 n_pages;
 };
 
 struct index_fixed {
@@ -113,6 +139,7 @@ struct footer {
 _Static_assert(sizeof(struct pack_header) == PACK_HEADER_BYTES, "kage-pack(5)");
 _Static_assert(sizeof(struct record_header) == RECORD_BYTES, "kage-pack(5)");
 _Static_assert(sizeof(struct summary_fixed) == SUMMARY_FIXED_BYTES, "kage-pack(5)");
+_Static_assert(sizeof(struct dirty_fixed) == DIRTY_FIXED_BYTES, "kage-pack(5)");
 _Static_assert(sizeof(struct index_fixed) == INDEX_FIXED_BYTES, "kage-pack(5)");
 _Static_assert(sizeof(struct index_group) == 16, "kage-pack(5)");
 _Static_assert(sizeof(struct index_run) == 24, "kage-pack(5)");
@@ -134,6 +161,23 @@ static inline uint64_t record_end(const struct record *r)
 	return r->offset + RECORD_BYTES + r->stored_bytes;
 }
 
+/* What the header says. */
+struct pack_head {
+	uint32_t header_bytes;
+	bool keyframe; /* has contents for all its pages */
+	uint8_t id[IMAGE_ID_BYTES];
+};
+
+/* Where the difference to the neighbour is: DELTA records and then the DIRTY record, without a gap. */
+struct difference_place {
+	uint64_t offset; /* 0: there is none */
+	uint64_t bytes;
+	uint64_t dirty_offset;
+	uint64_t changed_pages;
+	uint64_t base_number;
+	uint8_t base_id[IMAGE_ID_BYTES];
+};
+
 /* What SUMMARY says. Strings are borrowed from the payload and have no terminator. */
 struct summary_string {
 	const char *bytes;
@@ -144,6 +188,7 @@ struct summary {
 	uint32_t n_threads;
 	uint64_t realtime_ns, pause_ns, memory_bytes;
 	struct summary_string name, comm, command, message, reason;
+	struct difference_place difference;
 };
 
 struct extent {
@@ -162,6 +207,7 @@ struct group {
 struct pack_index {
 	uint32_t group_pages;
 	uint64_t n_slots, n_pages;
+	bool keyframe; /* no extent refers to the neighbour */
 	struct group *groups;
 	size_t n_groups;
 	struct page_run *runs;
@@ -186,7 +232,7 @@ struct kage_err *kage_format_damage(uint64_t offset, const char *fmt, ...) _prin
 
 /** Checks the header at the beginning of SIZE bytes, which are the file's first PACK_HEADER_MAX or
  *  all of it. KAGE_VERSION when it needs features that this reader does not have. */
-struct kage_err *kage_format_header(const uint8_t *bytes, size_t size, uint32_t *ret_header_bytes)
+struct kage_err *kage_format_header(const uint8_t *bytes, size_t size, struct pack_head *ret_head)
 	_must_check_;
 
 /** Checks the 48 bytes of a record at OFFSET, of which at most ROOM bytes (they included) can belong
@@ -212,13 +258,17 @@ struct kage_err *kage_format_footer(const uint8_t *bytes, uint64_t offset, uint6
 
 /* --- the other direction ---------------------------------------------------------------------- */
 
-/** A header with a fresh random id. */
-struct kage_err *kage_format_new_header(struct pack_header *ret_header) _must_check_;
+/** A header for the image ID. */
+void kage_format_put_header(const uint8_t id[IMAGE_ID_BYTES], bool keyframe,
+			    struct pack_header *ret_header);
 
 /** The 48 bytes of R. */
 void kage_format_put_record(const struct record *r, struct record_header *ret_bytes);
 
 extern const uint8_t kage_format_footer_magic[8];
+
+/** Whether the payload of a record of TYPE may be compressed. */
+bool kage_format_may_compress(uint32_t type);
 
 /** The largest decompressed payload of a record of TYPE; 0 for types that are not known. */
 uint64_t kage_format_raw_limit(uint32_t type);

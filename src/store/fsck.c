@@ -82,7 +82,7 @@ static struct kage_err *check_pack(struct fsck *f, const struct history *h, uint
 		return NULL;
 	}
 	if (!e)
-		e = kage_pack_check(fd, path, add_finding, f);
+		e = kage_pack_check(fd, path, add_finding, f, NULL);
 	if (e && kage_err_code(e) == KAGE_NOMEM)
 		return e;
 	if (e)

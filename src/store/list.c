@@ -5,7 +5,7 @@
 
 #include "base/arena.h"
 #include "base/cleanup.h"
-#include "store/dir.h"
+#include "store/chain.h"
 #include "store/pack_read.h"
 
 /* What stands before the entries that the caller sees. */
@@ -199,23 +199,16 @@ struct kage_err *kage_image_open(struct kage_store *store, const char *spec,
 				 struct kage_image **ret_image)
 {
 	_cleanup_history_ struct history h = HISTORY_INIT;
-	_cleanup_free_ char *name = NULL, *path = NULL;
-	struct kage_image *image = NULL;
+	_cleanup_way_ struct way_map m = { 0 };
+	_cleanup_free_ char *name = NULL;
 	uint64_t number;
-	int fd;
+	size_t i;
 
 	TRY(kage_store_resolve(store, spec, &name, &number));
-	TRY(kage_dir_history_open(store, name, &h));
-	path = kage_dir_pack_path(&h, number);
-	if (!path)
-		return kage_err_nomem();
-	TRY(kage_dir_pack_open(&h, number, &fd));
-	TRY(kage_pack_open(fd, path, &image));
-	image->label = arena_printf(&image->arena, "%s@%llu", name, (unsigned long long)number);
-	if (!image->label) {
-		kage_image_close(image);
-		return kage_err_nomem();
-	}
-	*ret_image = image;
-	return NULL;
+	TRY(kage_dir_history_share(store, name, &h));
+	TRY(kage_way_init(&h, &m));
+	i = kage_way_node(&m, number);
+	if (i == NO_NODE)
+		return kage_dir_no_image(&h, number);
+	return kage_chain_open(&m, i, ret_image);
 }

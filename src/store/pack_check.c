@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "store/difference.h"
 #include "store/pack_file.h"
 #include "store/pack_read.h"
 
@@ -22,14 +23,16 @@ enum { WINDOW_BYTES = 64 * 1024 };
 
 struct checker {
 	struct pack_file file;
-	char *said;  /* what reading it as an image found, or NULL */
+	char *said;  /* what reading it as an image and as a difference found, or NULL */
 	bool whole;  /* no record was passed over so far */
-	bool adrift; /* records were passed over since the last group of pages */
+	bool adrift; /* records were passed over since the last group of its type */
 	XXH3_state_t *chain;
 	ZSTD_DCtx *zstd;
 	uint8_t *stored, *raw; /* grow as needed */
 	size_t stored_size, raw_size;
-	uint64_t n_records, n_groups;
+	uint64_t n_records, n_groups, n_deltas;
+	uint64_t n_good, n_needed; /* groups of pages */
+	struct pack_health health;
 	kage_pack_finding_fn *fn;
 	void *user;
 };
@@ -50,14 +53,15 @@ static struct kage_err *grow(uint8_t **buffer, size_t *size, uint64_t need)
 /* Groups are numbered in their order. */
 static struct kage_err *check_group(struct checker *c, const struct record *r)
 {
-	uint64_t expected = c->adrift ? r->argument : c->n_groups;
+	uint64_t *n = r->type == RECORD_DELTA ? &c->n_deltas : &c->n_groups;
+	uint64_t expected = c->adrift ? r->argument : *n;
 
-	if (r->type != RECORD_PAGES)
+	if (r->type != RECORD_PAGES && r->type != RECORD_DELTA)
 		return NULL;
 	c->adrift = false;
-	c->n_groups = expected + 1;
+	*n = expected + 1;
 	if (r->argument != expected)
-		return kage_format_damage(r->offset, "group %llu of pages where %llu should be",
+		return kage_format_damage(r->offset, "group %llu where %llu should be",
 					  (unsigned long long)r->argument,
 					  (unsigned long long)expected);
 	return NULL;
@@ -72,10 +76,12 @@ static struct kage_err *check_payload(struct checker *c, const struct record *r)
 	TRY(grow(&c->stored, &c->stored_size, r->stored_bytes + 1));
 	TRY(kage_pack_read_at(&c->file, r->offset + RECORD_BYTES, r->stored_bytes, c->stored));
 	TRY(kage_format_payload(r, c->stored));
-	if (!r->compressed || kage_format_raw_limit(r->type) == 0)
-		return NULL;
-	TRY(grow(&c->raw, &c->raw_size, r->raw_bytes));
-	return kage_pack_decompress(c->zstd, r, c->stored, c->raw);
+	if (r->compressed && kage_format_raw_limit(r->type)) {
+		TRY(grow(&c->raw, &c->raw_size, r->raw_bytes));
+		TRY(kage_pack_decompress(c->zstd, r, c->stored, c->raw));
+	}
+	c->n_good += r->type == RECORD_PAGES;
+	return NULL;
 }
 
 /* Hands E to the caller of the check, unless it is ours to fail with, or was said already. */
@@ -170,11 +176,11 @@ static struct kage_err *check_record(struct checker *c, uint64_t end, uint64_t *
  * footer to the end of the file. */
 static struct kage_err *check_records(struct checker *c)
 {
-	uint64_t at = c->file.header_bytes ? c->file.header_bytes : PACK_HEADER_BYTES;
+	uint64_t at = c->file.pack.header_bytes ? c->file.pack.header_bytes : PACK_HEADER_BYTES;
 	uint64_t end = c->file.footer_offset ? c->file.footer_offset : c->file.size;
 	uint8_t header[PACK_HEADER_MAX];
 
-	c->whole = c->file.header_bytes != 0;
+	c->whole = c->file.pack.header_bytes != 0;
 	if (c->whole) {
 		TRY(kage_pack_read_at(&c->file, 0, at, header));
 		XXH3_128bits_update(c->chain, header, at);
@@ -182,6 +188,21 @@ static struct kage_err *check_records(struct checker *c)
 	while (at < end)
 		TRY(check_record(c, end, &at));
 	return report(c, check_end(c));
+}
+
+/* Hands E to the caller of the check, and keeps it in mind. */
+static struct kage_err *say(struct checker *c, struct kage_err *e)
+{
+	char *said;
+
+	if (asprintf(&said, "%s\n%s", c->said ? c->said : "", kage_err_message(e)) < 0) {
+		err_drop(e);
+		return kage_err_nomem();
+	}
+	free(c->said);
+	c->said = said;
+	c->fn(c->user, e);
+	return NULL;
 }
 
 static struct kage_err *check_image(struct checker *c)
@@ -192,9 +213,59 @@ static struct kage_err *check_image(struct checker *c)
 
 	if (fd < 0)
 		return kage_err_nomem();
-	e = kage_pack_open(fd, c->file.path, &image);
+	e = kage_pack_open(fd, c->file.path, &image, NULL);
 	kage_image_close(image);
+	c->health.image = !e;
 	return e;
+}
+
+/* How many groups a keyframe needs to be whole. What is wrong with its index was told already. */
+static struct kage_err *look_at_pages(struct checker *c)
+{
+	struct kage_pages *pages = NULL;
+	int fd = dup(c->file.fd);
+	struct kage_err *e;
+
+	if (fd < 0)
+		return kage_err_nomem();
+	e = kage_pack_open_pages(fd, c->file.path, &pages);
+	c->health.pages = !e;
+	c->n_needed = pages ? kage_pack_count_groups(pages) : 0;
+	kage_pages_destroy(pages);
+	err_drop(e);
+	return NULL;
+}
+
+static void *nowhere(void *user, uint32_t space, uint64_t page)
+{
+	(void)user;
+	(void)space;
+	(void)page;
+	return NULL;
+}
+
+/* All of the difference at PLACE, if there is one. */
+static struct kage_err *check_difference(struct checker *c, const struct difference_place *place)
+{
+	_cleanup_(kage_difference_reader_deinit) struct difference_reader reader = { 0 };
+	_cleanup_(kage_difference_deinit) struct difference d = DIFFERENCE_INIT;
+	struct kage_err *e;
+
+	if (!place->offset)
+		return NULL;
+	e = kage_difference_open(c->file.fd, c->file.path, c->file.size, place, NULL, false, &d);
+	c->health.difference = !e;
+	for (size_t i = 0; i < d.dirty.n_groups; i++) {
+		e = kage_difference_apply(&d, i, &reader, nowhere, NULL);
+		if (!e)
+			continue;
+		c->health.difference = false;
+		if (kage_err_code(e) != KAGE_CORRUPT)
+			break;
+		TRY(say(c, e));
+		e = NULL;
+	}
+	return e && kage_err_code(e) == KAGE_CORRUPT ? say(c, e) : e;
 }
 
 /* Whether a pack with the problem E is searched for more of them: what a newer version wrote is not ours
@@ -224,10 +295,8 @@ static struct kage_err *check(struct checker *c)
 	e = check_image(c);
 	if (e && !goes_on(e) && kage_err_code(e) != KAGE_VERSION)
 		return e;
-	if (e) {
-		c->said = strdup(kage_err_message(e));
-		c->fn(c->user, e);
-	}
+	if (e)
+		TRY(say(c, e));
 	e = kage_pack_open_file(&c->file, 0, &payload, &summary);
 	if (e && kage_err_code(e) == KAGE_VERSION) {
 		err_drop(e); /* the same was said above */
@@ -235,11 +304,18 @@ static struct kage_err *check(struct checker *c)
 	}
 	if (!goes_on(e))
 		return e;
+	if (!e) {
+		TRY(look_at_pages(c));
+		TRY(check_difference(c, &summary.difference));
+	}
 	err_drop(e);
-	return check_records(c);
+	TRY(check_records(c));
+	c->health.pages = c->health.pages && c->n_good == c->n_needed;
+	return NULL;
 }
 
-struct kage_err *kage_pack_check(int fd, const char *path, kage_pack_finding_fn *fn, void *user)
+struct kage_err *kage_pack_check(int fd, const char *path, kage_pack_finding_fn *fn, void *user,
+				 struct pack_health *ret_health)
 {
 	struct checker c = {
 		.file = { .fd = fd, .direct_fd = -1, .path = path },
@@ -248,6 +324,8 @@ struct kage_err *kage_pack_check(int fd, const char *path, kage_pack_finding_fn 
 	};
 	struct kage_err *e = check(&c);
 
+	if (ret_health)
+		*ret_health = c.health;
 	free(c.file.head);
 	free(c.said);
 	XXH3_freeState(c.chain);

@@ -100,7 +100,7 @@ static struct kage_err *read_footer(struct pack_file *f)
 	struct record r;
 	struct kage_err *e;
 
-	if (f->size < f->header_bytes + FOOTER_RECORD_BYTES)
+	if (f->size < f->pack.header_bytes + FOOTER_RECORD_BYTES)
 		return kage_format_damage(f->size, "it ends here, before its first record");
 	e = kage_pack_read_head(f, offset, f->size, RECORD_FOOTER, &r);
 	if (!e && record_end(&r) != f->size)
@@ -138,9 +138,9 @@ struct kage_err *kage_pack_open_file(struct pack_file *f, size_t small, uint8_t 
 	TRY(kage_file_read(f->fd, f->head, f->head_bytes, 0, f->path, &f->head_bytes));
 	TRY(kage_format_header(f->head,
 			       f->head_bytes < PACK_HEADER_MAX ? f->head_bytes : PACK_HEADER_MAX,
-			       &f->header_bytes));
+			       &f->pack));
 	TRY(read_footer(f));
-	TRY(kage_pack_read_head(f, f->header_bytes, f->footer_offset, RECORD_SUMMARY, &r));
+	TRY(kage_pack_read_head(f, f->pack.header_bytes, f->footer_offset, RECORD_SUMMARY, &r));
 	TRY(kage_pack_read_payload(f, &r, &payload));
 	TRY(kage_format_summary(payload, r.stored_bytes, r.offset, ret_summary));
 	*ret_payload = take_ptr(payload);

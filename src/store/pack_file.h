@@ -16,7 +16,7 @@ struct pack_file {
 	uint64_t size;
 	uint8_t *head; /* the first head_bytes of the file */
 	size_t head_bytes;
-	uint32_t header_bytes; /* where records begin */
+	struct pack_head pack; /* what the header says */
 	struct footer_numbers footer;
 	uint64_t footer_offset;
 };

@@ -23,6 +23,7 @@ struct kage_err *kage_pack_glance(int fd, const char *path, struct pack_glance *
 
 	e = kage_pack_open_file(&f, 0, &ret_glance->payload, &ret_glance->summary);
 	ret_glance->file_bytes = f.size;
+	ret_glance->head = f.pack;
 	free(f.head);
 	return kage_err_wrap(e, "pack %s", path);
 }
@@ -136,6 +137,13 @@ static struct kage_err *read_extent(struct pack_pages *p, const struct extent *e
 	return NULL;
 }
 
+static struct kage_err *check_contents(const struct pack_pages *p)
+{
+	if (p->index.keyframe)
+		return NULL;
+	return kage_err_new(KAGE_INVALID, "pack %s has differences and no contents", p->file.path);
+}
+
 static struct kage_err *pack_read(struct kage_pages *base, uint32_t space, uint64_t first,
 				  uint64_t count, void *buffer)
 {
@@ -144,6 +152,7 @@ static struct kage_err *pack_read(struct kage_pages *base, uint32_t space, uint6
 	const struct page_run *r = &base->runs[i];
 	const struct extent *e;
 
+	TRY(check_contents(p));
 	if (i == base->n_runs || r->space != space || r->first > first ||
 	    r->first + r->count - first < count)
 		return kage_err_new(KAGE_INVALID, "pages %#llx+%llu of space %u are not in one run",
@@ -304,7 +313,10 @@ static struct kage_err *pack_each(struct kage_pages *base, uint32_t space, kage_
 {
 	struct pack_pages *p = pack_of(base);
 	struct pieces l = { .sorted = true };
-	struct kage_err *e = cut_all(p, space, &l, fn, user);
+	struct kage_err *e = check_contents(p);
+
+	if (!e)
+		e = cut_all(p, space, &l, fn, user);
 
 	if (!e && !l.sorted)
 		qsort(l.v, l.n, sizeof(*l.v), compare_pieces);
@@ -354,6 +366,10 @@ static struct kage_err *read_index(struct pack_pages *p)
 	TRY(kage_format_index(bytes, r.raw_bytes, r.offset, &p->index));
 	p->base.runs = p->index.runs;
 	p->base.n_runs = p->index.n_runs;
+	if (p->index.n_runs && p->index.keyframe != p->file.pack.keyframe)
+		return kage_format_damage(r.offset, "an index of %s in a pack that is none",
+					  p->index.keyframe ? "a keyframe" : "differences");
+	p->index.keyframe = p->file.pack.keyframe;
 	return NULL;
 }
 
@@ -381,16 +397,22 @@ static void open_direct(struct pack_file *f)
 	f->direct_fd = open(self, O_RDONLY | O_DIRECT | O_CLOEXEC);
 }
 
-static struct kage_err *open_pack(struct pack_pages *p, struct kage_image **ret_image)
+static struct kage_err *open_pages(struct pack_pages *p)
 {
 	_cleanup_free_ uint8_t *payload = NULL;
-	struct kage_image *image = NULL;
 	struct summary summary;
-	struct kage_err *e;
 
 	TRY(kage_pack_open_file(&p->file, SMALL_BYTES, &payload, &summary));
 	open_direct(&p->file);
-	TRY(read_index(p));
+	return read_index(p);
+}
+
+static struct kage_err *open_image(struct pack_pages *p, struct kage_image **ret_image)
+{
+	struct kage_image *image = NULL;
+	struct kage_err *e;
+
+	TRY(open_pages(p));
 	TRY(read_image(p, &image));
 	e = check_spaces(image, &p->index, p->file.footer.index_offset);
 	if (!e) {
@@ -405,11 +427,11 @@ static struct kage_err *open_pack(struct pack_pages *p, struct kage_image **ret_
 	return NULL;
 }
 
-struct kage_err *kage_pack_open(int fd, const char *path, struct kage_image **ret_image)
+/* The pages of a pack that is still to be opened. FD is taken in any case. */
+static struct kage_err *new_pages(int fd, const char *path, struct pack_pages **ret_pages)
 {
 	struct pack_pages *p = calloc(1, sizeof(*p));
 	char *name = strdup(path);
-	struct kage_err *e;
 
 	if (!p || !name) {
 		free(p);
@@ -421,11 +443,46 @@ struct kage_err *kage_pack_open(int fd, const char *path, struct kage_image **re
 	p->file.fd = fd;
 	p->file.direct_fd = -1;
 	p->file.path = name;
-	e = open_pack(p, ret_image);
+	*ret_pages = p;
+	return NULL;
+}
+
+struct kage_err *kage_pack_open(int fd, const char *path, struct kage_image **ret_image,
+				bool *ret_keyframe)
+{
+	struct pack_pages *p;
+	struct kage_err *e;
+
+	TRY(new_pages(fd, path, &p));
+	e = open_image(p, ret_image);
 	if (e) {
 		pack_destroy(&p->base);
 		return kage_err_wrap(e, "pack %s", path);
 	}
 	(*ret_image)->pages = &p->base;
+	if (ret_keyframe)
+		*ret_keyframe = p->file.pack.keyframe;
+	return NULL;
+}
+
+size_t kage_pack_count_groups(struct kage_pages *pages)
+{
+	return pack_of(pages)->index.n_groups;
+}
+
+struct kage_err *kage_pack_open_pages(int fd, const char *path, struct kage_pages **ret_pages)
+{
+	struct pack_pages *p;
+	struct kage_err *e;
+
+	TRY(new_pages(fd, path, &p));
+	e = open_pages(p);
+	if (!e)
+		e = check_contents(p);
+	if (e) {
+		pack_destroy(&p->base);
+		return kage_err_wrap(e, "pack %s", path);
+	}
+	*ret_pages = &p->base;
 	return NULL;
 }

@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The order of the steps is that of the file: header, SUMMARY, IMAGE, PAGES, INDEX, FOOTER. Records
- * collect in one buffer, which goes to the file when it is full: a small pack is one or two writes.
- * PAGES are compressed by threads when there are many; they are put in the order of their numbers.
+ * The order of the steps is that of the file: header, SUMMARY, DELTA, DIRTY, IMAGE, PAGES, INDEX, FOOTER.
+ * Records collect in one buffer, which goes to the file when it is full: a small pack is one or two
+ * writes. DELTA and PAGES are compressed by threads when there are many; they are put in the order of
+ * their numbers. The SUMMARY is put empty and filled in at the end, in the buffer or in the file.
  */
 #include "store/pack_write.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/random.h>
 #include <unistd.h>
 #include <xxhash.h>
 
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "store/dedupe.h"
-#include "store/format.h"
+#include "store/dirty.h"
 #include "store/squeeze.h"
 
 enum {
@@ -37,9 +39,20 @@ struct pack_writer {
 	const struct kage_ctx *ctx;
 	int fd;
 	const char *path;
+	bool keyframe;
 	struct squeeze squeeze;
-	XXH3_state_t *chain; /* over header and records' heads */
-	uint64_t n_records, image_offset, index_offset;
+	struct pack_header header;
+	struct record_header *heads; /* of all records so far */
+	size_t n_heads, max_heads;
+	uint64_t image_offset, index_offset;
+	uint8_t *summary; /* the payload as it was put */
+	size_t summary_bytes;
+	struct difference_place place;
+	uint64_t *delta_bytes; /* stored_bytes of each DELTA record */
+	size_t n_deltas, max_deltas;
+	struct page_run *changed; /* the pages that really differ */
+	size_t n_changed, max_changed;
+	size_t code_used; /* bytes of the group of differences that is being filled, a job's */
 
 	bool direct;        /* O_DIRECT is set: flush() keeps to blocks */
 	unsigned char *out; /* what is not written yet, beginning at a block */
@@ -70,8 +83,11 @@ static const unsigned char zero_page[KAGE_PAGE_BYTES];
 static void writer_deinit(struct pack_writer *w)
 {
 	kage_squeeze_deinit(&w->squeeze);
-	XXH3_freeState(w->chain);
 	kage_dedupe_deinit(&w->dedupe);
+	free(w->heads);
+	free(w->summary);
+	free(w->delta_bytes);
+	free(w->changed);
 	free(w->out);
 	free(w->origins);
 	free(w->piece);
@@ -79,6 +95,22 @@ static void writer_deinit(struct pack_writer *w)
 	free(w->groups);
 	free(w->runs);
 	free(w->extents);
+}
+
+/* Room for one more element of SIZE bytes in the array at *ARRAY. */
+static struct kage_err *grow(void *array, size_t n, size_t *max, size_t size)
+{
+	size_t more = *max ? *max * 2 : 64;
+	void *grown;
+
+	if (n < *max)
+		return NULL;
+	grown = realloc(*(void **)array, more * size);
+	if (!grown)
+		return kage_err_nomem();
+	*(void **)array = grown;
+	*max = more;
+	return NULL;
 }
 
 /* --- bytes and records ------------------------------------------------------------------------ */
@@ -165,16 +197,13 @@ static uint64_t offset_of(const struct pack_writer *w)
 }
 
 /* Puts the head of R, whose payload already stands behind its place. */
-static void put_head(struct pack_writer *w, const struct record *r)
+static struct kage_err *put_head(struct pack_writer *w, const struct record *r)
 {
-	struct record_header head;
-
-	kage_format_put_record(r, &head);
-	memcpy(w->out + w->out_used, &head, sizeof(head));
-	if (r->type != RECORD_FOOTER)
-		XXH3_128bits_update(w->chain, &head, sizeof(head));
+	TRY(grow(&w->heads, w->n_heads, &w->max_heads, sizeof(*w->heads)));
+	kage_format_put_record(r, &w->heads[w->n_heads]);
+	memcpy(w->out + w->out_used, &w->heads[w->n_heads++], RECORD_BYTES);
 	w->out_used += RECORD_BYTES + r->stored_bytes;
-	w->n_records++;
+	return NULL;
 }
 
 /* A record with PAYLOAD, compressed if its type may be and that makes it smaller. */
@@ -190,7 +219,7 @@ static struct kage_err *put_record(struct pack_writer *w, enum record_type type,
 	TRY(make_room(w, RECORD_BYTES + size));
 	r.offset = offset_of(w);
 	at = w->out + w->out_used + RECORD_BYTES;
-	if (type != RECORD_SUMMARY && type != RECORD_FOOTER)
+	if (kage_format_may_compress(type))
 		r.stored_bytes = kage_squeeze_now(w->squeeze.zstd, payload, size, at);
 	r.compressed = r.stored_bytes && r.stored_bytes < size;
 	if (!r.compressed) {
@@ -198,20 +227,22 @@ static struct kage_err *put_record(struct pack_writer *w, enum record_type type,
 		r.stored_bytes = size;
 	}
 	r.payload_checksum = XXH3_64bits(at, r.stored_bytes);
-	put_head(w, &r);
-	return NULL;
+	return put_head(w, &r);
 }
 
 /* --- header, SUMMARY, IMAGE ------------------------------------------------------------------- */
 
-static struct kage_err *put_header(struct pack_writer *w)
+static struct kage_err *put_header(struct pack_writer *w, const struct pack_options *o)
 {
-	struct pack_header h;
+	uint8_t id[IMAGE_ID_BYTES];
 
-	TRY(kage_format_new_header(&h));
-	memcpy(w->out, &h, sizeof(h));
-	w->out_used = sizeof(h);
-	XXH3_128bits_update(w->chain, &h, sizeof(h));
+	if (o->id)
+		memcpy(id, o->id, sizeof(id));
+	else if (getrandom(id, sizeof(id), 0) != (ssize_t)sizeof(id))
+		return kage_err_sys(errno, "get random bytes for a pack's id");
+	kage_format_put_header(id, w->keyframe, &w->header);
+	memcpy(w->out, &w->header, sizeof(w->header));
+	w->out_used = sizeof(w->header);
 	return NULL;
 }
 
@@ -223,7 +254,6 @@ static struct kage_err *put_summary(struct pack_writer *w, const Kage__Image *ms
 	const char *strings[] = { history, leader ? leader->comm : "",
 				  source ? source->command : "", source ? source->message : "",
 				  source ? source->reason : "" };
-	unsigned char payload[SUMMARY_FIXED_BYTES + ARRAY_SIZE(strings) * SUMMARY_STRING_MAX];
 	struct summary_fixed f = {
 		.fixed_bytes = le32_of(sizeof(f)),
 		.pid = le32_of(leader ? (uint32_t)leader->pid : 0),
@@ -234,15 +264,59 @@ static struct kage_err *put_summary(struct pack_writer *w, const Kage__Image *ms
 	};
 	size_t at = sizeof(f);
 
+	w->summary = malloc(SUMMARY_FIXED_BYTES + ARRAY_SIZE(strings) * SUMMARY_STRING_MAX);
+	if (!w->summary)
+		return kage_err_nomem();
 	for (size_t i = 0; i < ARRAY_SIZE(strings); i++) {
 		size_t n = strnlen(strings[i], SUMMARY_STRING_MAX);
 
-		memcpy(payload + at, strings[i], n);
+		memcpy(w->summary + at, strings[i], n);
 		f.string_bytes[i] = le32_of((uint32_t)n);
 		at += n;
 	}
-	memcpy(payload, &f, sizeof(f));
-	return put_record(w, RECORD_SUMMARY, payload, at);
+	memcpy(w->summary, &f, sizeof(f));
+	w->summary_bytes = at;
+	return put_record(w, RECORD_SUMMARY, w->summary, at);
+}
+
+/* Fills in what was not known when the SUMMARY was put. The record keeps its place and size. */
+static void finish_summary(struct pack_writer *w)
+{
+	struct record r = {
+		.offset = PACK_HEADER_BYTES,
+		.type = RECORD_SUMMARY,
+		.raw_bytes = w->summary_bytes,
+		.stored_bytes = w->summary_bytes,
+	};
+	struct summary_fixed f;
+
+	memcpy(&f, w->summary, sizeof(f));
+	f.changed_pages = le64_of(w->place.changed_pages);
+	f.difference_offset = le64_of(w->place.offset);
+	f.difference_bytes = le64_of(w->place.bytes);
+	f.dirty_offset = le64_of(w->place.dirty_offset);
+	f.base_number = le64_of(w->place.base_number);
+	memcpy(f.base_id, w->place.base_id, sizeof(f.base_id));
+	memcpy(w->summary, &f, sizeof(f));
+	r.payload_checksum = XXH3_64bits(w->summary, w->summary_bytes);
+	kage_format_put_record(&r, &w->heads[0]);
+}
+
+/* Puts the finished SUMMARY in the place of the first: in the buffer if it is still there, else, when
+ * all else is written, in the file. */
+static struct kage_err *put_summary_again(struct pack_writer *w)
+{
+	uint64_t at = PACK_HEADER_BYTES;
+
+	if (w->flushed == 0) {
+		memcpy(w->out + at, &w->heads[0], RECORD_BYTES);
+		memcpy(w->out + at + RECORD_BYTES, w->summary, w->summary_bytes);
+		return flush(w, true);
+	}
+	TRY(flush(w, true));
+	TRY(kage_file_write(w->fd, &w->heads[0], RECORD_BYTES, (off_t)at, w->path));
+	return kage_file_write(w->fd, w->summary, w->summary_bytes, (off_t)(at + RECORD_BYTES),
+			       w->path);
 }
 
 static struct kage_err *put_image(struct pack_writer *w, const struct kage_image *image)
@@ -255,16 +329,15 @@ static struct kage_err *put_image(struct pack_writer *w, const struct kage_image
 	return put_record(w, RECORD_IMAGE, bytes, size);
 }
 
-/* --- PAGES ------------------------------------------------------------------------------------ */
+/* --- groups ----------------------------------------------------------------------------------- */
 
-/* Puts the oldest group that was given to the compressor, if any. */
-static struct kage_err *put_oldest(struct pack_writer *w)
+/* Puts the oldest group that was given to the compressor as group ORDINAL; *ret_group is where it went. */
+static struct kage_err *put_oldest(struct pack_writer *w, enum record_type type, uint64_t ordinal,
+				   struct index_group *ret_group)
 {
 	const struct squeeze_job *job = kage_squeeze_take(&w->squeeze);
-	struct record r = { .type = RECORD_PAGES, .argument = w->n_groups };
+	struct record r = { .type = type, .argument = ordinal };
 
-	if (!job)
-		return NULL;
 	r.raw_bytes = job->raw_bytes;
 	r.stored_bytes = job->stored_bytes;
 	r.compressed = job->stored_bytes < job->raw_bytes;
@@ -272,11 +345,127 @@ static struct kage_err *put_oldest(struct pack_writer *w)
 	TRY(make_room(w, RECORD_BYTES + r.stored_bytes));
 	r.offset = offset_of(w);
 	memcpy(w->out + w->out_used + RECORD_BYTES, job->stored, r.stored_bytes);
-	put_head(w, &r);
-	w->groups[w->n_groups++] = (struct index_group){
+	*ret_group = (struct index_group){
 		.offset = le64_of(r.offset),
 		.stored_bytes = le64_of(r.stored_bytes),
 	};
+	return put_head(w, &r);
+}
+
+static bool groups_left(const struct pack_writer *w)
+{
+	return w->squeeze.n_taken < w->squeeze.n_submitted;
+}
+
+/* COUNT pages from FIRST of SPACE: lent by P where it can, else read into ROOM. NULL is all zero. */
+static struct kage_err *get_pages(struct kage_pages *p, uint32_t space, uint64_t first,
+				  uint64_t count, unsigned char *room,
+				  const unsigned char **ret_bytes)
+{
+	*ret_bytes = p && p->ops->borrow ? p->ops->borrow(p, space, first, count) : NULL;
+	if (!p || *ret_bytes)
+		return NULL;
+	*ret_bytes = room;
+	return kage_pages_read(p, space, first, count, room);
+}
+
+/* --- DELTA, DIRTY ----------------------------------------------------------------------------- */
+
+static struct kage_err *put_oldest_delta(struct pack_writer *w)
+{
+	struct index_group group;
+
+	TRY(grow(&w->delta_bytes, w->n_deltas, &w->max_deltas, sizeof(*w->delta_bytes)));
+	TRY(put_oldest(w, RECORD_DELTA, w->n_deltas, &group));
+	w->delta_bytes[w->n_deltas++] = le64_get(group.stored_bytes);
+	return NULL;
+}
+
+/* The group of differences that is being filled is complete. */
+static struct kage_err *end_delta(struct pack_writer *w)
+{
+	TRY(kage_ctx_poll(w->ctx));
+	kage_squeeze_submit(&w->squeeze, w->code_used);
+	w->code_used = 0;
+	return kage_squeeze_full(&w->squeeze) ? put_oldest_delta(w) : NULL;
+}
+
+/* Page PAGE of SPACE, which is A in one image and B in the other (NULL: zeros). */
+static struct kage_err *put_difference_page(struct pack_writer *w, uint32_t space, uint64_t page,
+					    const unsigned char *a, const unsigned char *b)
+{
+	struct page_run *last = w->n_changed ? &w->changed[w->n_changed - 1] : NULL;
+	uint8_t code[XOR_PAGE_MAX + XOR_SLACK];
+	size_t n = a ? kage_xor_encode(a, b, code) : b ? kage_xor_encode(b, NULL, code) : 0;
+
+	if (n == 0)
+		return NULL;
+	memcpy(kage_squeeze_raw(&w->squeeze) + w->code_used, code, n);
+	w->code_used += n;
+	if (last && last->space == space && last->first + last->count == page) {
+		last->count++;
+	} else {
+		TRY(grow(&w->changed, w->n_changed, &w->max_changed, sizeof(*w->changed)));
+		w->changed[w->n_changed++] = (struct page_run){ space, page, 1 };
+	}
+	return ++w->place.changed_pages % GROUP_PAGES == 0 ? end_delta(w) : NULL;
+}
+
+static struct kage_err *put_difference_run(struct pack_writer *w, const struct pack_difference *d,
+					   const struct page_run *r, unsigned char *room)
+{
+	const unsigned char *a, *b;
+
+	for (uint64_t done = 0, n; done < r->count; done += n) {
+		uint64_t first = r->first + done;
+
+		n = r->count - done < KAGE_PAGES_PIECE ? r->count - done : KAGE_PAGES_PIECE;
+		TRY(get_pages(d->before, r->space, first, n, room, &a));
+		TRY(get_pages(d->after, r->space, first, n, room + GROUP_BYTES, &b));
+		for (uint64_t i = 0; i < n; i++)
+			TRY(put_difference_page(w, r->space, first + i,
+						a ? a + i * KAGE_PAGE_BYTES : NULL,
+						b ? b + i * KAGE_PAGE_BYTES : NULL));
+	}
+	return NULL;
+}
+
+static struct kage_err *put_dirty(struct pack_writer *w)
+{
+	_cleanup_free_ uint8_t *payload = NULL;
+	size_t size;
+
+	TRY(kage_dirty_encode(w->changed, w->n_changed, w->delta_bytes, w->n_deltas, &payload,
+			      &size));
+	w->place.dirty_offset = offset_of(w);
+	return put_record(w, RECORD_DIRTY, payload, size);
+}
+
+static struct kage_err *put_difference(struct pack_writer *w, const struct pack_difference *d)
+{
+	_cleanup_free_ unsigned char *room = malloc(2 * (size_t)GROUP_BYTES);
+
+	if (!room)
+		return kage_err_nomem();
+	w->place.offset = offset_of(w);
+	w->place.base_number = d->base_number;
+	memcpy(w->place.base_id, d->base_id, sizeof(w->place.base_id));
+	for (size_t i = 0; i < d->n_runs; i++)
+		TRY(put_difference_run(w, d, &d->runs[i], room));
+	if (w->code_used)
+		TRY(end_delta(w));
+	while (groups_left(w))
+		TRY(put_oldest_delta(w));
+	TRY(put_dirty(w));
+	w->place.bytes = offset_of(w) - w->place.offset;
+	return NULL;
+}
+/* --- PAGES ------------------------------------------------------------------------------------ */
+
+static struct kage_err *put_oldest_group(struct pack_writer *w)
+{
+	TRY(put_oldest(w, RECORD_PAGES, w->n_groups, &w->groups[w->n_groups]));
+	w->n_groups++;
 	return NULL;
 }
 
@@ -287,7 +476,7 @@ static struct kage_err *end_group(struct pack_writer *w)
 	kage_squeeze_submit(&w->squeeze, w->group_used * KAGE_PAGE_BYTES);
 	w->group_used = 0;
 	if (kage_squeeze_full(&w->squeeze))
-		TRY(put_oldest(w));
+		TRY(put_oldest_group(w));
 	w->group = kage_squeeze_raw(&w->squeeze);
 	kage_ctx_progress(w->ctx, "store", w->n_done * KAGE_PAGE_BYTES,
 			  w->n_pages * KAGE_PAGE_BYTES);
@@ -298,8 +487,8 @@ static struct kage_err *end_groups(struct pack_writer *w)
 {
 	if (w->group_used)
 		TRY(end_group(w));
-	while (w->n_groups < w->squeeze.n_submitted)
-		TRY(put_oldest(w));
+	while (groups_left(w))
+		TRY(put_oldest_group(w));
 	return NULL;
 }
 
@@ -312,15 +501,7 @@ static struct kage_err *put_extent(struct pack_writer *w, bool fresh, uint64_t s
 		last->count++;
 		return NULL;
 	}
-	if (w->n_extents == w->max_extents) {
-		size_t n = w->max_extents ? w->max_extents * 2 : 64;
-		struct extent *grown = realloc(w->extents, n * sizeof(*grown));
-
-		if (!grown)
-			return kage_err_nomem();
-		w->extents = grown;
-		w->max_extents = n;
-	}
+	TRY(grow(&w->extents, w->n_extents, &w->max_extents, sizeof(*w->extents)));
 	w->extents[w->n_extents++] = (struct extent){ .slot = slot, .count = 1, .kind = kind };
 	return NULL;
 }
@@ -330,14 +511,9 @@ static struct kage_err *compare_slot(struct pack_writer *w, uint64_t slot, const
 				     bool *ret_same)
 {
 	const struct origin *o = &w->origins[slot];
-	const void *old = NULL;
+	const unsigned char *old;
 
-	if (w->pages->ops->borrow)
-		old = w->pages->ops->borrow(w->pages, o->space, o->page, 1);
-	if (!old) {
-		TRY(w->pages->ops->read(w->pages, o->space, o->page, 1, w->other));
-		old = w->other;
-	}
+	TRY(get_pages(w->pages, o->space, o->page, 1, w->other, &old));
 	*ret_same = memcmp(old, page, KAGE_PAGE_BYTES) == 0;
 	return NULL;
 }
@@ -370,14 +546,9 @@ static struct kage_err *put_piece(struct pack_writer *w, const struct page_run *
 				  uint64_t count)
 {
 	uint64_t first = r->first + done, hashes[KAGE_PAGES_PIECE];
-	const unsigned char *bytes = NULL;
+	const unsigned char *bytes;
 
-	if (w->pages->ops->borrow)
-		bytes = w->pages->ops->borrow(w->pages, r->space, first, count);
-	if (!bytes) {
-		TRY(w->pages->ops->read(w->pages, r->space, first, count, w->piece));
-		bytes = w->piece;
-	}
+	TRY(get_pages(w->pages, r->space, first, count, w->piece, &bytes));
 	for (uint64_t i = 0; i < count; i++) {
 		hashes[i] = XXH3_128bits(bytes + i * KAGE_PAGE_BYTES, KAGE_PAGE_BYTES).low64;
 		kage_dedupe_prefetch(&w->dedupe, hashes[i]);
@@ -391,14 +562,27 @@ static struct kage_err *put_piece(struct pack_writer *w, const struct page_run *
 	return NULL;
 }
 
+/* All pages of R are as in the neighbour, or as the difference makes them. */
+static struct kage_err *put_run_of_neighbour(struct pack_writer *w, const struct page_run *r)
+{
+	for (uint64_t done = 0, n; done < r->count; done += n) {
+		n = r->count - done < UINT32_MAX ? r->count - done : UINT32_MAX;
+		TRY(put_extent(w, true, 0, EXTENT_NEIGHBOUR));
+		w->extents[w->n_extents - 1].count = (uint32_t)n;
+	}
+	return NULL;
+}
+
 static struct kage_err *put_run(struct pack_writer *w, const struct page_run *r)
 {
 	size_t before = w->n_extents;
 
-	for (uint64_t done = 0, n; done < r->count; done += n) {
+	for (uint64_t done = 0, n; w->keyframe && done < r->count; done += n) {
 		n = r->count - done < KAGE_PAGES_PIECE ? r->count - done : KAGE_PAGES_PIECE;
 		TRY(put_piece(w, r, done, n));
 	}
+	if (!w->keyframe)
+		TRY(put_run_of_neighbour(w, r));
 	w->runs[w->n_runs++] = (struct index_run){
 		.space = le32_of(r->space),
 		.n_extents = le32_of((uint32_t)(w->n_extents - before)),
@@ -431,8 +615,32 @@ static struct kage_err *check_runs(const struct kage_image *image)
 	return NULL;
 }
 
+static struct kage_err *check_difference(const struct pack_difference *d)
+{
+	if (d->base_number == 0)
+		return kage_err_new(KAGE_INVALID, "a difference from an image without a number");
+	for (size_t i = 0; i < d->n_runs; i++) {
+		const struct page_run *r = &d->runs[i], *before = i ? r - 1 : NULL;
+
+		if (r->count == 0 || r->space == 0 ||
+		    (before &&
+		     (before->space > r->space ||
+		      (before->space == r->space && before->first + before->count > r->first))))
+			return kage_err_new(KAGE_INVALID,
+					    "changed pages %#llx of space %u come twice or too "
+					    "late",
+					    (unsigned long long)r->first, r->space);
+	}
+	return NULL;
+}
+
 static struct kage_err *pages_init(struct pack_writer *w)
 {
+	w->runs = calloc(w->pages->n_runs, sizeof(*w->runs));
+	if (!w->runs)
+		return kage_err_nomem();
+	if (!w->keyframe)
+		return NULL;
 	w->zero_hash = XXH3_128bits(zero_page, sizeof(zero_page)).low64;
 	TRY(kage_dedupe_init(&w->dedupe, w->n_pages));
 	w->origins = malloc(w->n_pages * sizeof(*w->origins));
@@ -440,8 +648,7 @@ static struct kage_err *pages_init(struct pack_writer *w)
 	w->piece = malloc((size_t)KAGE_PAGES_PIECE * KAGE_PAGE_BYTES);
 	w->other = malloc(KAGE_PAGE_BYTES);
 	w->groups = calloc(w->n_pages / GROUP_PAGES + 1, sizeof(*w->groups));
-	w->runs = calloc(w->pages->n_runs, sizeof(*w->runs));
-	if (!w->origins || !w->piece || !w->other || !w->groups || !w->runs)
+	if (!w->origins || !w->piece || !w->other || !w->groups)
 		return kage_err_nomem();
 	return NULL;
 }
@@ -453,7 +660,7 @@ static struct kage_err *put_pages(struct pack_writer *w)
 	TRY(pages_init(w));
 	for (size_t i = 0; i < w->pages->n_runs; i++)
 		TRY(put_run(w, &w->pages->runs[i]));
-	return end_groups(w);
+	return w->keyframe ? end_groups(w) : NULL;
 }
 
 /* --- INDEX, FOOTER ---------------------------------------------------------------------------- */
@@ -499,73 +706,109 @@ static struct kage_err *put_index(struct pack_writer *w)
 	return put_record(w, RECORD_INDEX, payload, size);
 }
 
+/* Over the header and the heads of all records so far. */
+static struct kage_err *chain_of(const struct pack_writer *w, XXH128_hash_t *ret_chain)
+{
+	XXH3_state_t *state = XXH3_createState();
+
+	if (!state)
+		return kage_err_nomem();
+	XXH3_128bits_reset(state);
+	XXH3_128bits_update(state, &w->header, sizeof(w->header));
+	XXH3_128bits_update(state, w->heads, w->n_heads * sizeof(*w->heads));
+	*ret_chain = XXH3_128bits_digest(state);
+	XXH3_freeState(state);
+	return NULL;
+}
+
 static struct kage_err *put_footer(struct pack_writer *w)
 {
-	XXH128_hash_t chain = XXH3_128bits_digest(w->chain);
+	XXH128_hash_t chain;
 	struct footer f = {
 		.total_bytes = le64_of(offset_of(w) + FOOTER_RECORD_BYTES),
 		.image_offset = le64_of(w->image_offset),
 		.index_offset = le64_of(w->index_offset),
-		.n_records = le64_of(w->n_records + 1),
-		.chain = { le64_of(chain.low64), le64_of(chain.high64) },
+		.n_records = le64_of(w->n_heads + 1),
 	};
 
+	TRY(chain_of(w, &chain));
+	f.chain[0] = le64_of(chain.low64);
+	f.chain[1] = le64_of(chain.high64);
 	memcpy(f.magic, kage_format_footer_magic, sizeof(f.magic));
 	return put_record(w, RECORD_FOOTER, &f, sizeof(f));
 }
 
 /* --- all of it -------------------------------------------------------------------------------- */
 
-static struct kage_err *writer_init(struct pack_writer *w, int level)
+static uint64_t pages_in(const struct page_run *runs, size_t n_runs)
 {
-	bool large = w->n_pages >= LARGE_PAGES;
-	long n_threads = large ? sysconf(_SC_NPROCESSORS_ONLN) : 0;
-	uint64_t most = w->n_pages < GROUP_PAGES ? w->n_pages : GROUP_PAGES;
+	struct kage_pages p = { .runs = runs, .n_runs = n_runs };
 
-	if (level < ZSTD_minCLevel() || level > ZSTD_maxCLevel())
-		return kage_err_new(KAGE_INVALID, "zstd has no compression level %d", level);
-	TRY(kage_squeeze_init(&w->squeeze, level ? level : DEFAULT_LEVEL,
-			      (most + !most) * KAGE_PAGE_BYTES,
+	return kage_pages_total(&p);
+}
+
+static struct kage_err *writer_init(struct pack_writer *w, const struct pack_options *o)
+{
+	uint64_t changed = o->difference ? pages_in(o->difference->runs, o->difference->n_runs) : 0;
+	uint64_t pages = w->keyframe ? w->n_pages : 0,
+		 most = pages < GROUP_PAGES ? pages : GROUP_PAGES;
+	bool large = pages >= LARGE_PAGES || changed >= LARGE_PAGES;
+	long n_threads = large ? sysconf(_SC_NPROCESSORS_ONLN) : 0;
+	size_t job = (most + !most) * KAGE_PAGE_BYTES;
+
+	if (o->level < ZSTD_minCLevel() || o->level > ZSTD_maxCLevel())
+		return kage_err_new(KAGE_INVALID, "zstd has no compression level %d", o->level);
+	if (changed > most)
+		job = (changed < GROUP_PAGES ? changed : GROUP_PAGES) * XOR_PAGE_MAX;
+	else if (changed)
+		job = most * XOR_PAGE_MAX;
+	TRY(kage_squeeze_init(&w->squeeze, o->level ? o->level : DEFAULT_LEVEL, job,
 			      n_threads > 0 ? (unsigned)n_threads : 0));
-	w->chain = XXH3_createState();
-	if (!w->chain)
-		return kage_err_nomem();
-	XXH3_128bits_reset(w->chain);
 	if (large)
 		set_direct(w, true);
 	return resize(w, large ? OUT_BYTES : SMALL_BYTES);
 }
 
 static struct kage_err *write_all(struct pack_writer *w, const struct kage_image *image,
-				  const char *history, int level)
+				  const struct pack_options *o)
 {
 	TRY(kage_image_validate(image));
 	TRY(check_runs(image));
-	TRY(writer_init(w, level));
-	TRY(put_header(w));
-	TRY(put_summary(w, image->msg, history));
+	if (o->difference)
+		TRY(check_difference(o->difference));
+	TRY(writer_init(w, o));
+	TRY(put_header(w, o));
+	TRY(put_summary(w, image->msg, o->history));
+	if (o->difference)
+		TRY(put_difference(w, o->difference));
 	TRY(put_image(w, image));
 	TRY(put_pages(w));
 	TRY(put_index(w));
+	finish_summary(w);
 	TRY(put_footer(w));
-	return flush(w, true);
+	return put_summary_again(w);
 }
 
 struct kage_err *kage_pack_write(const struct kage_ctx *ctx, int fd, const char *path,
-				 const struct kage_image *image, const char *history, int level,
-				 uint64_t *ret_bytes)
+				 const struct kage_image *image, const struct pack_options *options,
+				 struct pack_written *ret_written)
 {
 	struct pack_writer w = {
 		.ctx = ctx,
 		.fd = fd,
 		.path = path,
+		.keyframe = options->keyframe || !options->difference,
 		.pages = image->pages,
 		.n_pages = image->pages ? kage_pages_total(image->pages) : 0,
 	};
-	struct kage_err *e = write_all(&w, image, history, level);
+	struct kage_err *e = write_all(&w, image, options);
 
-	if (!e)
-		*ret_bytes = w.flushed;
+	if (!e) {
+		ret_written->bytes = w.flushed;
+		ret_written->changed_pages = w.place.changed_pages;
+		ret_written->keyframe = w.keyframe;
+		memcpy(ret_written->id, w.header.id, sizeof(w.header.id));
+	}
 	writer_deinit(&w);
 	return e;
 }

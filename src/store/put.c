@@ -25,6 +25,7 @@
 #include "base/cleanup.h"
 #include "store/dir.h"
 #include "store/pack_write.h"
+#include "store/way.h"
 
 static const char temporary_prefix[] = ".tmp-";
 
@@ -131,13 +132,33 @@ static struct kage_err *next_number(const struct history *h, uint64_t *ret_numbe
 	return NULL;
 }
 
+/* The neighbour must be there when the difference to it becomes visible. */
+static struct kage_err *check_neighbour(const struct history *h, const struct kage_changes *changes)
+{
+	_cleanup_way_ struct way_map m = { 0 };
+	size_t i;
+
+	if (!changes)
+		return NULL;
+	TRY(kage_way_init(h, &m));
+	i = kage_way_node(&m, changes->base_number);
+	if (i != NO_NODE)
+		TRY(kage_way_load(&m, i));
+	if (i != NO_NODE && !m.nodes[i].damage &&
+	    memcmp(m.nodes[i].id, changes->base_id, IMAGE_ID_BYTES) == 0)
+		return NULL;
+	return kage_err_new(KAGE_CHANGED, "the image %s@%llu, from which it differs, is gone",
+			    h->name, (unsigned long long)changes->base_number);
+}
+
 static struct kage_err *publish_in(const struct history *h, struct new_file *f,
-				   uint64_t *ret_number)
+				   const struct kage_changes *changes, uint64_t *ret_number)
 {
 	const struct kage_store *s = h->store;
 	char name[PACK_NAME_BYTES];
 	uint64_t number;
 
+	TRY(check_neighbour(h, changes));
 	TRY(next_number(h, &number));
 	kage_dir_pack_name(number, name);
 	if (give_name(f, h, name) < 0)
@@ -154,16 +175,49 @@ static struct kage_err *publish_in(const struct history *h, struct new_file *f,
 
 /* Step 3. */
 static struct kage_err *publish(struct kage_store *s, const char *history, struct new_file *f,
-				uint64_t *ret_number)
+				const struct kage_changes *changes, uint64_t *ret_number)
 {
 	_cleanup_history_ struct history h = HISTORY_INIT;
 	struct kage_err *e;
 
 	TRY(kage_dir_history_lock(s, history, true, &h));
-	e = publish_in(&h, f, ret_number);
+	e = publish_in(&h, f, changes, ret_number);
 	if (e)
 		kage_dir_history_drop_empty(&h);
 	return e;
+}
+
+static struct kage_err *write_pack(struct kage_store *s, int fd, const char *what, const char *name,
+				   const struct kage_image *image,
+				   const struct kage_put_options *options,
+				   struct kage_put_result *result)
+{
+	const struct kage_changes *c = options->changes;
+	struct pack_difference difference;
+	struct pack_options o = {
+		.history = name,
+		.level = options->compression,
+		.difference = c ? &difference : NULL,
+		.keyframe = options->keyframe,
+	};
+	struct pack_written written;
+
+	if (c) {
+		difference = (struct pack_difference){
+			.base_number = c->base_number,
+			.runs = c->runs,
+			.n_runs = c->n_runs,
+			.before = c->before,
+			.after = image->pages,
+		};
+		memcpy(difference.base_id, c->base_id, sizeof(difference.base_id));
+	}
+	TRY(kage_pack_write(s->ctx, fd, what, image, &o, &written));
+	result->stored_bytes = written.bytes;
+	result->changed_pages = written.changed_pages;
+	result->keyframe = written.keyframe;
+	memcpy(result->id, written.id, sizeof(result->id));
+	return NULL;
 }
 
 static struct kage_err *put(struct kage_store *s, const char *name, const struct kage_image *image,
@@ -177,11 +231,10 @@ static struct kage_err *put(struct kage_store *s, const char *name, const struct
 		return kage_err_nomem();
 	}
 	TRY(make_file(s, &f));
-	TRY(kage_pack_write(s->ctx, f.fd, what, image, name, options ? options->compression : 0,
-			    &result->stored_bytes));
+	TRY(write_pack(s, f.fd, what, name, image, options, result));
 	if (fdatasync(f.fd) < 0)
 		return kage_err_sys(errno, "sync %s", what);
-	return publish(s, name, &f, &result->number);
+	return publish(s, name, &f, options->changes, &result->number);
 }
 
 /* How much the pack would have taken is not known before it is compressed; more than its pages it is
@@ -207,15 +260,25 @@ struct kage_err *kage_store_put(struct kage_store *store, const char *name,
 				const struct kage_put_options *options,
 				struct kage_put_result *ret_result)
 {
-	struct kage_put_result result;
+	struct kage_put_result result = { 0 };
 	struct kage_err *e = kage_store_check_name(name);
 
 	if (!e)
-		e = put(store, name, image, options, &result);
+		e = put(store, name, image, options ? options : &(struct kage_put_options){ 0 },
+			&result);
 	if (e && (kage_err_errno(e) == ENOSPC || kage_err_errno(e) == EDQUOT))
 		e = advise_room(e, store, image);
 	if (e)
 		return kage_err_wrap(e, "store an image of '%s'", name);
 	*ret_result = result;
 	return NULL;
+}
+
+/* --- when a keyframe is due ------------------------------------------------------------------- */
+
+enum { MOST_PACKS = 1000 };
+
+bool kage_store_wants_keyframe(const struct kage_since_keyframe *since)
+{
+	return since->difference_bytes > since->keyframe_bytes || since->n_packs >= MOST_PACKS;
 }

@@ -18,22 +18,43 @@
 #include <kage/kage.h>
 
 #include "base/ctx.h"
+#include "image/changes.h"
 #include "image/image.h"
 
 struct kage_put_options {
 	int compression; /* zstd level, 0 for the default */
+	/* In what it differs from its neighbour, whose difference is stored in place of all pages; NULL
+	 * stores all pages, without a neighbour. */
+	const struct kage_changes *changes;
+	bool keyframe; /* with changes: all pages and the difference, which then leads back from here */
 };
 
 struct kage_put_result {
 	uint64_t number;
 	uint64_t stored_bytes;
+	uint8_t id[16];         /* of the image, for the changes of the next one */
+	uint64_t changed_pages; /* that really differ; 0 without changes */
+	bool keyframe;
 };
 
-/** Adds IMAGE to history NAME, durably, under the next number. Whole or not at all. */
+/** Adds IMAGE to history NAME, durably, under the next number, which is always the highest. Whole or not
+ *  at all. KAGE_CHANGED when the neighbour is not in the history any more, or another image bears
+ *  its number: then a keyframe without changes is due. */
 struct kage_err *kage_store_put(struct kage_store *store, const char *name,
 				const struct kage_image *image,
 				const struct kage_put_options *options,
 				struct kage_put_result *ret_result) _must_check_;
+
+/* What was stored since the last keyframe. */
+struct kage_since_keyframe {
+	uint64_t keyframe_bytes;   /* of its pack */
+	uint64_t difference_bytes; /* of all packs since, together */
+	uint64_t n_packs;          /* since */
+};
+
+/** Whether the next image of a history should be a keyframe: reading an image costs at most as much as two
+ *  keyframes, and a bounded number of packs. */
+bool kage_store_wants_keyframe(const struct kage_since_keyframe *since);
 
 /** Whether NAME can be a history's: 1 to 63 characters of A-Z a-z 0-9 . _ + -, beginning with a letter
  *  or digit. KAGE_INVALID says what is wrong with it. */

@@ -51,12 +51,12 @@ static void check_small_parts(const uint8_t *data, size_t size)
 {
 	struct summary s;
 	struct footer_numbers f;
-	uint32_t header_bytes;
+	struct pack_head head;
 	struct record r;
 
 	kage_err_free(kage_format_summary(data, size, 112, &s));
-	kage_err_free(kage_format_header(data, size < PACK_HEADER_MAX ? size : PACK_HEADER_MAX,
-					 &header_bytes));
+	kage_err_free(
+		kage_format_header(data, size < PACK_HEADER_MAX ? size : PACK_HEADER_MAX, &head));
 	if (size >= FOOTER_BYTES)
 		kage_err_free(kage_format_footer(data, 1000, 1104, &f));
 	if (size >= RECORD_BYTES)

@@ -19,13 +19,14 @@ static uint8_t *pack_of(const struct kage_image *image, size_t *ret_size)
 {
 	struct kage_ctx *ctx;
 	int fd = memfd_create("pack", MFD_CLOEXEC);
-	uint64_t written;
+	struct pack_written written;
 	uint8_t *bytes;
 
 	must(kage_ctx_create(&ctx));
-	must(kage_pack_write(ctx, fd, "memory", image, "sleep", 0, &written));
+	must(kage_pack_write(ctx, fd, "memory", image, &(struct pack_options){ .history = "sleep" },
+			     &written));
 	bytes = pack_slurp(fd, ret_size);
-	assert_int_equal(written, *ret_size);
+	assert_int_equal(written.bytes, *ret_size);
 	close(fd);
 	kage_ctx_destroy(ctx);
 	return bytes;
@@ -132,7 +133,7 @@ static void test_random_round_trips(void **state)
 		uint8_t *bytes = pack_of(image, &size);
 		struct compare c = { image->pages, 0 };
 
-		must(kage_pack_open(pack_file_of(bytes, size), "memory", &back));
+		must(kage_pack_open(pack_file_of(bytes, size), "memory", &back, NULL));
 		assert_same_pages(image->pages, back->pages);
 		must(kage_pages_each(back->pages, 0, compare_piece, &c));
 		assert_int_equal(c.n, kage_pages_total(image->pages));
@@ -153,10 +154,10 @@ static void test_pack_of_pack(void **state)
 	uint8_t *bytes = pack_of(image, &size), *second;
 
 	(void)state;
-	must(kage_pack_open(pack_file_of(bytes, size), "memory", &back));
+	must(kage_pack_open(pack_file_of(bytes, size), "memory", &back, NULL));
 	second = pack_of(back, &second_size);
 	assert_int_equal(second_size, size);
-	must(kage_pack_open(pack_file_of(second, second_size), "memory", &again));
+	must(kage_pack_open(pack_file_of(second, second_size), "memory", &again, NULL));
 	assert_same_pages(image->pages, again->pages);
 	kage_image_close(again);
 	kage_image_close(back);
@@ -208,7 +209,7 @@ static void test_bad_runs(void **state)
 	struct kage_ctx *ctx;
 	struct mem_pages *m;
 	struct random_state r = { 1 };
-	uint64_t n;
+	struct pack_written n;
 
 	(void)state;
 	must(kage_ctx_create(&ctx));
@@ -216,7 +217,9 @@ static void test_bad_runs(void **state)
 	sample_run(m, &r, SAMPLE_SPACE, 10, 5);
 	sample_run(m, &r, SAMPLE_SPACE, 14, 5);
 	image->pages = kage_mem_pages_finish(m);
-	must_fail(kage_pack_write(ctx, -1, "x", image, "x", 0, &n), KAGE_INVALID, "twice");
+	must_fail(
+		kage_pack_write(ctx, -1, "x", image, &(struct pack_options){ .history = "x" }, &n),
+		KAGE_INVALID, "twice");
 	kage_image_close(image);
 	kage_ctx_destroy(ctx);
 }
@@ -315,7 +318,7 @@ static void test_damage_stays_in_its_group(void **state)
 	image->pages = kage_mem_pages_finish(m);
 	bytes = pack_of(image, &size);
 	bytes[size / 2] ^= 1; /* within the second of three groups */
-	must(kage_pack_open(pack_file_of(bytes, size), "memory", &back));
+	must(kage_pack_open(pack_file_of(bytes, size), "memory", &back, NULL));
 	must(kage_pages_read(back->pages, SAMPLE_SPACE, 0x10000, 1, page));
 	assert_corrupt(kage_pages_read(back->pages, SAMPLE_SPACE, 0x10000 + 300, 1, page), "page",
 		       300);
@@ -375,7 +378,7 @@ static void expect_damage(const uint8_t *bytes, size_t size, const size_t *offse
 	for (size_t i = 0; i < n; i++)
 		damaged[offsets[i]] ^= 4;
 	fd = pack_file_of(damaged, size);
-	must(kage_pack_check(fd, "memory", note_offset, &found));
+	must(kage_pack_check(fd, "memory", note_offset, &found, NULL));
 	qsort(found.offsets, found.n, sizeof(found.offsets[0]), compare_offsets);
 	assert_int_equal(found.n, n);
 	assert_memory_equal(found.offsets, offsets, n * sizeof(*offsets));
@@ -435,7 +438,7 @@ static void test_damage_before_a_cut(void **state)
 	size = cut + 1000;
 	bytes[at] ^= 1;
 	fd = pack_file_of(bytes, size);
-	must(kage_pack_check(fd, "memory", note_offset, &found));
+	must(kage_pack_check(fd, "memory", note_offset, &found, NULL));
 	assert_int_equal(found.n, 3);
 	assert_int_equal(found.offsets[0], size - FOOTER_RECORD_BYTES);
 	assert_int_equal(found.offsets[1], at);
@@ -594,7 +597,7 @@ static void test_layout(void **state)
 	(void)state;
 	assert_memory_equal(bytes, "\x89KAGE\r\n\x1a\x40\0\0\0\0\0\0\0", 16);
 	assert_memory_equal(bytes + PACK_HEADER_BYTES, "\1\0\0\0\0\0\0\0", 8);
-	assert_memory_equal(bytes + PACK_HEADER_BYTES + RECORD_BYTES, "\x38\0\0\0\x92\x10\0\0", 8);
+	assert_memory_equal(bytes + PACK_HEADER_BYTES + RECORD_BYTES, "\x70\0\0\0\x92\x10\0\0", 8);
 	assert_memory_equal(bytes + size - 8, "KAGEEND\n", 8);
 	free(bytes);
 }

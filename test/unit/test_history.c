@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Histories of differences: every image is what was put, from either side, after removals and damage. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "lib/sample_image.h"
+#include "store/dirty.h"
+#include "store/store.h"
+
+enum { IMAGES = 60, PAGES = 40, FIRST = 0x10000, SHARED = 7, LAST_NUMBER = 4096 };
+
+/* A program's memory as of one image: what each page of two spaces holds, and which there are. */
+struct state {
+	bool here[PAGES + SHARED];
+	unsigned char page[PAGES + SHARED][KAGE_PAGE_BYTES];
+	uint8_t id[16];
+	uint64_t number;
+};
+
+struct fixture {
+	char dir[64];
+	struct kage_ctx *ctx;
+	struct kage_store *store;
+	struct random_state random;
+	struct state *states[LAST_NUMBER]; /* by number; NULL: no such image */
+	struct state now;
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	strcpy(f->dir, "/dev/shm/kage-test-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	must(kage_ctx_create(&f->ctx));
+	must(kage_store_open(f->ctx, f->dir, KAGE_STORE_CREATE, &f->store));
+	f->random.v = (uint64_t)kage_clock_real_ns();
+	print_message("# seed %llu\n", (unsigned long long)f->random.v);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	char command[128];
+
+	kage_store_close(f->store);
+	kage_ctx_destroy(f->ctx);
+	snprintf(command, sizeof(command), "rm -rf %s", f->dir);
+	assert_int_equal(system(command), 0);
+	for (size_t i = 0; i < LAST_NUMBER; i++)
+		free(f->states[i]);
+	free(f);
+	return 0;
+}
+
+static uint32_t space_of(size_t i)
+{
+	return i < PAGES ? SAMPLE_SPACE : SAMPLE_SHARED_SPACE;
+}
+
+static uint64_t page_of(size_t i)
+{
+	return i < PAGES ? FIRST + i : i - PAGES;
+}
+
+static struct kage_pages *pages_of(const struct state *s)
+{
+	struct mem_pages *m;
+	void *at;
+
+	must(kage_mem_pages_create(&m));
+	for (size_t i = 0; i < PAGES + SHARED; i++) {
+		if (!s->here[i])
+			continue;
+		must(kage_mem_pages_add(m, space_of(i), page_of(i), 1, &at));
+		memcpy(at, s->page[i], KAGE_PAGE_BYTES);
+	}
+	return kage_mem_pages_finish(m);
+}
+
+/* Pages come, go, and change in few or many bytes; some are written and stay the same. */
+static void live_on(struct fixture *f, struct state *s, bool *touched)
+{
+	for (size_t i = 0; i < PAGES + SHARED; i++) {
+		touched[i] = random_next(&f->random) % 4 == 0;
+		if (!touched[i])
+			continue;
+		switch (random_next(&f->random) % 6) {
+		case 0:
+			s->here[i] = !s->here[i];
+			memset(s->page[i], 0, KAGE_PAGE_BYTES);
+			if (!s->here[i])
+				break;
+			/* fall through */
+		case 1:
+			sample_page(s->page[i], 2, random_next(&f->random));
+			break;
+		case 2:
+			memset(s->page[i], 0, KAGE_PAGE_BYTES);
+			break;
+		case 3:
+			break;
+		default:
+			s->page[i][random_next(&f->random) % KAGE_PAGE_BYTES] ^= 0x5a;
+		}
+		if (!s->here[i])
+			memset(s->page[i], 0, KAGE_PAGE_BYTES);
+	}
+}
+
+static struct kage_put_result put(struct fixture *f, const struct state *base, bool keyframe,
+				  const bool *touched)
+{
+	struct kage_image *image = sample_image();
+	struct kage_changes changes = { .before = base ? pages_of(base) : NULL };
+	struct page_run runs[PAGES + SHARED];
+	struct kage_put_result result;
+	struct kage_put_options options = { .keyframe = keyframe };
+	struct state *copy = malloc(sizeof(*copy));
+
+	image->pages = pages_of(&f->now);
+	for (size_t i = 0; base && i < PAGES + SHARED; i++)
+		if (touched[i])
+			runs[changes.n_runs++] = (struct page_run){ space_of(i), page_of(i), 1 };
+	if (base) {
+		changes.runs = runs;
+		changes.base_number = base->number;
+		memcpy(changes.base_id, base->id, 16);
+		options.changes = &changes;
+	}
+	must(kage_store_put(f->store, "h", image, &options, &result));
+	assert_true(result.keyframe == (keyframe || !base));
+	f->now.number = result.number;
+	memcpy(f->now.id, result.id, 16);
+	memcpy(copy, &f->now, sizeof(*copy));
+	assert_null(f->states[result.number]);
+	f->states[result.number] = copy;
+	kage_image_close(image);
+	kage_pages_destroy(changes.before);
+	return result;
+}
+
+/* One more image, which differs from that before it. */
+static void put_next(struct fixture *f, bool keyframe)
+{
+	const struct state *base = f->now.number ? f->states[f->now.number] : NULL;
+	bool touched[PAGES + SHARED];
+
+	live_on(f, &f->now, touched);
+	put(f, base, keyframe, touched);
+}
+
+/* One more image after number N, as if the program had been restored from that. */
+static void branch(struct fixture *f, uint64_t n, bool keyframe)
+{
+	memcpy(&f->now, f->states[n], sizeof(f->now));
+	put_next(f, keyframe);
+}
+
+static struct kage_err *open_number(struct fixture *f, uint64_t n, struct kage_image **ret_image)
+{
+	char spec[32];
+
+	snprintf(spec, sizeof(spec), "h@%llu", (unsigned long long)n);
+	return kage_image_open(f->store, spec, ret_image);
+}
+
+struct seen {
+	const struct state *expected;
+	size_t n;
+};
+
+static struct kage_err *compare(void *user, uint32_t space, uint64_t first, uint64_t count,
+				const void *bytes)
+{
+	static const unsigned char zero[KAGE_PAGE_BYTES];
+	struct seen *s = user;
+
+	for (uint64_t i = 0; i < count; i++) {
+		size_t at = space == SAMPLE_SPACE ? first + i - FIRST : first + i + PAGES;
+
+		assert_true(at < PAGES + SHARED);
+		assert_true(s->expected->here[at]);
+		assert_memory_equal(bytes ? (const char *)bytes + i * KAGE_PAGE_BYTES
+					  : (const char *)zero,
+				    s->expected->page[at], KAGE_PAGE_BYTES);
+		s->n++;
+	}
+	return NULL;
+}
+
+static size_t count_pages(const struct state *s)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < PAGES + SHARED; i++)
+		n += s->here[i];
+	return n;
+}
+
+/* Image N read page by page, in a random order, and as a whole. */
+static struct kage_err *read_number(struct fixture *f, uint64_t n)
+{
+	struct seen seen = { .expected = f->states[n] };
+	unsigned char page[KAGE_PAGE_BYTES];
+	struct kage_image *image;
+	struct kage_err *e = open_number(f, n, &image);
+
+	for (size_t k = 0; !e && k < 20; k++) {
+		size_t i = random_next(&f->random) % (PAGES + SHARED);
+
+		e = kage_pages_read(image->pages, space_of(i), page_of(i), 1, page);
+		if (!e)
+			assert_memory_equal(page, f->states[n]->page[i], KAGE_PAGE_BYTES);
+		else
+			kage_image_close(image);
+	}
+	if (e)
+		return e;
+	assert_int_equal(kage_pages_total(image->pages), count_pages(f->states[n]));
+	e = kage_pages_each(image->pages, 0, compare, &seen);
+	if (!e)
+		assert_int_equal(seen.n, count_pages(f->states[n]));
+	if (!e)
+		e = kage_pages_each(image->pages, SAMPLE_SHARED_SPACE, compare, &seen);
+	kage_image_close(image);
+	return e;
+}
+
+static void all_as_put(struct fixture *f)
+{
+	for (uint64_t n = 1; n < LAST_NUMBER; n++) {
+		struct kage_err *e = f->states[n] ? read_number(f, n) : NULL;
+
+		if (e)
+			fail_msg("h@%llu: %s", (unsigned long long)n, kage_err_message(e));
+	}
+}
+
+/* Keyframes at the beginning and now and then; some images go on from an older one. */
+static void random_history(struct fixture *f, int images)
+{
+	put_next(f, true);
+	for (int i = 1; i < images; i++) {
+		bool keyframe = random_next(&f->random) % 12 == 0;
+
+		if (random_next(&f->random) % 10 == 0)
+			branch(f, 1 + random_next(&f->random) % (uint64_t)i, keyframe);
+		else
+			put_next(f, keyframe);
+	}
+}
+
+static void test_random_history(void **state)
+{
+	struct fixture *f = *state;
+
+	random_history(f, IMAGES);
+	all_as_put(f);
+}
+
+/* Without the pack of the first keyframe all go by the one at the end. */
+static void test_from_behind(void **state)
+{
+	struct fixture *f = *state;
+	char path[128];
+
+	put_next(f, true);
+	for (int i = 2; i < 20; i++)
+		put_next(f, false);
+	put_next(f, true);
+	snprintf(path, sizeof(path), "%s/h/0000000001.kage", f->dir);
+	assert_int_equal(unlink(path), 0);
+	free(take_ptr(f->states[1]));
+	all_as_put(f);
+	snprintf(path, sizeof(path), "%s/h/0000000020.kage", f->dir);
+	assert_int_equal(unlink(path), 0);
+	must_fail(read_number(f, 7), KAGE_CORRUPT, "no keyframe");
+}
+
+static void test_gone_neighbour(void **state)
+{
+	struct fixture *f = *state;
+	struct kage_image *image = sample_image();
+	struct kage_changes changes = { .base_number = 1 };
+	struct kage_put_options options = { .changes = &changes };
+	struct kage_put_result result;
+
+	image->pages = pages_of(&f->now);
+	changes.before = image->pages;
+	must_fail(kage_store_put(f->store, "h", image, &options, &result), KAGE_CHANGED, "h@1");
+	put_next(f, true);
+	must_fail(kage_store_put(f->store, "h", image, &options, &result), KAGE_CHANGED, "h@1");
+	memcpy(changes.base_id, f->now.id, 16);
+	must(kage_store_put(f->store, "h", image, &options, &result));
+	assert_int_equal(result.number, 2);
+	assert_int_equal(result.changed_pages, 0);
+	changes.base_number = 0;
+	must_fail(kage_store_put(f->store, "h", image, &options, &result), KAGE_INVALID, "number");
+	kage_image_close(image);
+}
+
+/* More packs on the way than descriptors. */
+static void test_long(void **state)
+{
+	struct fixture *f = *state;
+	struct rlimit limit, low;
+
+	put_next(f, true);
+	for (int i = 0; i < 300; i++)
+		put_next(f, false);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	low = limit;
+	low.rlim_cur = 32;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+	must(read_number(f, 301));
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	must(read_number(f, 150));
+}
+
+static void test_policy(void **state)
+{
+	(void)state;
+	assert_false(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 100, 999 }));
+	assert_true(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 101, 2 }));
+	assert_true(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 5, 1000 }));
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_random_history), TEST(test_from_behind), TEST(test_gone_neighbour),
+		TEST(test_long),           TEST(test_policy),
+	};
+
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
