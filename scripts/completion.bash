@@ -29,6 +29,7 @@ _kage_images() {
 
 	if [[ $1 == *@* ]]; then
 		_kage_log "$name"
+		kage "${store[@]}" tag "$name" 2>/dev/null | awk -v n="$name" 'NR > 1 { print n "@" $1 }'
 		printf '%s\n' "$name@latest" "$name@first"
 	else
 		_kage_histories
@@ -69,8 +70,8 @@ _kage_arguments() {
 	case $1 in
 	snap) _kage_pids ;;
 	check) [[ $cur == [0-9]* ]] || _kage_images "$cur"; _kage_pids ;;
-	show | cat | diff | restore | core | gdb | rm) _kage_images "$cur" ;;
-	log | fsck) _kage_histories ;;
+	show | cat | diff | tag | restore | core | gdb | rm) _kage_images "$cur" ;;
+	log | fsck | du) _kage_histories ;;
 	help) _kage_commands ;;
 	esac
 }

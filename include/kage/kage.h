@@ -108,6 +108,7 @@ struct kage_entry {
 	const char *command; /* command line */
 	const char *message; /* of -m, or "" */
 	const char *reason;
+	const char *tags;       /* of kage_store_tag(), ", " between them, or "" */
 	const char *damage;     /* NULL, or what in the pack is not as it was written */
 	const char *unreadable; /* NULL, or why the pack could not be read, sound or not */
 };
@@ -123,7 +124,7 @@ KAGE_API struct kage_err *kage_store_list(struct kage_store *store, const char *
 KAGE_API void kage_list_free(struct kage_list *list);
 
 /** Finds what SPEC means: NAME@N, NAME@latest, NAME@first, NAME@-1 (one before the latest),
- *  NAME@5min (the newest that is at least as old), NAME alone (the latest). */
+ *  NAME@5min (the newest that is at least as old), NAME@TAG, NAME alone (the latest). */
 KAGE_API struct kage_err *kage_store_resolve(struct kage_store *store, const char *spec,
 					     char **ret_name, uint64_t *ret_number);
 
@@ -220,7 +221,32 @@ KAGE_API struct kage_err *kage_image_diff(struct kage_ctx *ctx, const struct kag
 					  const struct kage_diff_options *options, kage_diff_fn *fn,
 					  void *user);
 
-/** Removes the images from FIRST to LAST of history NAME, or the whole history when LAST is 0. */
+/** Gives image NUMBER of history NAME the tag TAG, durably: letters, digits and . _ + -, beginning with
+ *  a letter. KAGE_BUSY: another image has it, and MOVE is not set. */
+KAGE_API struct kage_err *kage_store_tag(struct kage_store *store, const char *name,
+					 uint64_t number, const char *tag, bool move);
+
+/** Takes the tag TAG away; the image stays. */
+KAGE_API struct kage_err *kage_store_untag(struct kage_store *store, const char *name,
+					   const char *tag);
+
+struct kage_tag {
+	const char *name;
+	uint64_t number;
+};
+
+struct kage_tags {
+	const struct kage_tag *tags;
+	size_t n;
+};
+
+/** All tags of history NAME, by number. */
+KAGE_API struct kage_err *kage_store_tags(struct kage_store *store, const char *name,
+					  struct kage_tags *ret_tags);
+KAGE_API void kage_tags_free(struct kage_tags *tags);
+
+/** Removes the images from FIRST to LAST of history NAME, or the whole history when LAST is 0.
+ *  KAGE_BUSY when one of them has a tag: take it away first. */
 KAGE_API struct kage_err *kage_store_remove(struct kage_store *store, const char *name,
 					    uint64_t first, uint64_t last, size_t *ret_removed);
 

@@ -24,7 +24,8 @@ void cli_help_overview(bool colour)
 	puts("  NAME@3        the third of history NAME\n"
 	     "  NAME@latest   the newest, which NAME alone means too; NAME@first: the oldest\n"
 	     "  NAME@-1       the one before the newest\n"
-	     "  NAME@5min     the newest that is at least five minutes old\n");
+	     "  NAME@5min     the newest that is at least five minutes old\n"
+	     "  NAME@good     the one that 'kage tag' gave that name\n");
 	title("Everywhere", colour);
 	puts("  --store DIR   use the store in DIR, not $KAGE_STORE, /var/lib/kage (root) or\n"
 	     "                ~/.local/share/kage\n"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kage log: lists histories, or the images of one. */
 #include <inttypes.h>
+#include <string.h>
 
 #include "cli/cli.h"
 #include "cli/json.h"
@@ -22,15 +23,19 @@ static const struct cli_column columns[] = {
 /* What tells this image from others: trouble first of all, then what the user said. */
 static char *what(const struct kage_entry *entry)
 {
+	_cleanup_free_ char *tags = NULL;
+
 	if (entry->damage)
 		return cli_printf("DAMAGED: %s", entry->damage);
 	if (entry->unreadable)
 		return cli_printf("NOT READABLE: %s", entry->unreadable);
+	tags = *entry->tags ? cli_printf("(%s) ", entry->tags) : cli_printf("%s", "");
 	if (entry->message && *entry->message)
-		return cli_printf("%s", entry->message);
-	return cli_printf("%s", entry->command && *entry->command ? entry->command
-				: entry->comm                     ? entry->comm
-								  : "");
+		return cli_printf("%s%s", tags, entry->message);
+	return cli_printf("%s%s", tags,
+			  entry->command && *entry->command ? entry->command
+			  : entry->comm                     ? entry->comm
+							    : "");
 }
 
 static void add_row(struct cli_table *table, const struct kage_entry *entry, uint64_t now_ns)
@@ -65,13 +70,27 @@ static void print_table(const struct cli *cli, const struct kage_list *list)
 	cli_table_deinit(&table);
 }
 
+/* "good, tuesday" as a list. */
+static json_t *tags_json(const char *tags)
+{
+	json_t *list = json_array();
+
+	while (*tags) {
+		size_t n = strcspn(tags, ",");
+
+		json_array_append_new(list, json_stringn(tags, n));
+		tags += n + strspn(tags + n, ", ");
+	}
+	return list;
+}
+
 static json_t *entry_json(const struct kage_entry *entry)
 {
 	_cleanup_free_ char *label = cli_printf("%s@%" PRIu64, entry->name, entry->number);
 	char time[CLI_TEXT_BYTES];
 
 	return json_pack(
-		"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o}",
+		"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
 		"image", cli_json_text(label), "name", cli_json_text(entry->name), "number",
 		cli_json_number(entry->number), "time", cli_text_time_utc(time, entry->realtime_ns),
 		"realtime_ns", cli_json_number(entry->realtime_ns), "pause_ns",
@@ -81,7 +100,7 @@ static json_t *entry_json(const struct kage_entry *entry)
 		(int)entry->n_threads, "comm", cli_json_text(entry->comm), "command",
 		cli_json_text(entry->command), "message", cli_json_text(entry->message), "reason",
 		cli_json_text(entry->reason), "damage", cli_json_text(entry->damage), "unreadable",
-		cli_json_text(entry->unreadable));
+		cli_json_text(entry->unreadable), "tags", tags_json(entry->tags));
 }
 
 static void print_json(const struct kage_store *store, const struct kage_list *list)

@@ -12,9 +12,12 @@
 
 struct rm_values {
 	bool yes;
+	bool force;
 };
 
 static const struct cli_option options[] = {
+	{ "force", 'f', NULL, "even images that have tags", CLI_FLAG,
+	  .offset = offsetof(struct rm_values, force) },
 	{ "yes", 'y', NULL, "do not ask", CLI_FLAG, .offset = offsetof(struct rm_values, yes) },
 	{ 0 },
 };
@@ -67,6 +70,21 @@ static struct kage_err *resolve(struct kage_store *store, const char *spec, stru
 static bool in_range(const struct range *range, uint64_t number)
 {
 	return range->last == 0 || (number >= range->first && number <= range->last);
+}
+
+/* Takes away the tags of the images of RANGE. */
+static struct kage_err *untag(struct kage_store *store, const struct range *range)
+{
+	struct kage_tags tags;
+	struct kage_err *e = kage_store_tags(store, range->name, &tags);
+
+	if (e)
+		return e;
+	for (size_t i = 0; i < tags.n && !e; i++)
+		if (in_range(range, tags.tags[i].number))
+			e = kage_store_untag(store, range->name, tags.tags[i].name);
+	kage_tags_free(&tags);
+	return e;
 }
 
 static struct kage_err *count(struct kage_store *store, const struct range *range, size_t *ret_n)
@@ -127,7 +145,8 @@ static void print_result(const struct cli *cli, size_t removed)
 }
 
 /* What was removed before a failure is told all the same. */
-static int remove_all(struct cli *cli, struct kage_store *store, const struct range *ranges, int n)
+static int remove_all(struct cli *cli, struct kage_store *store, const struct range *ranges, int n,
+		      bool force)
 {
 	struct kage_err *e = NULL;
 	size_t removed = 0;
@@ -135,7 +154,11 @@ static int remove_all(struct cli *cli, struct kage_store *store, const struct ra
 	for (int i = 0; i < n && !e; i++) {
 		size_t now = 0;
 
-		e = kage_store_remove(store, ranges[i].name, ranges[i].first, ranges[i].last, &now);
+		if (force)
+			e = untag(store, &ranges[i]);
+		if (!e)
+			e = kage_store_remove(store, ranges[i].name, ranges[i].first,
+					      ranges[i].last, &now);
 		removed += now;
 		/* It was there: an earlier argument meant it too, or somebody else removed it. */
 		if (e && kage_err_code(e) == KAGE_NOTFOUND) {
@@ -165,7 +188,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 		status = prepare_one(cli, store, argv[n], ask, &ranges[n]);
 	}
 	if (status == CLI_DONE)
-		status = remove_all(cli, store, ranges, n);
+		status = remove_all(cli, store, ranges, n, values->force);
 	while (n > 0)
 		range_deinit(&ranges[--n]);
 	return status;
@@ -177,7 +200,8 @@ const struct cli_command cli_rm = {
 	.summary = "remove images",
 	.details =
 		"  Removes an image, the images A to B of a history, or with a bare NAME the whole history.\n"
-		"  All names are checked before anything is removed. Asks first where it talks to a terminal.",
+		"  All names are checked before anything is removed. Asks first where it talks to a terminal.\n"
+		"  An image that has a tag stays, unless --force is given.",
 	.options = options,
 	.min_args = 1,
 	.max_args = -1,

@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "store/suggest.h"
+#include "store/tags.h"
 
 static const char lock_name[] = ".lock";
 static const uint64_t max_number = 9999999999; /* ten digits */
@@ -387,6 +388,8 @@ void kage_dir_history_drop_empty(const struct history *h)
 	size_t n = 1;
 
 	e = kage_dir_numbers(h, &numbers, &n);
+	if (!e && n == 0)
+		kage_tags_drop_dangling(h);
 	if (!e && n == 0 && unlinkat(h->fd, lock_name, 0) == 0)
 		unlinkat(h->store->fd, h->name, AT_REMOVEDIR); /* which fails if not empty */
 	err_drop(e);

@@ -7,6 +7,7 @@
 #include "base/cleanup.h"
 #include "store/chain.h"
 #include "store/pack_read.h"
+#include "store/tags.h"
 
 /* What stands before the entries that the caller sees. */
 struct list_block {
@@ -112,6 +113,7 @@ static struct kage_err *add_entry(const struct history *h, uint64_t number, stru
 		.command = "",
 		.message = "",
 		.reason = "",
+		.tags = "",
 	};
 	if (!entry->name)
 		return kage_err_nomem();
@@ -132,6 +134,30 @@ static struct kage_err *add_entry(const struct history *h, uint64_t number, stru
 	return NULL;
 }
 
+/* Notes the tags of the entries of LIST from index FROM on, which are of H: "good, tuesday". */
+static struct kage_err *add_tags(const struct history *h, struct kage_list *list, size_t from)
+{
+	_cleanup_(arena_deinit) struct arena own = ARENA_INIT;
+	struct arena *a = &block_of(list)->arena;
+	struct kage_tag *tags = NULL;
+	size_t n = 0, t = 0;
+
+	TRY(kage_tags_read(h, &own, &tags, &n));
+	for (size_t i = from; i < list->n; i++) {
+		struct kage_entry *entry = &block_of(list)->entries[i];
+
+		while (t < n && tags[t].number < entry->number)
+			t++;
+		for (; t < n && tags[t].number == entry->number; t++) {
+			entry->tags = arena_printf(a, "%s%s%s", entry->tags,
+						   *entry->tags ? ", " : "", tags[t].name);
+			if (!entry->tags)
+				return kage_err_nomem();
+		}
+	}
+	return NULL;
+}
+
 static struct kage_err *list_history(struct kage_store *store, const char *name,
 				     struct kage_list *list)
 {
@@ -144,7 +170,7 @@ static struct kage_err *list_history(struct kage_store *store, const char *name,
 	TRY(list_create(n, list));
 	for (size_t i = 0; i < n; i++)
 		TRY(add_entry(&h, numbers[i], list));
-	return NULL;
+	return add_tags(&h, list, 0);
 }
 
 static struct kage_err *add_newest(struct kage_store *store, const char *name,
@@ -152,7 +178,7 @@ static struct kage_err *add_newest(struct kage_store *store, const char *name,
 {
 	_cleanup_history_ struct history h = HISTORY_INIT;
 	_cleanup_free_ uint64_t *numbers = NULL;
-	size_t n;
+	size_t n, before = list->n;
 	struct kage_err *e = kage_dir_history_open(store, name, &h);
 
 	if (e && kage_err_code(e) == KAGE_NOTFOUND) { /* removed meanwhile */
@@ -162,7 +188,9 @@ static struct kage_err *add_newest(struct kage_store *store, const char *name,
 	if (e)
 		return e;
 	TRY(kage_dir_numbers(&h, &numbers, &n));
-	return n ? add_entry(&h, numbers[n - 1], list) : NULL;
+	if (n)
+		TRY(add_entry(&h, numbers[n - 1], list));
+	return add_tags(&h, list, before);
 }
 
 static struct kage_err *list_newest(struct kage_store *store, struct kage_list *list)

@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "store/dir.h"
+#include "store/tags.h"
 
 static const char removed_prefix[] = ".rm-";
 
@@ -106,6 +107,7 @@ struct kage_err *kage_store_remove(struct kage_store *store, const char *name, u
 
 	TRY(kage_dir_history_lock(store, name, false, &h));
 	TRY(kage_dir_numbers(&h, &numbers, &n));
+	TRY(kage_tags_refuse(&h, last ? first : 0, last ? last : UINT64_MAX));
 	removed = n;
 	if (last == 0 || (n && first <= numbers[0] && last >= numbers[n - 1]))
 		TRY(remove_history(&h, n));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What NAME@WHICH means. WHICH is a number; "latest" or "first"; -N, the N-th before the latest; or
- * an age such as 30s, 5min, 2h, 1d, 1w: the newest image that is at least as old.
+ * an age such as 30s, 5min, 2h, 1d, 1w: the newest image that is at least as old; or a tag.
  */
 #include "store/resolve.h"
 
@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "store/dir.h"
 #include "store/pack_read.h"
+#include "store/tags.h"
 
 static const struct {
 	const char *unit;
@@ -26,7 +27,7 @@ static struct kage_err *bad(const char *which)
 {
 	return kage_err_new(KAGE_INVALID,
 			    "behind the @ stands a number (NAME@12), latest, first, -1 (the one "
-			    "before the latest) or an age (NAME@5min), not '%s'",
+			    "before the latest), an age (NAME@5min) or a tag, not '%s'",
 			    which);
 }
 
@@ -146,6 +147,19 @@ static struct kage_err *check_exists(const struct history *h, uint64_t number)
 	return kage_dir_pack_open(h, number, &fd);
 }
 
+/* The number of the image of NAME with the tag TEXT, 0 when there is none. */
+static struct kage_err *find_tag(struct kage_store *store, const char *name, const char *text,
+				 uint64_t *ret_number)
+{
+	_cleanup_history_ struct history h = HISTORY_INIT;
+
+	*ret_number = 0;
+	if (!kage_tags_can_be(text))
+		return NULL;
+	TRY(kage_dir_history_open(store, name, &h));
+	return kage_tags_find(&h, text, ret_number);
+}
+
 struct kage_err *kage_store_resolve(struct kage_store *store, const char *spec, char **ret_name,
 				    uint64_t *ret_number)
 {
@@ -158,9 +172,14 @@ struct kage_err *kage_store_resolve(struct kage_store *store, const char *spec, 
 
 	if (!name)
 		return kage_err_nomem();
-	TRY_WRAP(kage_which_parse(text, &which), "'%s' names no image", spec);
+	TRY(find_tag(store, name, text, &number));
+	if (number)
+		which.kind = KAGE_WHICH_NUMBER;
+	else
+		TRY_WRAP(kage_which_parse(text, &which), "'%s' names no image", spec);
 	TRY(kage_dir_history_open(store, name, &h));
-	TRY(find(&h, &which, text, &number));
+	if (!number)
+		TRY(find(&h, &which, text, &number));
 	if (which.kind == KAGE_WHICH_NUMBER)
 		TRY(check_exists(&h, number));
 	*ret_name = take_ptr(name);

@@ -5,6 +5,7 @@
  *	STORE/                  0700
  *	STORE/NAME/             one history
  *	STORE/NAME/0000000042.kage   NAME@42, immutable
+ *	STORE/NAME/.tag-TAG     a symbolic link to the pack that NAME@TAG means
  *	STORE/NAME/.lock        held (flock) by whoever adds or removes
  *
  * Invariants: a pack that has its name is whole and durable; a number is used once and never again
