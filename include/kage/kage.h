@@ -302,6 +302,47 @@ KAGE_API struct kage_err *kage_snap(struct kage_ctx *ctx, struct kage_store *sto
 KAGE_API struct kage_err *kage_check_process(struct kage_ctx *ctx, pid_t pid,
 					     struct kage_report *ret_report);
 
+/* --- recording ------------------------------------------------------------------------------- */
+
+struct kage_recorder;
+
+struct kage_record_options {
+	const char *name;    /* of the history; NULL: the target's comm */
+	const char *message; /* kept with each image */
+	int compression;     /* zstd level; 0: the default */
+	bool verify; /* compare each image with a plain copy of all memory, taken in the same stop; for
+	              * tests, since it makes the pause long */
+};
+
+struct kage_record_result {
+	uint64_t number;
+	uint64_t pause_ns;      /* the target stood still */
+	uint64_t total_ns;      /* from the beginning until the image was durable */
+	uint64_t memory_bytes;  /* contents in the image */
+	uint64_t changed_bytes; /* pages that differ from the image before; of the first all */
+	uint64_t stored_bytes;  /* size of the pack */
+	bool keyframe;
+	unsigned rung;
+	uint32_t n_threads;
+};
+
+/** Prepares to record the process PID. Nothing is done to it before the first image. */
+KAGE_API struct kage_err *kage_recorder_create(struct kage_ctx *ctx, struct kage_store *store,
+					       pid_t pid, const struct kage_record_options *options,
+					       struct kage_recorder **ret_recorder);
+
+/** Takes the next image and stores it durably, as its difference from the one before where that is
+ *  possible. KAGE_GONE when the process has ended. After another failure the next call
+ *  misses nothing. */
+KAGE_API struct kage_err *kage_recorder_take(struct kage_recorder *recorder,
+					     struct kage_record_result *ret_result);
+
+/** The history; known from the first image on, else "". */
+KAGE_API const char *kage_recorder_name(const struct kage_recorder *recorder);
+
+/** Ends the tracking of the target; NULL is fine. */
+KAGE_API void kage_recorder_destroy(struct kage_recorder *recorder);
+
 /* --- restoring ------------------------------------------------------------------------------- */
 
 enum kage_pid_mode {

@@ -22,6 +22,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "capture/follow.h"
 #include "capture/source.h"
 #include "kind/fds.h"
 #include "kind/looked.h"
@@ -57,6 +58,9 @@ static void deinit(struct kage_capture *c)
 {
 	forget(c);
 	kage_mem_pages_destroy(c->pages);
+	kage_mem_pages_destroy(c->verify);
+	if (c->follow)
+		follow_keep(c);
 	kage_looked_free(c);
 	kage_maps_deinit(&c->maps);
 	kage_taskread_close(c->reader);
@@ -99,6 +103,8 @@ static struct kage_err *look(struct kage_capture *c)
 	TRY(open_reader(c));
 	if (c->reader && !c->stop_all)
 		TRY(kage_target_survey(c->target, c->reader));
+	if (c->follow)
+		return follow_look(c);
 	TRY(kage_maps_read(c->target->proc_fd, true, &c->maps));
 	TRY(kage_looked_look(c));
 	if (c->checking)
@@ -116,6 +122,7 @@ static struct kage_err *reread_maps(struct kage_capture *c)
 	if (kage_maps_equal(&now, &c->maps))
 		return NULL;
 	kage_maps_deinit(&c->maps);
+	c->maps_changed = true;
 	return kage_maps_read(c->target->proc_fd, true, &c->maps);
 }
 
@@ -147,6 +154,19 @@ static struct kage_err *learn_inside(struct kage_capture *c, bool *ret_learnt)
 	return *ret_learnt ? ask_inside(c) : NULL;
 }
 
+/* Into C->verify, what a capture that follows nothing would have copied. */
+static struct kage_err *copy_to_compare(struct kage_capture *c)
+{
+	struct mem_pages *pages = c->pages;
+	struct kage_err *e;
+
+	kage_mem_pages_clear(c->verify);
+	c->pages = c->verify;
+	e = kage_memory_copy(c);
+	c->pages = pages;
+	return e;
+}
+
 /* The target stands still, or sleeps: *RET_STILL is false when it did not sleep on. */
 static struct kage_err *see(struct kage_capture *c, bool *ret_still)
 {
@@ -167,7 +187,10 @@ static struct kage_err *see(struct kage_capture *c, bool *ret_still)
 	if (c->checking || !*ret_still)
 		return NULL;
 	TRY(kage_obstacles_refuse(c->obstacles));
-	TRY(kage_memory_copy(c));
+	TRY(kage_memory_guards(c));
+	TRY(c->follow ? follow_copy(c) : kage_memory_copy(c));
+	if (c->verify)
+		TRY(copy_to_compare(c));
 	return kage_target_still(c->target, ret_still);
 }
 
@@ -240,6 +263,43 @@ static struct kage_err *see_in_own_thread(struct kage_capture *c)
 	return r == 0 ? e : kage_err_sys(r, "start a thread");
 }
 
+static struct kage_err *compare_piece(void *user, uint32_t space, uint64_t first, uint64_t count,
+				      const void *bytes)
+{
+	const struct kage_capture *c = user;
+	_cleanup_free_ uint8_t *ours = malloc(count * KAGE_PAGE_BYTES);
+
+	if (!ours)
+		return kage_err_nomem();
+	TRY(kage_pages_read(c->image->pages, space, first, count, ours));
+	for (uint64_t i = 0; i < count * KAGE_PAGE_BYTES; i++)
+		if (ours[i] != ((const uint8_t *)bytes)[i])
+			return kage_err_new(KAGE_CORRUPT,
+					    "the image differs from the memory of process %d at "
+					    "%#llx: a change was missed",
+					    c->target->pid,
+					    (unsigned long long)(first * KAGE_PAGE_BYTES + i));
+	return NULL;
+}
+
+/* The image has the same private pages as the plain copy, with the same contents. */
+static struct kage_err *compare(struct kage_capture *c)
+{
+	struct kage_pages *plain = kage_mem_pages_finish(c->verify);
+	uint32_t space = c->process->memory->space;
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < c->image->pages->n_runs; i++)
+		if (c->image->pages->runs[i].space == space)
+			n += c->image->pages->runs[i].count;
+	if (n != kage_pages_total(plain))
+		return kage_err_new(KAGE_CORRUPT,
+				    "the image has %llu pages of process %d, not %llu",
+				    (unsigned long long)n, c->target->pid,
+				    (unsigned long long)kage_pages_total(plain));
+	return kage_pages_each(plain, 0, compare_piece, c);
+}
+
 static struct kage_err *take(struct kage_capture *c)
 {
 	TRY(look(c));
@@ -251,7 +311,12 @@ static struct kage_err *take(struct kage_capture *c)
 		TRY(see_in_own_thread(c));
 	TRY(kage_fds_finish(c));
 	TRY(source_fill(c));
-	c->image->pages = kage_mem_pages_finish(take_ptr(c->pages));
+	if (c->follow)
+		TRY(follow_finish(c));
+	else
+		c->image->pages = kage_mem_pages_finish(take_ptr(c->pages));
+	if (c->verify)
+		TRY(compare(c));
 	c->image->msg->source->copied_bytes = kage_pages_total(c->image->pages) * KAGE_PAGE_BYTES;
 	return c->checking ? NULL : kage_image_validate(c->image);
 }
@@ -276,9 +341,12 @@ struct kage_err *kage_capture(struct kage_ctx *ctx, struct kage_target *t,
 				  .carry = options->carry,
 				  .keep_still = options->keep_still,
 				  .checking = options->checking,
+				  .follow = options->follow,
 				  .obstacles = obstacles };
 	struct kage_err *e = kage_mem_pages_create(&c.pages);
 
+	if (!e && options->verify)
+		e = kage_mem_pages_create(&c.verify);
 	if (!e)
 		e = take(&c);
 	if (!e)

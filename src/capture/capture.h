@@ -7,10 +7,14 @@
 
 #include "kind/kind.h"
 
+struct follow;
+
 struct capture_options {
 	bool carry;      /* executables and libraries go into the image */
 	bool keep_still; /* leave the target frozen */
 	bool checking;   /* obstacles only, no contents */
+	bool verify; /* with FOLLOW: all memory is copied as well, in the same stop, and compared */
+	struct follow *follow; /* what is known of the target from earlier images; may be NULL */
 };
 
 /** Takes the image of T, which is opened and not frozen, and thaws it again unless it is to be kept

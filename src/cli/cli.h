@@ -72,7 +72,7 @@ struct cli {
 /* All commands in the order of the overview; NULL ends the list. */
 extern const struct cli_command *const cli_commands[];
 extern const struct cli_command cli_run, cli_snap, cli_log, cli_show, cli_restore, cli_check,
-	cli_core, cli_gdb, cli_fsck, cli_rm, cli_cat, cli_diff, cli_tag, cli_du;
+	cli_core, cli_gdb, cli_fsck, cli_rm, cli_cat, cli_diff, cli_tag, cli_du, cli_record;
 
 /** The command called NAME, or NULL. */
 const struct cli_command *cli_command_find(const char *name);
@@ -122,6 +122,9 @@ struct kage_err *cli_image_open(struct cli *cli, const char *spec, struct kage_s
 
 /** The PID that TEXT spells, or 0. */
 pid_t cli_pid_parse(const char *text);
+
+/** The name of a history that PID was started with (kage run --name), as a fresh string, or NULL. */
+char *cli_pid_own_name(pid_t pid);
 
 /* --- resources that end with their scope ----------------------------------------------------- */
 

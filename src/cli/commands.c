@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The list of commands, and small steps that several of them take. */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/parse.h"
 
 const struct cli_command *const cli_commands[] = {
-	&cli_run,  &cli_snap, &cli_log, &cli_show, &cli_cat,  &cli_diff, &cli_restore, &cli_check,
+	&cli_run,  &cli_snap, &cli_record, &cli_log, &cli_show, &cli_cat,  &cli_diff, &cli_restore, &cli_check,
 	&cli_core, &cli_gdb,  &cli_tag, &cli_du,   &cli_fsck, &cli_rm,   NULL,
 };
 
@@ -63,4 +65,27 @@ pid_t cli_pid_parse(const char *text)
 	errno = 0;
 	pid = strtol(text, &end, 10);
 	return errno || end == text || pid > INT_MAX ? 0 : (pid_t)pid;
+}
+
+enum { ENVIRONMENT_BYTES = 128 << 10 };
+
+char *cli_pid_own_name(pid_t pid)
+{
+	_cleanup_free_ char *path = cli_printf("/proc/%d/environ", (int)pid);
+	_cleanup_free_ char *text = cli_grow(NULL, ENVIRONMENT_BYTES + 1, 1);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	size_t size = 0;
+	ssize_t n;
+
+	if (fd < 0)
+		return NULL;
+	while (size < ENVIRONMENT_BYTES &&
+	       (n = read(fd, text + size, ENVIRONMENT_BYTES - size)) > 0)
+		size += (size_t)n;
+	close(fd);
+	text[size] = '\0';
+	for (const char *at = text; at < text + size; at += strlen(at) + 1)
+		if (strncmp(at, "KAGE_NAME=", 10) == 0 && at[10])
+			return cli_printf("%s", at + 10);
+	return NULL;
 }

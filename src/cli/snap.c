@@ -33,30 +33,6 @@ static const struct cli_option options[] = {
 	{ 0 },
 };
 
-enum { ENVIRONMENT_BYTES = 128 << 10 };
-
-/* What KAGE_NAME is in the environment with which PID was started, as a fresh string, or NULL. */
-static char *name_from_environment(pid_t pid)
-{
-	_cleanup_free_ char *path = cli_printf("/proc/%d/environ", (int)pid);
-	_cleanup_free_ char *text = cli_grow(NULL, ENVIRONMENT_BYTES + 1, 1);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	size_t size = 0;
-	ssize_t n;
-
-	if (fd < 0)
-		return NULL;
-	while (size < ENVIRONMENT_BYTES &&
-	       (n = read(fd, text + size, ENVIRONMENT_BYTES - size)) > 0)
-		size += (size_t)n;
-	close(fd);
-	text[size] = '\0';
-	for (const char *at = text; at < text + size; at += strlen(at) + 1)
-		if (strncmp(at, "KAGE_NAME=", 10) == 0 && at[10])
-			return cli_printf("%s", at + 10);
-	return NULL;
-}
-
 static void print_json(const struct kage_snap_result *result, pid_t pid, bool killed)
 {
 	_cleanup_free_ char *label =
@@ -89,7 +65,7 @@ static void print_line(const struct kage_snap_result *result, bool killed)
 static struct kage_err *snap(struct cli *cli, const struct snap_values *values, pid_t pid,
 			     struct kage_snap_result *ret_result)
 {
-	_cleanup_free_ char *own_name = values->name ? NULL : name_from_environment(pid);
+	_cleanup_free_ char *own_name = values->name ? NULL : cli_pid_own_name(pid);
 	_cleanup_store_ struct kage_store *store = NULL;
 	struct kage_snap_options how = {
 		.name = values->name ? values->name : own_name,

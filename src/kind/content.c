@@ -15,8 +15,33 @@
 
 enum { PIECE_BYTES = 4 << 20, HASH_PIECE_BYTES = 256 * 1024 };
 
+/* The number that the object had in an earlier capture, or the next one. */
+static struct kage_err *keep_number(struct kage_space_ids *ids, Kage__Space__Kind kind,
+				    const struct stat *st, uint32_t *ret_id)
+{
+	struct kage_space_id id = { .kind = (int)kind }, *grown;
+
+	if (st) {
+		id.dev = st->st_dev;
+		id.ino = st->st_ino;
+	}
+	for (size_t i = 0; i < ids->n; i++)
+		if (ids->v[i].kind == id.kind && ids->v[i].dev == id.dev &&
+		    ids->v[i].ino == id.ino) {
+			*ret_id = (uint32_t)i + 1;
+			return NULL;
+		}
+	grown = reallocarray(ids->v, ids->n + 1, sizeof(*grown));
+	if (!grown)
+		return kage_err_nomem();
+	ids->v = grown;
+	ids->v[ids->n++] = id;
+	*ret_id = (uint32_t)ids->n;
+	return NULL;
+}
+
 struct kage_err *kage_content_space(struct kage_capture *c, Kage__Space__Kind kind,
-				    uint64_t size_bytes, Kage__Space **ret_space)
+				    const struct stat *st, Kage__Space **ret_space)
 {
 	Kage__Space *s =
 		msg_append(&c->image->arena, c->image->msg, spaces, Kage__Space, kage__space__init);
@@ -24,8 +49,10 @@ struct kage_err *kage_content_space(struct kage_capture *c, Kage__Space__Kind ki
 	if (!s)
 		return kage_err_nomem();
 	s->id = (uint32_t)c->image->msg->n_spaces;
+	if (c->space_ids)
+		TRY(keep_number(c->space_ids, kind, st, &s->id));
 	s->kind = kind;
-	s->size_bytes = size_bytes;
+	s->size_bytes = st ? (uint64_t)st->st_size : 0;
 	*ret_space = s;
 	return NULL;
 }

@@ -13,9 +13,9 @@ enum { KAGE_HASH_BYTES = 16, KAGE_TAIL_BYTES = 64 * 1024 };
 /* Larger files are told from others by size, times and tail only; their holes would be hashed too. */
 #define KAGE_HASH_MAX_BYTES ((uint64_t)4 << 30)
 
-/** A new space of KIND in C's image. */
+/** A new space of KIND in C's image, for the object with ST; NULL for the address space. */
 struct kage_err *kage_content_space(struct kage_capture *c, Kage__Space__Kind kind,
-				    uint64_t size_bytes, Kage__Space **ret_space) _must_check_;
+				    const struct stat *st, Kage__Space **ret_space) _must_check_;
 
 /** Copies SIZE bytes of FD into SPACE. FD must be a description of our own: its offset moves. With
  *  HASH not NULL, SIZE being at most KAGE_HASH_MAX_BYTES, the XXH3-128 of all bytes, holes as zeros,

@@ -150,11 +150,14 @@ static bool has_lease(const struct kage_capture *c, const struct stat *st)
 
 static struct kage_err *copy_content(struct kage_capture *c, int fd, Kage__FileObject *f)
 {
+	const struct stat st = { .st_dev = makedev((unsigned)f->dev_major, (unsigned)f->dev_minor),
+				 .st_ino = f->ino,
+				 .st_size = (off_t)f->size_bytes };
 	bool hashed = f->size_bytes <= KAGE_HASH_MAX_BYTES;
 	uint8_t hash[KAGE_HASH_BYTES];
 	Kage__Space *s;
 
-	TRY(kage_content_space(c, KAGE__SPACE__KIND__FILE_CONTENT, f->size_bytes, &s));
+	TRY(kage_content_space(c, KAGE__SPACE__KIND__FILE_CONTENT, &st, &s));
 	TRY(kage_content_copy(c, s, fd, f->size_bytes, hashed ? hash : NULL));
 	f->content_space = s->id;
 	if (!hashed)

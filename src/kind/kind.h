@@ -37,6 +37,15 @@ struct kage_fd_seen {
 	Kage__Description *description; /* set once it is known; shared by dup'ed descriptors */
 };
 
+/* The numbers of spaces, for captures one after the other: the same object keeps its number. */
+struct kage_space_ids {
+	struct kage_space_id {
+		int kind; /* Kage__Space__Kind */
+		uint64_t dev, ino;
+	} * v; /* number i + 1 */
+	size_t n;
+};
+
 /* The state of one capture. The target is frozen while the capture callbacks run. */
 struct kage_capture {
 	struct kage_ctx *ctx;
@@ -50,12 +59,16 @@ struct kage_capture {
 	char *status;                 /* text of /proc/PID/status */
 	struct kage_fd_seen *fds;     /* ascending */
 	size_t n_fds;
-	struct kage_looked *looked; /* files met before the freeze (kind/looked.h) */
-	struct kage_noted *noted;   /* files and shared objects met so far (kind/noted.h) */
-	bool carry;                 /* executables and libraries go into the image */
-	bool keep_still;            /* the target is to be left frozen */
-	bool stop_all;              /* no thread may be left asleep */
-	uint64_t span_ns;           /* how long the target will be looked at, about */
+	struct mem_pages *verify;         /* a plain copy of all memory, to compare; may be NULL */
+	struct follow *follow;            /* capture/follow.h; may be NULL */
+	struct kage_space_ids *space_ids; /* borrowed; NULL: numbers count up */
+	struct kage_looked *looked;       /* files met before the freeze (kind/looked.h) */
+	struct kage_noted *noted;         /* files and shared objects met so far (kind/noted.h) */
+	bool carry;                       /* executables and libraries go into the image */
+	bool keep_still;                  /* the target is to be left frozen */
+	bool maps_changed;                /* between the look and the freeze */
+	bool stop_all;                    /* no thread may be left asleep */
+	uint64_t span_ns;                 /* how long the target will be looked at, about */
 	bool checking; /* only a check: obstacles are collected, no contents are copied */
 	struct kage_obstacles *obstacles;
 };

@@ -95,7 +95,7 @@ struct kage_err *kage_shm_note(struct kage_capture *c, int ours, const struct st
 		*ret_space = known->id;
 		return NULL;
 	}
-	TRY(kage_content_space(c, KAGE__SPACE__KIND__SHARED_MEMORY, (uint64_t)st->st_size, &s));
+	TRY(kage_content_space(c, KAGE__SPACE__KIND__SHARED_MEMORY, st, &s));
 	TRY(describe(c, ours, st, s));
 	TRY(kage_noted_add(c, st, true, s->id, -1));
 	*ret_space = s->id;

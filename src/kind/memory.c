@@ -6,6 +6,7 @@
  * mapped file nor the zero page. All others come from the file, or are zero, by themselves.
  */
 #include "kind/memory.h"
+#include "kind/content.h"
 #include "kind/looked.h"
 
 #include <elf.h>
@@ -349,13 +350,12 @@ static struct kage_err *capture(struct kage_capture *c)
 {
 	struct arena *a = &c->image->arena;
 	Kage__Memory *m = msg_new(a, Kage__Memory, kage__memory__init);
-	Kage__Space *s = msg_append(a, c->image->msg, spaces, Kage__Space, kage__space__init);
+	Kage__Space *s;
 	uint64_t thp;
 
-	if (!m || !s)
+	if (!m)
 		return kage_err_nomem();
-	s->id = (uint32_t)c->image->msg->n_spaces;
-	s->kind = KAGE__SPACE__KIND__ADDRESS_SPACE;
+	TRY(kage_content_space(c, KAGE__SPACE__KIND__ADDRESS_SPACE, NULL, &s));
 	m->space = s->id;
 	c->process->memory = m;
 	TRY(capture_exe(c, m));
@@ -451,6 +451,20 @@ static struct kage_err *copy_all(struct copying *k, int pagemap)
 	return kage_copy_run(&k->copy, k->c->target);
 }
 
+bool kage_memory_is_private(const struct kage_vma *vma)
+{
+	return has_private_pages(classify(vma), vma->shared);
+}
+
+struct kage_err *kage_memory_guards(struct kage_capture *c)
+{
+	_cleanup_fd_ int pagemap = open_pagemap(c->target);
+
+	if (pagemap < 0)
+		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
+	return kage_pagemap_guards(pagemap, 0, KAGE_ARCH_USER_CEILING, note_guard, c);
+}
+
 struct kage_err *kage_memory_copy(struct kage_capture *c)
 {
 	_cleanup_fd_ int pagemap = open_pagemap(c->target);
@@ -461,8 +475,7 @@ struct kage_err *kage_memory_copy(struct kage_capture *c)
 		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
 	e = copy_all(&k, pagemap);
 	kage_copy_deinit(&k.copy);
-	TRY(e);
-	return kage_pagemap_guards(pagemap, 0, KAGE_ARCH_USER_CEILING, note_guard, c);
+	return e;
 }
 
 static struct kage_err *add_up(void *user, uint64_t start, uint64_t end)
@@ -480,7 +493,7 @@ struct kage_err *kage_memory_estimate(struct kage_target *t, const struct kage_m
 	if (pagemap < 0)
 		return kage_err_sys(errno, "open /proc/%d/pagemap", t->pid);
 	for (size_t i = 0; i < maps->n; i++)
-		if (has_private_pages(classify(&maps->vmas[i]), maps->vmas[i].shared))
+		if (kage_memory_is_private(&maps->vmas[i]))
 			TRY(kage_pagemap_private(pagemap, maps->vmas[i].start, maps->vmas[i].end,
 						 add_up, &bytes));
 	*ret_bytes = bytes;

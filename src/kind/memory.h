@@ -10,6 +10,12 @@
 /** Copies the contents of all private mappings into C's pages. The target is frozen. */
 struct kage_err *kage_memory_copy(struct kage_capture *c) _must_check_;
 
+/** Whether VMA can have pages that belong to the process alone. */
+bool kage_memory_is_private(const struct kage_vma *vma);
+
+/** Notes the guard regions inside of C's mappings. */
+struct kage_err *kage_memory_guards(struct kage_capture *c) _must_check_;
+
 /** Bytes that kage_memory_copy() would copy now, about: for preparing room beforehand. */
 struct kage_err *kage_memory_estimate(struct kage_target *t, const struct kage_maps *maps,
 				      uint64_t *ret_bytes) _must_check_;

@@ -21,6 +21,9 @@
 #define KPAGE_IS_SOFT_DIRTY (1 << 7)
 #define KPAGE_IS_GUARD      (1 << 8) /* since 6.15 */
 
+#define KPM_SCAN_WP_MATCHING   (1 << 0)
+#define KPM_SCAN_CHECK_WPASYNC (1 << 1)
+
 struct kpage_region {
 	__u64 start;
 	__u64 end;

@@ -16,9 +16,23 @@ enum { REGIONS = 512, ENTRIES = 4096 };
 #define ENTRY_FILE    (1ull << 61)
 #define ENTRY_GUARD   (1ull << 58)
 
+/* What is called with each region that a scan finds: one of them. */
+struct finder {
+	kage_pagemap_fn *fn;
+	kage_pagemap_changes_fn *changes;
+	void *user;
+};
+
+static struct kage_err *tell(const struct finder *f, const struct kpage_region *r)
+{
+	if (f->fn)
+		return f->fn(f->user, r->start, r->end);
+	return f->changes(f->user, r->start, r->end, r->categories & KPAGE_IS_WRITTEN);
+}
+
 /* Runs the scan that ARG describes over its range. ENOTTY or EINVAL in *ret_errno where the kernel
  * has no such scan, or not these categories. */
-static struct kage_err *scan(int fd, struct kpm_scan_arg arg, kage_pagemap_fn *fn, void *user,
+static struct kage_err *scan(int fd, struct kpm_scan_arg arg, const struct finder *f,
 			     int *ret_errno)
 {
 	struct kpage_region regions[REGIONS];
@@ -37,7 +51,7 @@ static struct kage_err *scan(int fd, struct kpm_scan_arg arg, kage_pagemap_fn *f
 			return NULL;
 		}
 		for (int i = 0; i < n; i++)
-			TRY(fn(user, regions[i].start, regions[i].end));
+			TRY(tell(f, &regions[i]));
 		if (arg.walk_end <= arg.start)
 			break;
 		arg.start = arg.walk_end;
@@ -87,24 +101,33 @@ bool kage_pagemap_can_scan(int pagemap_fd)
 	return ioctl(pagemap_fd, KPAGEMAP_SCAN, &arg) >= 0;
 }
 
+/* A scan for private pages. */
+static struct kage_err *scan_private(int fd, struct kpm_scan_arg arg, bool file,
+				     const struct finder *f, int *ret_errno)
+{
+	/* Guards look like swapped pages; kernels that do not know guards do not know the category. */
+	static const uint64_t never[] = { KPAGE_IS_PFNZERO | KPAGE_IS_GUARD, KPAGE_IS_PFNZERO };
+
+	*ret_errno = EINVAL;
+	arg.category_anyof_mask = KPAGE_IS_PRESENT | KPAGE_IS_SWAPPED;
+	for (size_t i = 0; i < ARRAY_SIZE(never) && *ret_errno == EINVAL; i++) {
+		/* Whether a page is a file's stands in its struct page: far more to read than all
+		 * the rest, 4 ms for 512 MiB beside 0.2. */
+		arg.category_inverted = never[i] | (file ? KPAGE_IS_FILE : 0);
+		arg.category_mask = arg.category_inverted;
+		TRY(scan(fd, arg, f, ret_errno));
+	}
+	return NULL;
+}
+
 struct kage_err *kage_pagemap_private(int pagemap_fd, uint64_t start, uint64_t end,
 				      kage_pagemap_fn *fn, void *user)
 {
-	/* Guards look like swapped pages; kernels that do not know guards do not know the category. */
-	static const uint64_t never[] = { KPAGE_IS_FILE | KPAGE_IS_PFNZERO | KPAGE_IS_GUARD,
-					  KPAGE_IS_FILE | KPAGE_IS_PFNZERO };
-	int num = EINVAL;
+	const struct finder f = { .fn = fn, .user = user };
+	int num;
 
-	for (size_t i = 0; i < ARRAY_SIZE(never) && num == EINVAL; i++)
-		TRY(scan(pagemap_fd,
-			 (struct kpm_scan_arg){
-				 .start = start,
-				 .end = end,
-				 .category_inverted = never[i],
-				 .category_mask = never[i],
-				 .category_anyof_mask = KPAGE_IS_PRESENT | KPAGE_IS_SWAPPED,
-			 },
-			 fn, user, &num));
+	TRY(scan_private(pagemap_fd, (struct kpm_scan_arg){ .start = start, .end = end }, true, &f,
+			 &num));
 	if (num == 0)
 		return NULL;
 	if (num != ENOTTY && num != EINVAL)
@@ -116,6 +139,7 @@ struct kage_err *kage_pagemap_private(int pagemap_fd, uint64_t start, uint64_t e
 struct kage_err *kage_pagemap_guards(int pagemap_fd, uint64_t start, uint64_t end,
 				     kage_pagemap_fn *fn, void *user)
 {
+	const struct finder f = { .fn = fn, .user = user };
 	int num;
 
 	return scan(pagemap_fd,
@@ -124,5 +148,22 @@ struct kage_err *kage_pagemap_guards(int pagemap_fd, uint64_t start, uint64_t en
 			    .end = end,
 			    .category_mask = KPAGE_IS_GUARD,
 		    },
-		    fn, user, &num);
+		    &f, &num);
+}
+
+struct kage_err *kage_pagemap_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file,
+				      kage_pagemap_changes_fn *fn, void *user, bool *ret_tracked)
+{
+	const struct finder f = { .changes = fn, .user = user };
+	struct kpm_scan_arg arg = { .start = start,
+				    .end = end,
+				    .flags = KPM_SCAN_CHECK_WPASYNC | KPM_SCAN_WP_MATCHING,
+				    .return_mask = KPAGE_IS_WRITTEN };
+	int num;
+
+	TRY(scan_private(pagemap_fd, arg, file, &f, &num));
+	*ret_tracked = num == 0;
+	if (num == 0 || num == EPERM || num == ENOTTY || num == EINVAL)
+		return NULL;
+	return kage_err_sys(num, "scan the page map");
 }

@@ -27,4 +27,16 @@ struct kage_err *kage_pagemap_private(int pagemap_fd, uint64_t start, uint64_t e
 struct kage_err *kage_pagemap_guards(int pagemap_fd, uint64_t start, uint64_t end,
 				     kage_pagemap_fn *fn, void *user) _must_check_;
 
+/* Called with each run of private pages, ascending; CHANGED: written since they were protected. */
+typedef struct kage_err *kage_pagemap_changes_fn(void *user, uint64_t start, uint64_t end,
+						 bool changed);
+
+/** Finds the private pages from START to END, as kage_pagemap_private() does, and whether they were written since
+ *  they were protected the last time, and protects them again in the same step. FILE: the mapping is
+ *  of a file, whose own pages are none of these. The range must be registered for asynchronous write protection (sys/uffd.h). *RET_TRACKED is false when a part of it is
+ *  not, or the kernel has no such scan: then what was found before is worth nothing. */
+struct kage_err *kage_pagemap_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file,
+				      kage_pagemap_changes_fn *fn, void *user, bool *ret_tracked)
+	_must_check_;
+
 #endif

@@ -244,17 +244,35 @@ static struct kage_err *unexpected_signal(struct kage_target *t, struct kage_thr
 		regs ? kage_arch_ip(regs) : 0);
 }
 
-/* The slow way, for a target that handles every signal which could tell us: from system call to system
- * call, until it is about to make the last one. */
-static struct kage_err *step_to_last(struct kage_target *t, struct kage_thread *thread)
+/* From system call to system call, until it is about to make the one behind which there are LEFT - 1. */
+static struct kage_err *step_to(struct kage_target *t, struct kage_thread *thread, uint64_t left)
 {
 	struct kage_run state;
 
 	do {
 		TRY(kage_target_step_syscall(t, thread));
 		TRY(kage_target_read(t, addr(t->site->area), &state, sizeof(state)));
-	} while (state.left > 1);
+	} while (state.left > left);
+	return NULL;
+}
+
+/* The slow way, for a target that handles every signal which could tell us. */
+static struct kage_err *step_to_last(struct kage_target *t, struct kage_thread *thread)
+{
+	TRY(step_to(t, thread, 1));
 	return kage_target_settle(t, thread);
+}
+
+static struct kage_err *meet(struct kage_target *t, struct kage_thread *thread,
+			     const struct kage_batch *b, const struct layout *l)
+{
+	struct kage_call before;
+
+	TRY(step_to(t, thread, b->n + 1 - b->meet_at));
+	TRY(kage_target_read(
+		t, addr(t->site->area + l->calls + (b->meet_at - 1) * sizeof(struct kage_call)),
+		&before, sizeof(before)));
+	return b->meet(b->meet_user, t, before.result);
 }
 
 /* Lets THREAD run until it tells that the batch is done. */
@@ -294,16 +312,25 @@ static struct kage_err *set_mask(struct kage_thread *thread, uint64_t mask)
 	return NULL;
 }
 
+static struct kage_err *first_of(struct kage_err *e, struct kage_err *later)
+{
+	if (!e)
+		return later;
+	err_drop(later);
+	return e;
+}
+
 /*
  * The order matters should we be killed between two steps: from the first on the thread is in the
  * runner, which ends by itself and sets the mask; the mask is put back before the registers are.
  */
-static struct kage_err *run(struct kage_target *t, struct kage_thread *thread)
+static struct kage_err *run(struct kage_target *t, struct kage_thread *thread,
+			    const struct kage_batch *b, const struct layout *l)
 {
 	struct kage_regs *regs = calloc(1, sizeof(*regs));
 	int signal = t->site->event_signal;
 	uint64_t event_bit = signal ? 1ull << (signal - 1) : 0;
-	struct kage_err *e, *e2;
+	struct kage_err *e, *e2, *met = NULL;
 
 	if (!regs)
 		return kage_err_nomem();
@@ -312,17 +339,17 @@ static struct kage_err *run(struct kage_target *t, struct kage_thread *thread)
 	free(regs);
 	if (!e)
 		e = set_mask(thread, ~event_bit);
+	if (!e && b->meet)
+		met = meet(t, thread, b, l);
 	if (!e)
 		e = signal ? run_to_event(t, thread) : step_to_last(t, thread);
+	e = first_of(met, e);
 	if (!thread->attached)
 		return e;
 	e2 = set_mask(thread, thread->sigmask);
 	if (!e2)
 		e2 = kage_arch_set_regs(thread->tid, false, &thread->regs);
-	if (!e)
-		return e2;
-	err_drop(e2);
-	return e;
+	return first_of(e, e2);
 }
 
 /* In the middle of a restartable sequence a thread goes to its abort handler when it runs next. Only that
@@ -379,7 +406,7 @@ struct kage_err *kage_batch_run(struct kage_target *t, struct kage_thread *threa
 	}
 	TRY(kage_site_enter(t, thread, l.total));
 	TRY(send_in(t, thread, b, &l));
-	TRY(run(t, thread));
+	TRY(run(t, thread, b, &l));
 	TRY(bring_back(t, b, &l));
 	return first_failure(t, b);
 }

@@ -34,6 +34,10 @@ struct kage_arg {
 #define DATA(off) ((struct kage_arg){ ARG_DATA, (off) })
 #define RESULT(i) ((struct kage_arg){ ARG_RESULT, (i) })
 
+/** Is called in the middle of a batch with the RESULT of the call before. The thread stands meanwhile, and
+ *  the calls behind are made whatever becomes of us or of this. */
+typedef struct kage_err *kage_batch_meet_fn(void *user, struct kage_target *t, int64_t result);
+
 struct kage_batch {
 	struct arena arena;
 	struct kage_call *calls;
@@ -47,7 +51,10 @@ struct kage_batch {
 	} * pointers;
 	size_t n_pointers;
 	bool nomem;
-	size_t n_done; /* after a run: calls that were made */
+	size_t n_done;            /* after a run: calls that were made */
+	size_t meet_at;           /* before this call … */
+	kage_batch_meet_fn *meet; /* … this is called, unless NULL, with the call before it made */
+	void *meet_user;
 };
 
 void kage_batch_init(struct kage_batch *b);

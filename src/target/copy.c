@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -110,6 +111,45 @@ struct kage_err *kage_copy_run(struct kage_copy *copy, struct kage_target *t)
 	while (n > 0)
 		pthread_join(threads[--n], NULL);
 	return w.e;
+}
+
+/* One piece, page by page, because a part of it may be gone. */
+static struct kage_err *copy_pages(struct kage_target *t, const struct iovec *here,
+				   const struct iovec *there)
+{
+	for (size_t done = 0; done < here->iov_len; done += KAGE_PAGE_BYTES) {
+		kage_addr from = addr((uintptr_t)there->iov_base + done);
+		char *to = (char *)here->iov_base + done;
+		struct kage_err *e = kage_target_read(t, from, to, KAGE_PAGE_BYTES);
+
+		if (!e)
+			continue;
+		err_drop(e);
+		TRY(kage_target_alive(t));
+		memset(to, 0, KAGE_PAGE_BYTES);
+	}
+	return NULL;
+}
+
+struct kage_err *kage_copy_run_loose(struct kage_copy *copy, struct kage_target *t)
+{
+	struct work w = { .copy = copy, .t = t, .lock = PTHREAD_MUTEX_INITIALIZER };
+	size_t from, n;
+
+	while ((n = claim(&w, &from))) {
+		struct kage_err *e = kage_target_readv(t, copy->here + from, copy->there + from, n);
+
+		for (size_t i = from; e && i < from + n; i++) {
+			struct kage_err *e2 = copy_pages(t, &copy->here[i], &copy->there[i]);
+
+			if (e2) {
+				err_drop(e);
+				return e2;
+			}
+		}
+		err_drop(e);
+	}
+	return NULL;
 }
 
 void kage_copy_deinit(struct kage_copy *copy)

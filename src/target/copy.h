@@ -20,6 +20,9 @@ struct kage_err *kage_copy_add(struct kage_copy *copy, void *to, kage_addr from,
 /** Copies all that was added. */
 struct kage_err *kage_copy_run(struct kage_copy *copy, struct kage_target *t) _must_check_;
 
+/** The same while the target runs, in this thread alone: what was unmapped meanwhile becomes zeros. */
+struct kage_err *kage_copy_run_loose(struct kage_copy *copy, struct kage_target *t) _must_check_;
+
 void kage_copy_deinit(struct kage_copy *copy);
 
 #endif

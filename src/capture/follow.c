@@ -1,0 +1,468 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "capture/follow.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "capture/shadow.h"
+#include "image/layers.h"
+#include "kind/looked.h"
+#include "kind/memory.h"
+#include "target/copy.h"
+#include "target/tracker.h"
+
+enum {
+	MAX_ROUNDS = 6,
+	FEW_PAGES = 64,    /* copied in less time than a round takes */
+	FILL_PAGES = 8192, /* at most so many are in memory on their way to the shadow */
+	SPARE_PAGES = 256,
+	SPAN_NS = 1000 * 1000,
+	COPY_BYTES_PER_NS = 8,
+};
+
+struct follow {
+	struct kage_tracker *tracker;
+	struct shadow *shadow;
+	bool filled;    /* the shadow holds what there was when tracking began, or more */
+	bool committed; /* it holds an image */
+	struct kage_pages **layers; /* of private memory, the latest last */
+	size_t n_layers;
+	struct kage_pages *others;  /* the rest of the captured image, or NULL */
+	struct page_runs populated; /* private memory as of the last look */
+	struct page_runs written;   /* what looks told, and is in no layer yet */
+	struct page_runs image;     /* all pages of the captured image */
+	struct page_runs changes;   /* those that may differ from the shadow */
+	struct kage_maps maps;      /* of the last capture */
+	struct kage_looked *looked;
+	struct kage_space_ids ids;
+};
+
+/* --- making and unmaking ---------------------------------------------------------------------- */
+
+struct kage_err *follow_create(int dir_fd, struct follow **ret_follow)
+{
+	struct follow *f = calloc(1, sizeof(*f));
+	struct kage_err *e;
+
+	if (!f)
+		return kage_err_nomem();
+	e = shadow_create(dir_fd, &f->shadow);
+	if (e) {
+		follow_destroy(f);
+		return e;
+	}
+	*ret_follow = f;
+	return NULL;
+}
+
+static void drop_layers(struct follow *f)
+{
+	for (size_t i = 0; i < f->n_layers; i++)
+		kage_pages_destroy(f->layers[i]);
+	f->n_layers = 0;
+	kage_pages_destroy(f->others);
+	f->others = NULL;
+}
+
+void follow_destroy(struct follow *f)
+{
+	struct kage_capture c = { .looked = f ? f->looked : NULL };
+
+	if (!f)
+		return;
+	kage_tracker_destroy(f->tracker);
+	drop_layers(f);
+	free(f->layers);
+	shadow_destroy(f->shadow);
+	kage_runs_deinit(&f->populated);
+	kage_runs_deinit(&f->written);
+	kage_runs_deinit(&f->image);
+	kage_runs_deinit(&f->changes);
+	kage_maps_deinit(&f->maps);
+	kage_looked_free(&c);
+	free(f->ids.v);
+	free(f);
+}
+
+bool follow_has_before(const struct follow *f)
+{
+	return f->committed;
+}
+
+const struct page_runs *follow_changes(const struct follow *f)
+{
+	return &f->changes;
+}
+
+struct kage_pages *follow_before(struct follow *f)
+{
+	return shadow_pages(f->shadow);
+}
+
+/* --- the tracker ------------------------------------------------------------------------------ */
+
+/* All contents have to be copied anew: another program, or the first look at all. */
+static void start_over(struct follow *f)
+{
+	kage_tracker_destroy(f->tracker);
+	f->tracker = NULL;
+	f->filled = false;
+}
+
+static struct kage_err *inject(struct kage_capture *c)
+{
+	const struct kage_freeze how = { .reader = c->reader, .stop_all = true };
+	struct kage_target *t = c->target;
+	struct kage_err *e;
+
+	TRY(kage_target_freeze(t, &how));
+	e = kage_target_read_threads(t);
+	if (!e)
+		e = kage_tracker_create(t, t->threads[0], &c->follow->tracker);
+	kage_target_thaw(t, false);
+	return e;
+}
+
+static void *inject_thread(void *arg)
+{
+	return inject(arg);
+}
+
+/* In a thread of its own, whose end lets go of whom it traced (capture.c). */
+static struct kage_err *make_tracker(struct kage_capture *c)
+{
+	pthread_t thread;
+	void *e = NULL;
+	int r = pthread_create(&thread, NULL, inject_thread, c);
+
+	if (r != 0)
+		return kage_err_sys(r, "start a thread");
+	pthread_join(thread, &e);
+	return e;
+}
+
+/* --- looking ---------------------------------------------------------------------------------- */
+
+struct looking {
+	struct follow *f;
+	uint32_t space;
+};
+
+static struct kage_err *found(void *user, uint64_t start, uint64_t end, bool changed)
+{
+	const struct looking *l = user;
+	uint64_t first = start >> KAGE_PAGE_SHIFT, count = (end - start) >> KAGE_PAGE_SHIFT;
+
+	TRY(kage_runs_add(&l->f->populated, l->space, first, count));
+	return changed ? kage_runs_add(&l->f->written, l->space, first, count) : NULL;
+}
+
+/* One look at all of MAPS: what is there, and what was written since the last look. */
+static struct kage_err *look_around(struct kage_capture *c, const struct kage_maps *maps,
+				    bool sliced)
+{
+	_cleanup_fd_ int pagemap = openat(c->target->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
+	struct follow *f = c->follow;
+	struct looking l = { .f = f, .space = 1 };
+	struct kage_err *e = NULL;
+
+	if (pagemap < 0)
+		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
+	kage_runs_clear(&f->populated);
+	for (size_t i = 0; i < maps->n && !e; i++) {
+		const struct kage_vma *v = &maps->vmas[i];
+
+		if (kage_memory_is_private(v))
+			e = kage_tracker_look(f->tracker, pagemap, v->start, v->end, v->ino != 0,
+					      sliced, found, &l);
+	}
+	/* What it has protected without telling would be missed: then all is copied anew. */
+	if (e)
+		f->filled = false;
+	kage_runs_sort(&f->populated);
+	kage_runs_sort(&f->written);
+	return e;
+}
+
+/* --- copying ---------------------------------------------------------------------------------- */
+
+/* Copies N runs into M. LOOSE: the target runs. */
+static struct kage_err *copy_runs(struct kage_capture *c, const struct page_run *runs, size_t n,
+				  bool loose, struct mem_pages *m)
+{
+	struct kage_copy copy = { 0 };
+	struct kage_err *e = NULL;
+
+	for (size_t i = 0; i < n && !e; i++) {
+		void *to;
+
+		e = kage_mem_pages_add(m, runs[i].space, runs[i].first, runs[i].count, &to);
+		if (!e)
+			e = kage_copy_add(&copy, to, addr(runs[i].first << KAGE_PAGE_SHIFT),
+					  runs[i].count << KAGE_PAGE_SHIFT);
+	}
+	if (!e)
+		e = loose ? kage_copy_run_loose(&copy, c->target) : kage_copy_run(&copy, c->target);
+	kage_copy_deinit(&copy);
+	return e;
+}
+
+static struct kage_err *push_layer(struct follow *f, struct mem_pages *m)
+{
+	struct kage_pages **grown = reallocarray(f->layers, f->n_layers + 1, sizeof(*grown));
+
+	if (!grown)
+		return kage_err_nomem();
+	f->layers = grown;
+	f->layers[f->n_layers++] = kage_mem_pages_finish(m);
+	return NULL;
+}
+
+/* Copies what was written into a new layer. */
+static struct kage_err *copy_written(struct kage_capture *c, bool loose)
+{
+	struct follow *f = c->follow;
+	struct mem_pages *m = NULL;
+	struct kage_err *e;
+
+	if (!f->written.n)
+		return NULL;
+	TRY(kage_mem_pages_create(&m));
+	e = copy_runs(c, f->written.v, f->written.n, loose, m);
+	if (!e)
+		e = push_layer(f, m);
+	if (e)
+		kage_mem_pages_destroy(m);
+	else
+		kage_runs_clear(&f->written);
+	return e;
+}
+
+static struct kage_err *to_shadow(struct shadow *s, struct kage_pages *p)
+{
+	for (size_t i = 0; i < p->n_runs; i++) {
+		const struct page_run *r = &p->runs[i];
+		const void *bytes = p->ops->borrow(p, r->space, r->first, r->count);
+
+		TRY(shadow_write(s, r->space, r->first, r->count, bytes));
+	}
+	return NULL;
+}
+
+/* COUNT pages from FIRST go to the shadow while the target runs. */
+static struct kage_err *fill_piece(struct kage_capture *c, const struct page_run *run)
+{
+	struct mem_pages *m = NULL;
+	struct kage_err *e;
+
+	TRY(kage_ctx_poll(c->ctx));
+	TRY(kage_mem_pages_create(&m));
+	e = copy_runs(c, run, 1, true, m);
+	if (!e)
+		e = to_shadow(c->follow->shadow, kage_mem_pages_finish(m));
+	kage_mem_pages_destroy(m);
+	return e;
+}
+
+/* The first round copies everything, so it does not stay in memory. */
+static struct kage_err *fill(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+	uint64_t total = kage_runs_total(&f->populated), n_done = 0;
+
+	f->committed = false;
+	drop_layers(f);
+	for (size_t i = 0; i < f->populated.n; i++) {
+		const struct page_run *r = &f->populated.v[i];
+
+		for (uint64_t done = 0, n; done < r->count; done += n) {
+			n = r->count - done < FILL_PAGES ? r->count - done : FILL_PAGES;
+			TRY(fill_piece(c, &(struct page_run){ r->space, r->first + done, n }));
+			n_done += n;
+			kage_ctx_progress(c->ctx, "copy", n_done * KAGE_PAGE_BYTES,
+					  total * KAGE_PAGE_BYTES);
+		}
+	}
+	TRY(shadow_set_runs(f->shadow, f->populated.v, f->populated.n));
+	kage_runs_clear(&f->written);
+	f->filled = true;
+	return NULL;
+}
+
+/* --- beside the running target ---------------------------------------------------------------- */
+
+/* Flags of mappings are slow to read (a walk over all page tables): as long as the map is the same they are
+ * taken to be. */
+static struct kage_err *read_maps(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+	_cleanup_(kage_maps_deinit) struct kage_maps now = { 0 };
+
+	TRY(kage_maps_read(c->target->proc_fd, false, &now));
+	if (f->looked && kage_maps_equal(&now, &f->maps)) {
+		c->maps = f->maps;
+		f->maps = (struct kage_maps){ 0 };
+		c->looked = take_ptr(f->looked);
+		return NULL;
+	}
+	TRY(kage_maps_read(c->target->proc_fd, true, &c->maps));
+	return kage_looked_look(c);
+}
+
+static struct kage_err *run_rounds(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+	uint64_t before = UINT64_MAX, now;
+
+	for (int round = 0; round < MAX_ROUNDS; round++) {
+		TRY(look_around(c, &c->maps, true));
+		now = kage_runs_total(&f->written);
+		if (!f->filled)
+			TRY(fill(c));
+		else
+			TRY(copy_written(c, true));
+		if (now <= FEW_PAGES || now > before / 2)
+			break;
+		before = now;
+	}
+	c->span_ns = SPAN_NS + now * KAGE_PAGE_BYTES / COPY_BYTES_PER_NS;
+	return NULL;
+}
+
+static bool try_again(struct kage_capture *c)
+{
+	kage_looked_free(c);
+	kage_maps_deinit(&c->maps);
+	c->maps = (struct kage_maps){ 0 };
+	return true;
+}
+
+struct kage_err *follow_look(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+
+	c->space_ids = &f->ids;
+	if (!f->ids.n) { /* the address space is number 1 */
+		f->ids.v = calloc(1, sizeof(*f->ids.v));
+		if (!f->ids.v)
+			return kage_err_nomem();
+		f->ids.v[f->ids.n++].kind = KAGE__SPACE__KIND__ADDRESS_SPACE;
+	}
+	/* Once more if the process has become another program (execve(2)). */
+	do {
+		if (f->tracker && kage_tracker_is_dead(f->tracker))
+			start_over(f);
+		if (!f->tracker)
+			TRY(make_tracker(c));
+		if (!c->maps.n)
+			TRY(read_maps(c));
+		TRY(run_rounds(c));
+	} while (kage_tracker_is_dead(f->tracker) && try_again(c));
+	return kage_mem_pages_reserve(c->pages, (uint64_t)SPARE_PAGES * KAGE_PAGE_BYTES);
+}
+
+/* --- while it stands -------------------------------------------------------------------------- */
+
+/* What is there and in no layer: nothing, if the tracker tells all; but a page of which nothing is known must
+ * never be left out. */
+static struct kage_err *add_unknown(struct follow *f)
+{
+	struct page_runs known = { 0 }, unknown = { 0 };
+	const struct kage_pages *shadow = shadow_pages(f->shadow);
+	struct kage_err *e = kage_runs_add_all(&known, shadow->runs, shadow->n_runs);
+
+	for (size_t i = 0; i < f->n_layers && !e; i++)
+		e = kage_runs_add_all(&known, f->layers[i]->runs, f->layers[i]->n_runs);
+	kage_runs_sort(&known);
+	if (!e)
+		e = kage_runs_minus(f->populated.v, f->populated.n, known.v, known.n, &unknown);
+	if (!e)
+		e = kage_runs_add_all(&f->written, unknown.v, unknown.n);
+	kage_runs_sort(&f->written);
+	kage_runs_deinit(&known);
+	kage_runs_deinit(&unknown);
+	return e;
+}
+
+struct kage_err *follow_copy(struct kage_capture *c)
+{
+	TRY(look_around(c, &c->maps, false));
+	TRY(add_unknown(c->follow));
+	return copy_written(c, false);
+}
+
+/* --- afterwards ------------------------------------------------------------------------------- */
+
+static struct kage_err *find_changes(struct follow *f)
+{
+	const struct kage_pages *before = shadow_pages(f->shadow);
+
+	kage_runs_clear(&f->changes);
+	for (size_t i = 0; i < f->n_layers; i++)
+		TRY(kage_runs_add_all(&f->changes, f->layers[i]->runs, f->layers[i]->n_runs));
+	TRY(kage_runs_add_all(&f->changes, f->others->runs, f->others->n_runs));
+	/* Those that only one of the images has. */
+	TRY(kage_runs_minus(before->runs, before->n_runs, f->image.v, f->image.n, &f->changes));
+	TRY(kage_runs_minus(f->image.v, f->image.n, before->runs, before->n_runs, &f->changes));
+	kage_runs_sort(&f->changes);
+	return NULL;
+}
+
+static struct kage_err *put_together(struct follow *f, struct kage_pages **ret_pages)
+{
+	_cleanup_free_ struct kage_pages **all =
+		calloc(f->n_layers + 2, sizeof(struct kage_pages *));
+	size_t n = 0;
+
+	if (!all)
+		return kage_err_nomem();
+	all[n++] = f->others;
+	for (size_t i = f->n_layers; i-- > 0;)
+		all[n++] = f->layers[i];
+	all[n++] = shadow_pages(f->shadow);
+	return kage_layers_create(f->image.v, f->image.n, all, n, ret_pages);
+}
+
+struct kage_err *follow_finish(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+
+	kage_pages_destroy(f->others);
+	f->others = kage_mem_pages_finish(take_ptr(c->pages));
+	kage_runs_clear(&f->image);
+	TRY(kage_runs_add_all(&f->image, f->populated.v, f->populated.n));
+	TRY(kage_runs_add_all(&f->image, f->others->runs, f->others->n_runs));
+	kage_runs_sort(&f->image);
+	TRY(find_changes(f));
+	return put_together(f, &c->image->pages);
+}
+
+void follow_keep(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+
+	kage_maps_deinit(&f->maps);
+	f->maps = c->maps;
+	c->maps = (struct kage_maps){ 0 };
+	/* Of the map that had changed in the freeze nothing was opened beforehand. */
+	if (!c->maps_changed)
+		f->looked = take_ptr(c->looked);
+}
+
+struct kage_err *follow_commit(struct follow *f)
+{
+	for (size_t i = 0; i < f->n_layers; i++)
+		TRY(to_shadow(f->shadow, f->layers[i]));
+	if (f->others)
+		TRY(to_shadow(f->shadow, f->others));
+	TRY(shadow_set_runs(f->shadow, f->image.v, f->image.n));
+	f->committed = true;
+	drop_layers(f);
+	return NULL;
+}

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The recorder: images of one target, one after the other, each stored as its difference from the one
+ * before.
+ *
+ * It holds the tracker and the shadow (capture/follow.h). Between images nothing of it runs in the
+ * target; when it dies the tracking ends with it. The first image of a recorder is a keyframe,
+ * because only what it has seen itself can be the base of a difference.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "capture/capture.h"
+#include "capture/follow.h"
+#include "image/changes.h"
+#include "kind/obstacles.h"
+#include "store/dir.h"
+
+struct kage_recorder {
+	struct kage_ctx *ctx;
+	struct kage_store *store;
+	pid_t pid;
+	char name[KAGE_NAME_BYTES];
+	char *message;
+	int compression;
+	bool verify;
+	struct follow *follow;
+	struct kage_since_keyframe since;
+	uint64_t base_number;
+	uint8_t base_id[16];
+};
+
+static void note_stored(struct kage_recorder *r, const struct kage_put_result *stored)
+{
+	r->base_number = stored->number;
+	memcpy(r->base_id, stored->id, sizeof(r->base_id));
+	if (stored->keyframe) {
+		r->since = (struct kage_since_keyframe){ .keyframe_bytes = stored->stored_bytes };
+	} else {
+		r->since.difference_bytes += stored->stored_bytes;
+		r->since.n_packs++;
+	}
+}
+
+struct kage_err *kage_recorder_create(struct kage_ctx *ctx, struct kage_store *store, pid_t pid,
+				      const struct kage_record_options *options,
+				      struct kage_recorder **ret_recorder)
+{
+	struct kage_recorder *r;
+	struct kage_err *e;
+
+	if (options && options->name)
+		TRY(kage_store_check_name(options->name));
+	r = calloc(1, sizeof(*r));
+	if (!r)
+		return kage_err_nomem();
+	r->ctx = ctx;
+	r->store = store;
+	r->pid = pid;
+	if (options) {
+		snprintf(r->name, sizeof(r->name), "%s", options->name ? options->name : "");
+		r->message = strdup(options->message ? options->message : "");
+		r->compression = options->compression;
+		r->verify = options->verify;
+	}
+	e = follow_create(store->fd, &r->follow);
+	if (e) {
+		kage_recorder_destroy(r);
+		return kage_err_wrap(e, "record process %d", pid);
+	}
+	*ret_recorder = r;
+	return NULL;
+}
+
+void kage_recorder_destroy(struct kage_recorder *r)
+{
+	if (!r)
+		return;
+	follow_destroy(r->follow);
+	free(r->message);
+	free(r);
+}
+
+const char *kage_recorder_name(const struct kage_recorder *r)
+{
+	return r->name;
+}
+
+static struct kage_err *set_words(struct kage_recorder *r, struct kage_image *image)
+{
+	Kage__Source *s = image->msg->source;
+
+	s->message = arena_strdup(&image->arena, r->message ? r->message : "");
+	s->reason = arena_strdup(&image->arena, "record");
+	if (!r->name[0])
+		kage_store_default_name(image->msg->processes[0]->comm, r->name);
+	return s->message && s->reason ? NULL : kage_err_nomem();
+}
+
+/* Stores IMAGE, and makes it the one that the next is compared with. */
+static struct kage_err *store(struct kage_recorder *r, struct kage_image *image,
+			      struct kage_record_result *result)
+{
+	const struct page_runs *runs = follow_changes(r->follow);
+	struct kage_changes changes = { .base_number = r->base_number,
+					.runs = runs->v,
+					.n_runs = runs->n,
+					.before = follow_before(r->follow) };
+	bool linked = follow_has_before(r->follow);
+	struct kage_put_options put = { .compression = r->compression,
+					.changes = linked ? &changes : NULL,
+					.keyframe = kage_store_wants_keyframe(&r->since) };
+	struct kage_put_result stored;
+	struct kage_err *e;
+
+	memcpy(changes.base_id, r->base_id, sizeof(changes.base_id));
+	TRY(set_words(r, image));
+	e = kage_store_put(r->store, r->name, image, &put, &stored);
+	if (e &&
+	    kage_err_code(e) == KAGE_CHANGED) { /* somebody removed the image before this one */
+		err_drop(e);
+		put.changes = NULL;
+		e = kage_store_put(r->store, r->name, image, &put, &stored);
+	}
+	TRY(e);
+	note_stored(r, &stored);
+	result->number = stored.number;
+	result->stored_bytes = stored.stored_bytes;
+	result->keyframe = stored.keyframe;
+	result->changed_bytes = linked ? stored.changed_pages * KAGE_PAGE_BYTES
+				       : kage_pages_total(image->pages) * KAGE_PAGE_BYTES;
+	return follow_commit(r->follow);
+}
+
+static struct kage_err *take(struct kage_recorder *r, struct kage_target *t,
+			     struct kage_record_result *result)
+{
+	_cleanup_(kage_obstacles_cleanup) struct kage_obstacles *obstacles =
+		kage_obstacles_create();
+	const struct capture_options how = { .follow = r->follow, .verify = r->verify };
+	struct kage_image *image = NULL;
+	const Kage__Source *source;
+	struct kage_err *e;
+
+	if (!obstacles)
+		return kage_err_nomem();
+	TRY(kage_capture(r->ctx, t, &how, obstacles, &image));
+	source = image->msg->source;
+	result->pause_ns = source->pause_ns;
+	result->rung = source->rung;
+	result->memory_bytes = source->copied_bytes;
+	result->n_threads = (uint32_t)image->msg->processes[0]->n_threads;
+	e = store(r, image, result);
+	kage_image_close(image);
+	return e;
+}
+
+struct kage_err *kage_recorder_take(struct kage_recorder *r, struct kage_record_result *ret_result)
+{
+	struct kage_record_result result = { 0 };
+	uint64_t begin = kage_clock_mono_ns();
+	struct kage_target *t = NULL;
+	struct kage_err *e = kage_target_open(r->ctx, r->pid, &t);
+
+	if (!e)
+		e = take(r, t, &result);
+	kage_target_close(t);
+	if (e)
+		return kage_err_wrap(e, "record process %d", r->pid);
+	result.total_ns = kage_clock_mono_ns() - begin;
+	*ret_result = result;
+	return NULL;
+}

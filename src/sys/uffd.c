@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sys/uffd.h"
+
+#include <errno.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+
+/* include/uapi/linux/userfaultfd.h */
+#define KUFFD_FEATURE_WP_UNPOPULATED (1 << 13) /* since 6.4 */
+#define KUFFD_FEATURE_WP_ASYNC       (1 << 15) /* since 6.7 */
+
+struct kage_err *kage_uffd_begin(int uffd)
+{
+	struct uffdio_api api = { .api = UFFD_API,
+				  .features = KUFFD_FEATURE_WP_ASYNC |
+					      KUFFD_FEATURE_WP_UNPOPULATED |
+					      UFFD_FEATURE_WP_HUGETLBFS_SHMEM };
+
+	if (ioctl(uffd, UFFDIO_API, &api) == 0)
+		return NULL;
+	if (errno == EINVAL)
+		return kage_err_new(KAGE_UNSUPPORTED,
+				    "this kernel does not tell which pages were written "
+				    "(userfaultfd without WP_ASYNC)");
+	return kage_err_sys(errno, "set up a userfaultfd");
+}
+
+void kage_uffd_register(int uffd, uint64_t start, uint64_t end, int *ret_errno)
+{
+	struct uffdio_register r = { .range = { .start = start, .len = end - start },
+				     .mode = UFFDIO_REGISTER_MODE_WP };
+
+	*ret_errno = ioctl(uffd, UFFDIO_REGISTER, &r) == 0 ? 0 : errno;
+}
+
+void kage_uffd_unprotect(int uffd, uint64_t start, uint64_t end)
+{
+	struct uffdio_writeprotect w = { .range = { .start = start, .len = end - start } };
+
+	while (ioctl(uffd, UFFDIO_WRITEPROTECT, &w) < 0 && errno == EAGAIN)
+		; /* the map is being changed (mmap_changing): the kernel asks to come again */
+}
+
+void kage_uffd_unregister(int uffd, uint64_t start, uint64_t end)
+{
+	struct uffdio_range r = { .start = start, .len = end - start };
+
+	/* Gone mappings need it no more. */
+	(void)ioctl(uffd, UFFDIO_UNREGISTER, &r);
+}

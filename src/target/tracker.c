@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The userfaultfd is made by a batch of two calls, the second of which closes it in the target; in between
+ * we take a duplicate. Should we die then, the second call is made all the same.
+ */
+#include "target/tracker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "sys/pagemap.h"
+#include "sys/uffd.h"
+#include "target/batch.h"
+
+/* Whoever maps or unmaps in the target waits for a whole scan (mmap_lock); protecting 64 MiB of small pages
+ * takes 0.2 ms. A multiple of every huge page that could be cut else. */
+static const uint64_t slice_bytes = 64ull << 20;
+
+struct range {
+	uint64_t start, end;
+};
+
+struct kage_tracker {
+	int uffd;
+	bool dead;
+	struct range *ranges; /* registered at some time; ascending, without overlap */
+	size_t n_ranges, max_ranges;
+};
+
+/* --- making ----------------------------------------------------------------------------------- */
+
+static struct kage_err *take_out(void *user, struct kage_target *t, int64_t result)
+{
+	struct kage_tracker *tracker = user;
+
+	if (result < 0)
+		return NULL; /* told by the batch */
+	return kage_target_get_fd(t, (int)result, &tracker->uffd);
+}
+
+static struct kage_err *make_uffd(struct kage_target *t, struct kage_thread *thread,
+				  struct kage_tracker *tracker)
+{
+	struct kage_batch b;
+	struct kage_err *e;
+	size_t fd;
+
+	kage_batch_init(&b);
+	fd = BATCH(&b, "make a userfaultfd", SYS_userfaultfd, V(O_CLOEXEC | KUFFD_USER_MODE_ONLY));
+	b.meet_at = BATCH_TRY(&b, "close it", SYS_close, RESULT(fd));
+	b.meet = take_out;
+	b.meet_user = tracker;
+	e = kage_batch_run(t, thread, &b);
+	kage_batch_deinit(&b);
+	if (e && kage_err_errno(e) == ENOSYS) {
+		err_drop(e);
+		return kage_err_new(KAGE_UNSUPPORTED, "this kernel has no userfaultfd");
+	}
+	return e;
+}
+
+static void destroy(struct kage_tracker *tracker)
+{
+	close_fd(tracker->uffd);
+	free(tracker->ranges);
+	free(tracker);
+}
+
+struct kage_err *kage_tracker_create(struct kage_target *t, struct kage_thread *thread,
+				     struct kage_tracker **ret_tracker)
+{
+	struct kage_tracker *tracker = calloc(1, sizeof(*tracker));
+	struct kage_err *e;
+
+	if (!tracker)
+		return kage_err_nomem();
+	tracker->uffd = -1;
+	e = make_uffd(t, thread, tracker);
+	kage_site_leave(t);
+	if (!e)
+		e = kage_uffd_begin(tracker->uffd);
+	if (e) {
+		destroy(tracker);
+		return e;
+	}
+	*ret_tracker = tracker;
+	return NULL;
+}
+
+void kage_tracker_destroy(struct kage_tracker *tracker)
+{
+	if (!tracker)
+		return;
+	for (size_t i = 0; i < tracker->n_ranges && !tracker->dead; i++) {
+		const struct range *r = &tracker->ranges[i];
+
+		/* What is slow about it is done in slices, in which no mapping is cut. */
+		for (uint64_t at = r->start; at < r->end; at += slice_bytes)
+			kage_uffd_unprotect(tracker->uffd, at,
+					    r->end - at < slice_bytes ? r->end : at + slice_bytes);
+		kage_uffd_unregister(tracker->uffd, r->start, r->end);
+	}
+	destroy(tracker);
+}
+
+bool kage_tracker_is_dead(const struct kage_tracker *tracker)
+{
+	return tracker->dead;
+}
+
+/* --- what is registered ----------------------------------------------------------------------- */
+
+/* The first range that ends behind ADDRESS. */
+static size_t find(const struct kage_tracker *tracker, uint64_t address)
+{
+	size_t low = 0, high = tracker->n_ranges;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (tracker->ranges[mid].end <= address)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+static bool is_noted(const struct kage_tracker *tracker, uint64_t start, uint64_t end)
+{
+	size_t i = find(tracker, start);
+
+	return i < tracker->n_ranges && tracker->ranges[i].start <= start &&
+	       tracker->ranges[i].end >= end;
+}
+
+static struct kage_err *make_room(struct kage_tracker *tracker)
+{
+	size_t max = tracker->max_ranges ? tracker->max_ranges * 2 : 256;
+	struct range *grown;
+
+	if (tracker->n_ranges < tracker->max_ranges)
+		return NULL;
+	grown = reallocarray(tracker->ranges, max, sizeof(*grown));
+	if (!grown)
+		return kage_err_nomem();
+	tracker->ranges = grown;
+	tracker->max_ranges = max;
+	return NULL;
+}
+
+/* Joins START to END with all ranges that it touches. */
+static struct kage_err *note(struct kage_tracker *tracker, uint64_t start, uint64_t end)
+{
+	size_t i, n;
+
+	TRY(make_room(tracker));
+	i = start ? find(tracker, start - 1) : 0;
+	for (n = i; n < tracker->n_ranges && tracker->ranges[n].start <= end; n++) {
+		start = tracker->ranges[n].start < start ? tracker->ranges[n].start : start;
+		end = tracker->ranges[n].end > end ? tracker->ranges[n].end : end;
+	}
+	memmove(&tracker->ranges[i + 1], &tracker->ranges[n],
+		(tracker->n_ranges - n) * sizeof(*tracker->ranges));
+	tracker->n_ranges += i + 1 - n;
+	tracker->ranges[i] = (struct range){ start, end };
+	return NULL;
+}
+
+/* Registers a mapping if that was not done yet, or AGAIN. *RET_TRACKED is false when it cannot be. */
+static struct kage_err *enlist(struct kage_tracker *tracker, uint64_t start, uint64_t end,
+			       bool again, bool *ret_tracked)
+{
+	int num;
+
+	*ret_tracked = true;
+	if (!again && is_noted(tracker, start, end))
+		return NULL;
+	kage_uffd_register(tracker->uffd, start, end, &num);
+	if (num == 0)
+		return note(tracker, start, end);
+	tracker->dead = num == ENOMEM;
+	*ret_tracked = false;
+	return NULL;
+}
+
+/* --- looking ---------------------------------------------------------------------------------- */
+
+struct all_changed {
+	kage_tracker_fn *fn;
+	void *user;
+};
+
+static struct kage_err *tell_changed(void *user, uint64_t start, uint64_t end)
+{
+	const struct all_changed *a = user;
+
+	return a->fn(a->user, start, end, true);
+}
+
+static struct kage_err *look_in_slices(int pagemap_fd, const struct range *r, bool file,
+				       bool sliced, kage_tracker_fn *fn, void *user,
+				       bool *ret_tracked)
+{
+	*ret_tracked = true;
+	for (uint64_t at = r->start; at < r->end && *ret_tracked;) {
+		uint64_t to = (at / slice_bytes + 1) * slice_bytes;
+
+		to = !sliced || to > r->end ? r->end : to;
+		TRY(kage_pagemap_changes(pagemap_fd, at, to, file, fn, user, ret_tracked));
+		at = to;
+	}
+	return NULL;
+}
+
+struct kage_err *kage_tracker_look(struct kage_tracker *tracker, int pagemap_fd, uint64_t start,
+				   uint64_t end, bool file, bool sliced, kage_tracker_fn *fn,
+				   void *user)
+{
+	const struct range r = { start, end };
+	struct all_changed all = { fn, user };
+	bool tracked;
+
+	TRY(enlist(tracker, start, end, false, &tracked));
+	if (tracked)
+		TRY(look_in_slices(pagemap_fd, &r, file, sliced, fn, user, &tracked));
+	if (tracked)
+		return NULL;
+	/* Something else stands there than what was registered. What the scan has protected by now is not known:
+	 * from here on all is protected, and all is told. */
+	TRY(enlist(tracker, start, end, true, &tracked));
+	if (tracked)
+		TRY(look_in_slices(pagemap_fd, &r, file, sliced, fn, user, &tracked));
+	return kage_pagemap_private(pagemap_fd, start, end, tell_changed, &all);
+}
