@@ -71,7 +71,7 @@ _kage_arguments() {
 	snap) _kage_pids ;;
 	check) [[ $cur == [0-9]* ]] || _kage_images "$cur"; _kage_pids ;;
 	show | cat | diff | tag | restore | core | gdb | rm) _kage_images "$cur" ;;
-	log | fsck | du) _kage_histories ;;
+	log | fsck | du | bisect) _kage_histories ;;
 	help) _kage_commands ;;
 	esac
 }

@@ -72,7 +72,8 @@ struct cli {
 /* All commands in the order of the overview; NULL ends the list. */
 extern const struct cli_command *const cli_commands[];
 extern const struct cli_command cli_run, cli_snap, cli_log, cli_show, cli_restore, cli_check,
-	cli_core, cli_gdb, cli_fsck, cli_rm, cli_cat, cli_diff, cli_tag, cli_du, cli_record;
+	cli_core, cli_gdb, cli_fsck, cli_rm, cli_cat, cli_diff, cli_tag, cli_du, cli_record,
+	cli_bisect;
 
 /** The command called NAME, or NULL. */
 const struct cli_command *cli_command_find(const char *name);

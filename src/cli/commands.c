@@ -10,8 +10,9 @@
 #include "cli/parse.h"
 
 const struct cli_command *const cli_commands[] = {
-	&cli_run,  &cli_snap, &cli_record, &cli_log, &cli_show, &cli_cat,  &cli_diff, &cli_restore, &cli_check,
-	&cli_core, &cli_gdb,  &cli_tag, &cli_du,   &cli_fsck, &cli_rm,   NULL,
+	&cli_run,  &cli_snap,   &cli_record,  &cli_log,   &cli_show, &cli_cat,
+	&cli_diff, &cli_bisect, &cli_restore, &cli_check, &cli_core, &cli_gdb,
+	&cli_tag,  &cli_du,     &cli_fsck,    &cli_rm,    NULL,
 };
 
 const struct cli_command *cli_command_find(const char *name)
