@@ -9,11 +9,27 @@
 #include "cli/cli.h"
 #include "cli/parse.h"
 
+/* clang-format off */
 const struct cli_command *const cli_commands[] = {
-	&cli_run,  &cli_snap,   &cli_record,  &cli_log,   &cli_show, &cli_cat,
-	&cli_diff, &cli_bisect, &cli_restore, &cli_check, &cli_core, &cli_gdb,
-	&cli_tag,  &cli_du,     &cli_fsck,    &cli_rm,    NULL,
+	&cli_run,
+	&cli_snap,
+	&cli_record,
+	&cli_log,
+	&cli_show,
+	&cli_cat,
+	&cli_diff,
+	&cli_restore,
+	&cli_bisect,
+	&cli_check,
+	&cli_core,
+	&cli_gdb,
+	&cli_tag,
+	&cli_du,
+	&cli_fsck,
+	&cli_rm,
+	NULL,
 };
+/* clang-format on */
 
 const struct cli_command *cli_command_find(const char *name)
 {
