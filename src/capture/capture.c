@@ -154,6 +154,12 @@ static struct kage_err *learn_inside(struct kage_capture *c, bool *ret_learnt)
 	return *ret_learnt ? ask_inside(c) : NULL;
 }
 
+static struct kage_err *copy_memory(struct kage_capture *c)
+{
+	TRY(kage_memory_copy(c));
+	return kage_memory_guards(c);
+}
+
 /* Into C->verify, what a capture that follows nothing would have copied. */
 static struct kage_err *copy_to_compare(struct kage_capture *c)
 {
@@ -187,8 +193,10 @@ static struct kage_err *see(struct kage_capture *c, bool *ret_still)
 	if (c->checking || !*ret_still)
 		return NULL;
 	TRY(kage_obstacles_refuse(c->obstacles));
-	TRY(kage_memory_guards(c));
-	TRY(c->follow ? follow_copy(c) : kage_memory_copy(c));
+	if (c->follow)
+		TRY(follow_copy(c));
+	else
+		TRY(copy_memory(c));
 	if (c->verify)
 		TRY(copy_to_compare(c));
 	return kage_target_still(c->target, ret_still);

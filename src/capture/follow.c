@@ -35,6 +35,7 @@ struct follow {
 	size_t n_layers;
 	struct kage_pages *others;  /* the rest of the captured image, or NULL */
 	struct page_runs populated; /* private memory as of the last look */
+	struct page_runs guards;    /* likewise */
 	struct page_runs written;   /* what looks told, and is in no layer yet */
 	struct page_runs image;     /* all pages of the captured image */
 	struct page_runs changes;   /* those that may differ from the shadow */
@@ -81,6 +82,7 @@ void follow_destroy(struct follow *f)
 	free(f->layers);
 	shadow_destroy(f->shadow);
 	kage_runs_deinit(&f->populated);
+	kage_runs_deinit(&f->guards);
 	kage_runs_deinit(&f->written);
 	kage_runs_deinit(&f->image);
 	kage_runs_deinit(&f->changes);
@@ -154,13 +156,16 @@ struct looking {
 	uint32_t space;
 };
 
-static struct kage_err *found(void *user, uint64_t start, uint64_t end, bool changed)
+static struct kage_err *found(void *user, uint64_t start, uint64_t end, enum kage_page_state state)
 {
 	const struct looking *l = user;
 	uint64_t first = start >> KAGE_PAGE_SHIFT, count = (end - start) >> KAGE_PAGE_SHIFT;
 
+	if (state == KAGE_PAGE_GUARD)
+		return kage_runs_add(&l->f->guards, l->space, first, count);
 	TRY(kage_runs_add(&l->f->populated, l->space, first, count));
-	return changed ? kage_runs_add(&l->f->written, l->space, first, count) : NULL;
+	return state == KAGE_PAGE_WRITTEN ? kage_runs_add(&l->f->written, l->space, first, count)
+					  : NULL;
 }
 
 /* One look at all of MAPS: what is there, and what was written since the last look. */
@@ -175,6 +180,7 @@ static struct kage_err *look_around(struct kage_capture *c, const struct kage_ma
 	if (pagemap < 0)
 		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
 	kage_runs_clear(&f->populated);
+	kage_runs_clear(&f->guards);
 	for (size_t i = 0; i < maps->n && !e; i++) {
 		const struct kage_vma *v = &maps->vmas[i];
 
@@ -186,6 +192,7 @@ static struct kage_err *look_around(struct kage_capture *c, const struct kage_ma
 	if (e)
 		f->filled = false;
 	kage_runs_sort(&f->populated);
+	kage_runs_sort(&f->guards);
 	kage_runs_sort(&f->written);
 	return e;
 }
@@ -394,7 +401,14 @@ struct kage_err *follow_copy(struct kage_capture *c)
 {
 	TRY(look_around(c, &c->maps, false));
 	TRY(add_unknown(c->follow));
-	return copy_written(c, false);
+	TRY(copy_written(c, false));
+	for (size_t i = 0; i < c->follow->guards.n; i++) {
+		const struct page_run *r = &c->follow->guards.v[i];
+
+		TRY(kage_memory_note_guard(c, r->first << KAGE_PAGE_SHIFT,
+					   (r->first + r->count) << KAGE_PAGE_SHIFT));
+	}
+	return NULL;
 }
 
 /* --- afterwards ------------------------------------------------------------------------------- */

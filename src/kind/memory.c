@@ -406,9 +406,8 @@ static struct kage_err *copy_found(void *user, uint64_t start, uint64_t end)
 	return NULL;
 }
 
-static struct kage_err *note_guard(void *user, uint64_t start, uint64_t end)
+struct kage_err *kage_memory_note_guard(struct kage_capture *c, uint64_t start, uint64_t end)
 {
-	struct kage_capture *c = user;
 	Kage__Memory *m = c->process->memory;
 
 	for (size_t i = 0; i < m->n_mappings; i++) {
@@ -424,6 +423,11 @@ static struct kage_err *note_guard(void *user, uint64_t start, uint64_t end)
 		g->end = end < map->end ? end : map->end;
 	}
 	return NULL;
+}
+
+static struct kage_err *note_guard(void *user, uint64_t start, uint64_t end)
+{
+	return kage_memory_note_guard(user, start, end);
 }
 
 static int open_pagemap(struct kage_target *t)

@@ -13,6 +13,10 @@ struct kage_err *kage_memory_copy(struct kage_capture *c) _must_check_;
 /** Whether VMA can have pages that belong to the process alone. */
 bool kage_memory_is_private(const struct kage_vma *vma);
 
+/** Notes that there are guards from START to END. */
+struct kage_err *kage_memory_note_guard(struct kage_capture *c, uint64_t start, uint64_t end)
+	_must_check_;
+
 /** Notes the guard regions inside of C's mappings. */
 struct kage_err *kage_memory_guards(struct kage_capture *c) _must_check_;
 

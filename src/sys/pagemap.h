@@ -27,12 +27,18 @@ struct kage_err *kage_pagemap_private(int pagemap_fd, uint64_t start, uint64_t e
 struct kage_err *kage_pagemap_guards(int pagemap_fd, uint64_t start, uint64_t end,
 				     kage_pagemap_fn *fn, void *user) _must_check_;
 
-/* Called with each run of private pages, ascending; CHANGED: written since they were protected. */
-typedef struct kage_err *kage_pagemap_changes_fn(void *user, uint64_t start, uint64_t end,
-						 bool changed);
+enum kage_page_state {
+	KAGE_PAGE_SAME,    /* private, as it was when it was protected the last time */
+	KAGE_PAGE_WRITTEN, /* private, written since, or never protected */
+	KAGE_PAGE_GUARD,   /* a guard (MADV_GUARD_INSTALL) */
+};
 
-/** Finds the private pages from START to END, as kage_pagemap_private() does, and whether they were written since
- *  they were protected the last time, and protects them again in the same step. FILE: the mapping is
+/* Called with each run of pages in one state, ascending. */
+typedef struct kage_err *kage_pagemap_changes_fn(void *user, uint64_t start, uint64_t end,
+						 enum kage_page_state state);
+
+/** Finds the private pages from START to END, as kage_pagemap_private() does, and guards; tells whether pages were
+ *  written since they were protected the last time, and protects them again in the same step. FILE: the mapping is
  *  of a file, whose own pages are none of these. The range must be registered for asynchronous write protection (sys/uffd.h). *RET_TRACKED is false when a part of it is
  *  not, or the kernel has no such scan: then what was found before is worth nothing. */
 struct kage_err *kage_pagemap_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file,

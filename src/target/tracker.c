@@ -189,20 +189,28 @@ static struct kage_err *enlist(struct kage_tracker *tracker, uint64_t start, uin
 
 /* --- looking ---------------------------------------------------------------------------------- */
 
-struct all_changed {
-	kage_tracker_fn *fn;
+/* Whom tell_all() and tell_guard() tell. */
+struct listener {
+	kage_pagemap_changes_fn *fn;
 	void *user;
 };
 
-static struct kage_err *tell_changed(void *user, uint64_t start, uint64_t end)
+static struct kage_err *tell_all(void *user, uint64_t start, uint64_t end)
 {
-	const struct all_changed *a = user;
+	const struct listener *l = user;
 
-	return a->fn(a->user, start, end, true);
+	return l->fn(l->user, start, end, KAGE_PAGE_WRITTEN);
+}
+
+static struct kage_err *tell_guard(void *user, uint64_t start, uint64_t end)
+{
+	const struct listener *l = user;
+
+	return l->fn(l->user, start, end, KAGE_PAGE_GUARD);
 }
 
 static struct kage_err *look_in_slices(int pagemap_fd, const struct range *r, bool file,
-				       bool sliced, kage_tracker_fn *fn, void *user,
+				       bool sliced, kage_pagemap_changes_fn *fn, void *user,
 				       bool *ret_tracked)
 {
 	*ret_tracked = true;
@@ -217,11 +225,11 @@ static struct kage_err *look_in_slices(int pagemap_fd, const struct range *r, bo
 }
 
 struct kage_err *kage_tracker_look(struct kage_tracker *tracker, int pagemap_fd, uint64_t start,
-				   uint64_t end, bool file, bool sliced, kage_tracker_fn *fn,
-				   void *user)
+				   uint64_t end, bool file, bool sliced,
+				   kage_pagemap_changes_fn *fn, void *user)
 {
 	const struct range r = { start, end };
-	struct all_changed all = { fn, user };
+	struct listener l = { fn, user };
 	bool tracked;
 
 	TRY(enlist(tracker, start, end, false, &tracked));
@@ -234,5 +242,6 @@ struct kage_err *kage_tracker_look(struct kage_tracker *tracker, int pagemap_fd,
 	TRY(enlist(tracker, start, end, true, &tracked));
 	if (tracked)
 		TRY(look_in_slices(pagemap_fd, &r, file, sliced, fn, user, &tracked));
-	return kage_pagemap_private(pagemap_fd, start, end, tell_changed, &all);
+	TRY(kage_pagemap_guards(pagemap_fd, start, end, tell_guard, &l));
+	return kage_pagemap_private(pagemap_fd, start, end, tell_all, &l);
 }
