@@ -114,7 +114,7 @@ bench: all $(BENCHES)
 
 $(B)/bench/%: bench/%.c $(B)/libkage.a
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(KFLAGS) $(CFLAGS) $< $(B)/libkage.a -o $@ $(LIBS)
+	$(Q)$(CC) $(KFLAGS) -Itest $(CFLAGS) $< $(B)/libkage.a -o $@ $(LIBS)
 
 # --- fuzzing: clang's libFuzzer over the pure parsers ------------------------------------------------
 FUZZ_SECONDS ?= 60

@@ -111,6 +111,9 @@ struct kage_entry {
 	const char *tags;       /* of kage_store_tag(), ", " between them, or "" */
 	const char *damage;     /* NULL, or what in the pack is not as it was written */
 	const char *unreadable; /* NULL, or why the pack could not be read, sound or not */
+	bool keyframe;          /* its pack has all pages; else the difference from another image */
+	uint64_t base_number;   /* that one, 0 if there is none */
+	uint64_t changed_pages; /* in the difference, of 4,096 bytes */
 };
 
 struct kage_list {
@@ -245,8 +248,29 @@ KAGE_API struct kage_err *kage_store_tags(struct kage_store *store, const char *
 					  struct kage_tags *ret_tags);
 KAGE_API void kage_tags_free(struct kage_tags *tags);
 
-/** Removes the images from FIRST to LAST of history NAME, or the whole history when LAST is 0.
- *  KAGE_BUSY when one of them has a tag: take it away first. */
+/* Pages of 4,096 bytes that differ: N_PAGES from FIRST_PAGE of SPACE, a number of image.proto's Space. In
+ * an address space a page's number is its address / 4,096. */
+struct kage_change {
+	uint32_t space;
+	uint64_t first_page, n_pages;
+};
+
+struct kage_change_list {
+	uint64_t base_number; /* of the image before it in the same recording; 0 if it has none */
+	const struct kage_change *runs; /* ascending by space and page, without overlap */
+	size_t n;
+};
+
+/** In which pages the image that SPEC means differs from the one before it in the same recording, as its
+ *  pack tells without any contents being read. Pages that only one of them has are named if they
+ *  are not all zero. That image may have been removed since. */
+KAGE_API struct kage_err *kage_store_changes(struct kage_store *store, const char *spec,
+					     struct kage_change_list *ret_list);
+KAGE_API void kage_change_list_free(struct kage_change_list *list);
+
+/** Removes the images from FIRST to LAST of history NAME, or the whole history when LAST is 0. Images that
+ *  stay can be restored as before: packs that need removed ones are written anew. KAGE_BUSY when one of them has
+ *  a tag: take it away first. */
 KAGE_API struct kage_err *kage_store_remove(struct kage_store *store, const char *name,
 					    uint64_t first, uint64_t last, size_t *ret_removed);
 
@@ -260,14 +284,24 @@ struct kage_fsck_result {
 	size_t n_packs; /* looked at */
 	size_t n_bad;   /* damaged */
 	size_t n_unreadable;
+	size_t n_lost;     /* images that cannot be restored: their pack, or one that they need */
+	size_t n_repaired; /* packs that were written anew */
+	size_t n_moved;    /* packs of lost images that were moved away */
 	uint64_t bytes;
 	const struct kage_finding *findings;
 	size_t n_findings;
 };
 
-/** Reads every byte of the history NAME, or of all when NULL, and checks it. */
+/** Reads every byte of the history NAME, or of all when NULL, checks it, and whether every image can be
+ *  restored from packs that are whole. */
 KAGE_API struct kage_err *kage_store_fsck(struct kage_store *store, const char *name,
 					  struct kage_fsck_result *ret_result);
+
+/** The same, and makes whole what is left: images whose pack is damaged, but which can be read by way of
+ *  others, are written anew; packs of lost ones are moved to .damaged in their history. A history of
+ *  which something could not be read, or needs a newer kage, is only checked. */
+KAGE_API struct kage_err *kage_store_repair(struct kage_store *store, const char *name,
+					    struct kage_fsck_result *ret_result);
 KAGE_API void kage_fsck_result_free(struct kage_fsck_result *result);
 
 /* --- taking ---------------------------------------------------------------------------------- */

@@ -27,84 +27,6 @@ void kage_difference_reader_deinit(struct difference_reader *r)
 	*r = (struct difference_reader){ 0 };
 }
 
-/* --- opening ---------------------------------------------------------------------------------- */
-
-/* SIZE bytes at OFFSET of the file into BUFFER. */
-static struct kage_err *read_at(const struct pack_file *f, const struct difference *d,
-				uint64_t offset, size_t size, void *buffer)
-{
-	if (!d->bytes)
-		return kage_pack_read_at(f, offset, size, buffer);
-	memcpy(buffer, d->bytes + (offset - d->place.offset), size);
-	return NULL;
-}
-
-static struct kage_err *read_dirty(const struct pack_file *f, struct difference *d)
-{
-	const struct difference_place *p = &d->place;
-	uint64_t room = p->offset + p->bytes - p->dirty_offset;
-	_cleanup_free_ uint8_t *payload = NULL;
-	uint8_t head[RECORD_BYTES];
-	struct record r;
-
-	TRY(read_at(f, d, p->dirty_offset, sizeof(head), head));
-	TRY(kage_format_record(head, p->dirty_offset, room, &r));
-	if (r.type != RECORD_DIRTY || record_end(&r) != p->offset + p->bytes)
-		return kage_format_damage(p->dirty_offset,
-					  "not the list of changes that the summary speaks of");
-	payload = malloc(r.stored_bytes + 1);
-	if (!payload)
-		return kage_err_nomem();
-	TRY(read_at(f, d, r.offset + RECORD_BYTES, r.stored_bytes, payload));
-	TRY(kage_format_payload(&r, payload));
-	TRY(kage_dirty_parse(payload, r.stored_bytes, r.offset, p->offset, &d->dirty));
-	if (d->dirty.n_pages != p->changed_pages)
-		return kage_format_damage(r.offset, "%llu changed pages, and %llu in the summary",
-					  (unsigned long long)d->dirty.n_pages,
-					  (unsigned long long)p->changed_pages);
-	return NULL;
-}
-
-static struct kage_err *open_difference(const struct pack_file *f, bool keep_fd,
-					struct difference *d)
-{
-	const struct difference_place *p = &d->place;
-
-	if (p->offset > f->size || p->bytes > f->size - p->offset)
-		return kage_format_damage(f->size, "it ends here, before its difference does");
-	if (!d->bytes && keep_fd && p->bytes >= KEEP_BYTES) {
-		d->fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 3);
-		if (d->fd < 0)
-			return kage_err_sys(errno, "keep a pack open");
-	} else if (!d->bytes) {
-		_cleanup_free_ uint8_t *bytes = malloc(p->bytes);
-
-		if (!bytes)
-			return kage_err_nomem();
-		TRY(kage_pack_read_at(f, p->offset, p->bytes, bytes));
-		d->bytes = take_ptr(bytes);
-	}
-	return read_dirty(f, d);
-}
-
-struct kage_err *kage_difference_open(int fd, const char *path, uint64_t file_bytes,
-				      const struct difference_place *place, uint8_t *bytes,
-				      bool keep_fd, struct difference *ret_difference)
-{
-	struct pack_file f = { .fd = fd, .direct_fd = -1, .path = path, .size = file_bytes };
-	struct difference d = { .place = *place, .bytes = bytes, .fd = -1 };
-	struct kage_err *e;
-
-	d.path = strdup(path);
-	e = d.path ? open_difference(&f, keep_fd, &d) : kage_err_nomem();
-	if (e) {
-		kage_difference_deinit(&d);
-		return kage_err_wrap(e, "pack %s", path);
-	}
-	*ret_difference = d;
-	return NULL;
-}
-
 /* --- groups ----------------------------------------------------------------------------------- */
 
 static struct kage_err *prepare(struct difference_reader *r)
@@ -116,6 +38,22 @@ static struct kage_err *prepare(struct difference_reader *r)
 	if (!r->raw)
 		r->raw = malloc(DELTA_BYTES);
 	return r->zstd && r->stored && r->raw ? NULL : kage_err_nomem();
+}
+
+/* Checks the record of group NUMBER, which is at BYTES. */
+static struct kage_err *verify_group(const struct difference *d, size_t number,
+				     const uint8_t *bytes, struct record *ret_record)
+{
+	const struct group *g = &d->dirty.groups[number];
+	struct record r;
+
+	TRY(kage_format_record(bytes, g->offset, RECORD_BYTES + g->stored_bytes, &r));
+	if (r.type != RECORD_DELTA || r.argument != number || r.stored_bytes != g->stored_bytes)
+		return kage_format_damage(g->offset, "not the group of differences that the list "
+						     "of changes speaks of");
+	TRY(kage_format_payload(&r, bytes + RECORD_BYTES));
+	*ret_record = r;
+	return NULL;
 }
 
 static struct kage_err *read_group(const struct difference *d, size_t number,
@@ -133,11 +71,7 @@ static struct kage_err *read_group(const struct difference *d, size_t number,
 				      reader->stored));
 		bytes = reader->stored;
 	}
-	TRY(kage_format_record(bytes, g->offset, RECORD_BYTES + g->stored_bytes, &r));
-	if (r.type != RECORD_DELTA || r.argument != number || r.stored_bytes != g->stored_bytes)
-		return kage_format_damage(g->offset, "not the group of differences that the list "
-						     "of changes speaks of");
-	TRY(kage_format_payload(&r, bytes + RECORD_BYTES));
+	TRY(verify_group(d, number, bytes, &r));
 	if (r.compressed)
 		TRY(kage_pack_decompress(reader->zstd, &r, bytes + RECORD_BYTES, reader->raw));
 	*ret_code = r.compressed ? reader->raw : bytes + RECORD_BYTES;
@@ -192,5 +126,88 @@ struct kage_err *kage_difference_apply(const struct difference *d, size_t number
 	TRY_WRAP(kage_format_damage(d->dirty.groups[number].offset,
 				    "a group of differences that is no code"),
 		 "pack %s", d->path);
+	return NULL;
+}
+
+/* --- opening ---------------------------------------------------------------------------------- */
+
+/* SIZE bytes at OFFSET of the file into BUFFER. */
+static struct kage_err *read_at(const struct pack_file *f, const struct difference *d,
+				uint64_t offset, size_t size, void *buffer)
+{
+	if (!d->bytes)
+		return kage_pack_read_at(f, offset, size, buffer);
+	memcpy(buffer, d->bytes + (offset - d->place.offset), size);
+	return NULL;
+}
+
+static struct kage_err *read_dirty(const struct pack_file *f, struct difference *d)
+{
+	const struct difference_place *p = &d->place;
+	uint64_t room = p->offset + p->bytes - p->dirty_offset;
+	_cleanup_free_ uint8_t *payload = NULL;
+	uint8_t head[RECORD_BYTES];
+	struct record r;
+
+	TRY(read_at(f, d, p->dirty_offset, sizeof(head), head));
+	TRY(kage_format_record(head, p->dirty_offset, room, &r));
+	if (r.type != RECORD_DIRTY || record_end(&r) != p->offset + p->bytes)
+		return kage_format_damage(p->dirty_offset,
+					  "not the list of changes that the summary speaks of");
+	payload = malloc(r.stored_bytes + 1);
+	if (!payload)
+		return kage_err_nomem();
+	TRY(read_at(f, d, r.offset + RECORD_BYTES, r.stored_bytes, payload));
+	TRY(kage_format_payload(&r, payload));
+	TRY(kage_dirty_parse(payload, r.stored_bytes, r.offset, p->offset, &d->dirty));
+	if (d->dirty.n_pages != p->changed_pages)
+		return kage_format_damage(r.offset, "%llu changed pages, and %llu in the summary",
+					  (unsigned long long)d->dirty.n_pages,
+					  (unsigned long long)p->changed_pages);
+	return NULL;
+}
+
+static struct kage_err *open_difference(const struct pack_file *f, bool keep_fd,
+					struct difference *d)
+{
+	const struct difference_place *p = &d->place;
+	struct record r;
+
+	if (p->offset > f->size || p->bytes > f->size - p->offset)
+		return kage_format_damage(f->size, "it ends here, before its difference does");
+	if (!d->bytes && keep_fd && p->bytes >= KEEP_BYTES) {
+		d->fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 3);
+		if (d->fd < 0)
+			return kage_err_sys(errno, "keep a pack open");
+	} else if (!d->bytes) {
+		_cleanup_free_ uint8_t *bytes = malloc(p->bytes);
+
+		if (!bytes)
+			return kage_err_nomem();
+		TRY(kage_pack_read_at(f, p->offset, p->bytes, bytes));
+		d->bytes = take_ptr(bytes);
+	}
+	TRY(read_dirty(f, d));
+	/* What is in memory is verified at once: then there may still be another way. */
+	for (size_t i = 0; d->bytes && i < d->dirty.n_groups; i++)
+		TRY(verify_group(d, i, d->bytes + (d->dirty.groups[i].offset - p->offset), &r));
+	return NULL;
+}
+
+struct kage_err *kage_difference_open(int fd, const char *path, uint64_t file_bytes,
+				      const struct difference_place *place, uint8_t *bytes,
+				      bool keep_fd, struct difference *ret_difference)
+{
+	struct pack_file f = { .fd = fd, .direct_fd = -1, .path = path, .size = file_bytes };
+	struct difference d = { .place = *place, .bytes = bytes, .fd = -1 };
+	struct kage_err *e;
+
+	d.path = strdup(path);
+	e = d.path ? open_difference(&f, keep_fd, &d) : kage_err_nomem();
+	if (e) {
+		kage_difference_deinit(&d);
+		return kage_err_wrap(e, "pack %s", path);
+	}
+	*ret_difference = d;
 	return NULL;
 }

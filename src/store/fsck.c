@@ -1,13 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Checking a store. */
+/*
+ * Checking a store, and making whole what is left of it.
+ *
+ * A history is checked in two steps: each pack by itself, which tells what of it can be used; then which
+ * images a way of usable differences connects with a usable keyframe. Repairing has the lock all along
+ * and takes nothing away before what it is replaced by is durable.
+ */
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
 #include "base/arena.h"
 #include "base/cleanup.h"
-#include "store/dir.h"
 #include "store/pack_read.h"
+#include "store/prune.h"
+#include "store/rewrite.h"
+#include "store/tags.h"
 
 /* What stands before the findings that the caller sees. */
 struct fsck_block {
@@ -20,6 +30,7 @@ struct fsck {
 	struct arena arena;
 	struct kage_finding *findings;
 	struct kage_fsck_result result;
+	bool repair;
 	const char *pack; /* the one being read */
 	bool bad, unreadable;
 	bool out_of_memory;
@@ -58,31 +69,39 @@ static void add_finding(void *user, struct kage_err *e)
 	err_drop(e);
 }
 
-/* Damage is the worse news: who has both is counted as damaged. */
-static void count_trouble(struct fsck *f)
-{
-	f->result.n_bad += f->bad;
-	f->result.n_unreadable += f->unreadable && !f->bad;
-}
+/* An image of the history that is being checked. */
+struct checked {
+	struct pack_health health;
+	bool gone; /* removed meanwhile */
+	bool bad, unreadable;
+	bool lost;
+};
 
-static struct kage_err *check_pack(struct fsck *f, const struct history *h, uint64_t number)
+static struct kage_err *name_pack(struct fsck *f, const struct history *h, uint64_t number)
 {
 	_cleanup_free_ char *path = kage_dir_pack_path(h, number);
+
+	f->pack = path ? arena_strdup(&f->arena, path) : NULL;
+	f->bad = f->unreadable = false;
+	return f->pack ? NULL : kage_err_nomem();
+}
+
+static struct kage_err *check_pack(struct fsck *f, const struct history *h, uint64_t number,
+				   struct checked *c)
+{
 	_cleanup_fd_ int fd = -1;
 	struct kage_err *e;
 	struct stat st;
 
-	f->pack = path ? arena_strdup(&f->arena, path) : NULL;
-	f->bad = f->unreadable = false;
-	if (!f->pack)
-		return kage_err_nomem();
+	TRY(name_pack(f, h, number));
 	e = kage_dir_pack_open(h, number, &fd);
-	if (e && kage_err_code(e) == KAGE_NOTFOUND) { /* removed meanwhile */
+	if (e && kage_err_code(e) == KAGE_NOTFOUND) {
+		c->gone = true;
 		err_drop(e);
 		return NULL;
 	}
 	if (!e)
-		e = kage_pack_check(fd, path, add_finding, f, NULL);
+		e = kage_pack_check(fd, f->pack, add_finding, f, &c->health);
 	if (e && kage_err_code(e) == KAGE_NOMEM)
 		return e;
 	if (e)
@@ -90,24 +109,182 @@ static struct kage_err *check_pack(struct fsck *f, const struct history *h, uint
 	if (fd >= 0 && fstat(fd, &st) == 0)
 		f->result.bytes += (uint64_t)st.st_size;
 	f->result.n_packs++;
-	count_trouble(f);
+	c->bad = f->bad;
+	c->unreadable = f->unreadable;
 	return f->out_of_memory ? kage_err_nomem() : NULL;
 }
 
-static struct kage_err *check_history(struct fsck *f, const char *name)
-{
-	_cleanup_history_ struct history h = HISTORY_INIT;
-	_cleanup_free_ uint64_t *numbers = NULL;
-	size_t n;
+/* --- all of a history ------------------------------------------------------------------------- */
 
-	TRY(kage_dir_history_open(f->store, name, &h));
-	TRY(kage_dir_numbers(&h, &numbers, &n));
-	for (size_t i = 0; i < n; i++) {
+static struct kage_err *check_packs(struct fsck *f, struct way_map *m, struct checked *checked)
+{
+	for (size_t i = 0; i < m->n; i++) {
+		struct way_node *node = &m->nodes[i];
+
 		TRY(kage_ctx_poll(f->store->ctx));
-		kage_ctx_progress(f->store->ctx, "check", i, n);
-		TRY(check_pack(f, &h, numbers[i]));
+		kage_ctx_progress(f->store->ctx, "check", i, m->n);
+		TRY(check_pack(f, m->h, node->number, &checked[i]));
+		TRY(kage_way_load(m, i));
+		node->bad_pages = !checked[i].health.pages;
+		node->bad_difference = !checked[i].health.difference;
 	}
 	return NULL;
+}
+
+/* What image I is to who has its history, beyond what was found in its pack. */
+static struct kage_err *judge(struct fsck *f, const struct way_map *m, size_t i, bool reachable,
+			      struct checked *c)
+{
+	const char *fate = NULL;
+
+	c->lost = !c->gone && !c->unreadable && (!c->health.image || !reachable);
+	f->result.n_bad += c->bad;
+	f->result.n_unreadable += c->unreadable && !c->bad;
+	f->result.n_lost += c->lost;
+	if (c->lost && !c->bad)
+		fate = "whole, but it needs another pack that is damaged or gone: the image is lost";
+	else if (c->lost)
+		fate = "the image is lost";
+	else if (c->bad)
+		fate = "the image can still be restored, by way of others";
+	if (!fate)
+		return NULL;
+	TRY(name_pack(f, m->h, m->nodes[i].number));
+	add_finding(f, kage_err_new(KAGE_CORRUPT, "%s", fate));
+	return f->out_of_memory ? kage_err_nomem() : NULL;
+}
+
+static struct kage_err *judge_all(struct fsck *f, struct way_map *m, struct checked *checked)
+{
+	_cleanup_free_ bool *reachable = NULL;
+
+	TRY(kage_prune_reachable(m, &reachable));
+	for (size_t i = 0; i < m->n; i++)
+		TRY(judge(f, m, i, reachable[i], &checked[i]));
+	return NULL;
+}
+
+/* --- repairing -------------------------------------------------------------------------------- */
+
+static const char damaged_name[] = ".damaged";
+
+static struct kage_err *move_away(struct fsck *f, const struct way_map *m, size_t i, int damaged)
+{
+	const struct history *h = m->h;
+	uint64_t number = m->nodes[i].number;
+	char name[PACK_NAME_BYTES], to[2 * PACK_NAME_BYTES];
+	int r;
+
+	kage_dir_pack_name(number, name);
+	r = renameat2(h->fd, name, damaged, name, RENAME_NOREPLACE);
+	/* Another image had the number once, and was damaged too. */
+	for (unsigned n = 1; r < 0 && errno == EEXIST && n < 1000; n++) {
+		snprintf(to, sizeof(to), "%s.%u", name, n);
+		r = renameat2(h->fd, name, damaged, to, RENAME_NOREPLACE);
+	}
+	if (r < 0)
+		return kage_err_sys(errno, "move %s/%s to %s", h->name, name, damaged_name);
+	f->result.n_moved++;
+	TRY(name_pack(f, h, number));
+	add_finding(f, kage_err_new(KAGE_CORRUPT, "moved to %s/%s/%s", h->store->path, h->name,
+				    damaged_name));
+	return NULL;
+}
+
+static struct kage_err *move_lost(struct fsck *f, const struct way_map *m, const bool *lost)
+{
+	const struct history *h = m->h;
+	_cleanup_fd_ int damaged = -1;
+
+	if (mkdirat(h->fd, damaged_name, 0700) < 0 && errno != EEXIST)
+		return kage_err_sys(errno, "make %s/%s/%s", h->store->path, h->name, damaged_name);
+	damaged = openat(h->fd, damaged_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (damaged < 0)
+		return kage_err_sys(errno, "open %s/%s/%s", h->store->path, h->name, damaged_name);
+	for (size_t i = m->n; i-- > 0;)
+		if (lost[i])
+			TRY(move_away(f, m, i, damaged));
+	kage_tags_drop_dangling(h);
+	if (fsync(damaged) < 0 || fsync(h->fd) < 0)
+		return kage_err_sys(errno, "sync the directory %s/%s", h->store->path, h->name);
+	return NULL;
+}
+
+/* Images whose packs are damaged, and that can be read. */
+static struct kage_err *rewrite_damaged(struct fsck *f, struct way_map *m,
+					const struct checked *checked)
+{
+	for (size_t i = 0; i < m->n; i++) {
+		if (!checked[i].bad || checked[i].lost)
+			continue;
+		TRY(kage_rewrite_as_keyframe(m, i));
+		f->result.n_repaired++;
+		TRY(name_pack(f, m->h, m->nodes[i].number));
+		add_finding(f, kage_err_new(KAGE_CORRUPT, "written anew"));
+	}
+	return NULL;
+}
+
+static struct kage_err *repair_history(struct fsck *f, struct way_map *m,
+				       const struct checked *checked)
+{
+	_cleanup_free_ bool *lost = calloc(m->n + 1, sizeof(*lost));
+	bool any = false;
+
+	if (!lost)
+		return kage_err_nomem();
+	for (size_t i = 0; i < m->n; i++) {
+		if (checked[i].unreadable)
+			return NULL;
+		lost[i] = checked[i].lost;
+		any |= lost[i];
+	}
+	kage_rewrite_clean(m->h);
+	TRY(rewrite_damaged(f, m, checked));
+	if (!any)
+		return NULL;
+	TRY(kage_prune_prepare(m, lost));
+	return move_lost(f, m, lost);
+}
+
+/* --- all of it -------------------------------------------------------------------------------- */
+
+/* *ret_odd: something was missing, which somebody may have removed meanwhile if there was no lock. */
+static struct kage_err *check_in(struct fsck *f, const struct history *h, bool *ret_odd)
+{
+	_cleanup_way_ struct way_map m = { 0 };
+	_cleanup_free_ struct checked *checked = NULL;
+
+	TRY(kage_way_init(h, &m));
+	checked = calloc(m.n + 1, sizeof(*checked));
+	if (!checked)
+		return kage_err_nomem();
+	TRY(check_packs(f, &m, checked));
+	TRY(judge_all(f, &m, checked));
+	*ret_odd = false;
+	for (size_t i = 0; i < m.n; i++)
+		*ret_odd |= checked[i].gone || (checked[i].lost && !checked[i].bad);
+	return f->repair ? repair_history(f, &m, checked) : NULL;
+}
+
+/* Who only looks does so without a lock at first: it may take long, and nobody shall wait for it. */
+static struct kage_err *check_history(struct fsck *f, const char *name)
+{
+	_cleanup_history_ struct history h = HISTORY_INIT, locked = HISTORY_INIT;
+	struct kage_fsck_result before = f->result;
+	bool odd;
+
+	if (f->repair) {
+		TRY(kage_dir_history_lock(f->store, name, false, &locked));
+		return check_in(f, &locked, &odd);
+	}
+	TRY(kage_dir_history_open(f->store, name, &h));
+	TRY(check_in(f, &h, &odd));
+	if (!odd)
+		return NULL;
+	f->result = before;
+	TRY(kage_dir_history_share(f->store, name, &locked));
+	return check_in(f, &locked, &odd);
 }
 
 /* A history that cannot be read is told like a damaged pack, and does not keep the others from being
@@ -127,7 +304,8 @@ static struct kage_err *pass_over(struct fsck *f, const char *name, struct kage_
 		f->out_of_memory = true;
 	f->bad = f->unreadable = false;
 	add_finding(f, e);
-	count_trouble(f);
+	f->result.n_bad += f->bad;
+	f->result.n_unreadable += f->unreadable && !f->bad;
 	return f->out_of_memory ? kage_err_nomem() : NULL;
 }
 
@@ -163,14 +341,25 @@ static struct kage_err *finish(struct fsck *f, struct kage_fsck_result *ret_resu
 	return NULL;
 }
 
+static struct kage_err *fsck_store(struct fsck *f, const char *name,
+				   struct kage_fsck_result *ret_result)
+{
+	struct kage_err *e = name ? check_history(f, name) : check_all(f);
+
+	if (!e)
+		e = finish(f, ret_result);
+	arena_deinit(&f->arena);
+	return e;
+}
+
 struct kage_err *kage_store_fsck(struct kage_store *store, const char *name,
 				 struct kage_fsck_result *ret_result)
 {
-	struct fsck f = { .store = store };
-	struct kage_err *e = name ? check_history(&f, name) : check_all(&f);
+	return fsck_store(&(struct fsck){ .store = store }, name, ret_result);
+}
 
-	if (!e)
-		e = finish(&f, ret_result);
-	arena_deinit(&f.arena);
-	return e;
+struct kage_err *kage_store_repair(struct kage_store *store, const char *name,
+				   struct kage_fsck_result *ret_result)
+{
+	return fsck_store(&(struct fsck){ .store = store, .repair = true }, name, ret_result);
 }

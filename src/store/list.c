@@ -59,6 +59,9 @@ static struct kage_err *fill_entry(struct arena *a, const struct pack_glance *g,
 	entry->stored_bytes = g->file_bytes;
 	entry->pid = s->pid;
 	entry->n_threads = s->n_threads;
+	entry->keyframe = g->head.keyframe;
+	entry->base_number = s->difference.base_number;
+	entry->changed_pages = s->difference.changed_pages;
 	entry->comm = keep(a, &s->comm);
 	entry->command = keep(a, &s->command);
 	entry->message = keep(a, &s->message);

@@ -2,8 +2,8 @@
 /*
  * Removing images, under the history's lock.
  *
- * A range goes pack by pack, the newest first: who is killed meanwhile leaves a history that lacks
- * only what was to be removed. A whole history first loses its name, so it is there or it is not;
+ * Before a range goes, packs that need it are written anew (prune.h). Then it goes pack by pack, the
+ * newest first: who is killed meanwhile leaves a history that lacks only what was to be removed. A whole history first loses its name, so it is there or it is not;
  * what bears a name with removed_prefix is rubbish and goes with the next removal.
  */
 #include <errno.h>
@@ -14,7 +14,8 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "store/dir.h"
+#include "store/prune.h"
+#include "store/rewrite.h"
 #include "store/tags.h"
 
 static const char removed_prefix[] = ".rm-";
@@ -26,19 +27,23 @@ static struct kage_err *sync_dir(int fd, const char *path)
 	return NULL;
 }
 
-/* Empties and removes the directory NAME of the store, which nobody looks at any more. */
-static void remove_directory(const struct kage_store *s, const char *name)
+/* Empties and removes the directory NAME in IN, which nobody looks at any more, and DEPTH levels of others
+ * in it. */
+static void remove_directory(int in, const char *name, int depth)
 {
-	int fd = openat(s->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	int fd = openat(in, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	_cleanup_dir_ DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	const struct dirent *d;
 
 	if (!dir)
 		close_fd(fd);
-	while (dir && (d = readdir(dir)))
-		if (strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0)
-			unlinkat(dirfd(dir), d->d_name, 0);
-	unlinkat(s->fd, name, AT_REMOVEDIR);
+	while (dir && (d = readdir(dir))) {
+		if (strcmp(d->d_name, ".") == 0 || strcmp(d->d_name, "..") == 0)
+			continue;
+		if (unlinkat(dirfd(dir), d->d_name, 0) < 0 && errno == EISDIR && depth > 0)
+			remove_directory(dirfd(dir), d->d_name, depth - 1);
+	}
+	unlinkat(in, name, AT_REMOVEDIR);
 }
 
 /* Removes what those who were killed in the middle left. */
@@ -52,7 +57,7 @@ static void remove_rubbish(const struct kage_store *s)
 		close_fd(fd);
 	while (dir && (d = readdir(dir)))
 		if (strncmp(d->d_name, removed_prefix, strlen(removed_prefix)) == 0)
-			remove_directory(s, d->d_name);
+			remove_directory(s->fd, d->d_name, 1);
 }
 
 static struct kage_err *remove_history(struct history *h, size_t n)
@@ -75,27 +80,51 @@ static struct kage_err *remove_history(struct history *h, size_t n)
 	return NULL;
 }
 
-static struct kage_err *remove_range(const struct history *h, const uint64_t *numbers, size_t n,
-				     uint64_t first, uint64_t last, size_t *ret_removed)
+/* Takes the packs that are GONE away, the newest first. */
+static struct kage_err *unlink_packs(const struct way_map *m, const bool *gone)
 {
-	size_t removed = 0;
+	const struct history *h = m->h;
 
-	for (size_t i = n; i-- > 0;) {
+	for (size_t i = m->n; i-- > 0;) {
 		char name[PACK_NAME_BYTES];
 
-		if (numbers[i] < first || numbers[i] > last)
+		if (!gone[i])
 			continue;
-		kage_dir_pack_name(numbers[i], name);
+		kage_dir_pack_name(m->nodes[i].number, name);
 		if (unlinkat(h->fd, name, 0) < 0 && errno != ENOENT)
 			return kage_err_sys(errno, "remove %s@%llu", h->name,
-					    (unsigned long long)numbers[i]);
-		removed++;
+					    (unsigned long long)m->nodes[i].number);
+	}
+	return sync_dir(h->fd, h->name);
+}
+
+static struct kage_err *remove_range(const struct history *h, uint64_t first, uint64_t last,
+				     size_t *ret_removed)
+{
+	_cleanup_way_ struct way_map m = { 0 };
+	_cleanup_free_ bool *gone = NULL;
+	struct kage_err *e;
+	size_t removed = 0;
+
+	TRY(kage_way_init(h, &m));
+	gone = calloc(m.n + 1, sizeof(*gone));
+	if (!gone)
+		return kage_err_nomem();
+	for (size_t i = 0; i < m.n; i++) {
+		gone[i] = m.nodes[i].number >= first && m.nodes[i].number <= last;
+		removed += gone[i];
 	}
 	if (removed == 0)
 		return kage_err_new(KAGE_NOTFOUND, "%s has no image from %llu to %llu", h->name,
 				    (unsigned long long)first, (unsigned long long)last);
+	kage_rewrite_clean(h);
+	TRY(kage_way_load_all(&m));
+	e = kage_prune_prepare(&m, gone);
+	if (e && kage_err_code(e) == KAGE_CORRUPT)
+		e = kage_err_advise(e, "'kage fsck --repair' keeps what can be kept");
+	TRY(e);
 	*ret_removed = removed;
-	return sync_dir(h->fd, h->name);
+	return unlink_packs(&m, gone);
 }
 
 struct kage_err *kage_store_remove(struct kage_store *store, const char *name, uint64_t first,
@@ -112,7 +141,7 @@ struct kage_err *kage_store_remove(struct kage_store *store, const char *name, u
 	if (last == 0 || (n && first <= numbers[0] && last >= numbers[n - 1]))
 		TRY(remove_history(&h, n));
 	else
-		TRY(remove_range(&h, numbers, n, first, last, &removed));
+		TRY(remove_range(&h, first, last, &removed));
 	*ret_removed = removed;
 	return NULL;
 }

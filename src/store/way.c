@@ -133,6 +133,16 @@ struct kage_err *kage_way_load(struct way_map *m, size_t i)
 	return NULL;
 }
 
+struct kage_err *kage_way_reload(struct way_map *m, size_t i)
+{
+	struct way_node *node = &m->nodes[i];
+
+	err_drop(node->damage);
+	free(node->bytes);
+	*node = (struct way_node){ .number = node->number };
+	return kage_way_load(m, i);
+}
+
 struct kage_err *kage_way_load_all(struct way_map *m)
 {
 	for (size_t i = 0; i < m->n; i++)
@@ -163,14 +173,14 @@ size_t kage_way_base(const struct way_map *m, size_t i)
 	const struct way_node *base;
 	size_t b;
 
-	if (node->damage || node->bad_difference || node->removed || !node->place.offset ||
+	if (node->damage || node->bad_difference || !node->place.offset ||
 	    node->place.base_number >= node->number)
 		return NO_NODE;
 	b = kage_way_node(m, node->place.base_number);
 	if (b == NO_NODE)
 		return NO_NODE;
 	base = &m->nodes[b];
-	if (!base->loaded || base->damage || base->removed ||
+	if (!base->loaded || base->damage ||
 	    memcmp(base->id, node->place.base_id, IMAGE_ID_BYTES) != 0)
 		return NO_NODE;
 	return b;

@@ -25,7 +25,6 @@ struct way_node {
 
 	/* What was found damaged later is not gone over. */
 	bool bad_pages, bad_difference;
-	bool removed; /* for a plan: as if it were not there */
 
 	/* The search: how this node was reached, and at what cost. */
 	bool seen;
@@ -56,6 +55,9 @@ size_t kage_way_node(const struct way_map *m, uint64_t number);
 /** Reads header and SUMMARY of node I, once. Damage is kept in the node; fails only otherwise. */
 struct kage_err *kage_way_load(struct way_map *m, size_t i) _must_check_;
 struct kage_err *kage_way_load_all(struct way_map *m) _must_check_;
+
+/** Reads node I again, whose pack was written anew and is whole now. */
+struct kage_err *kage_way_reload(struct way_map *m, size_t i) _must_check_;
 
 /** The node of the neighbour that the difference of I leads to, or NO_NODE. Both are loaded. */
 size_t kage_way_base(const struct way_map *m, size_t i);

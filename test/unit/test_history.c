@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -344,13 +345,325 @@ static void test_policy(void **state)
 	assert_true(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 5, 1000 }));
 }
 
+/* --- removing --------------------------------------------------------------------------------- */
+
+static void assert_sound(struct fixture *f, size_t packs)
+{
+	struct kage_fsck_result result;
+
+	must(kage_store_fsck(f->store, NULL, &result));
+	for (size_t i = 0; i < result.n_findings; i++)
+		print_message("# %s: %s\n", result.findings[i].pack, result.findings[i].problem);
+	assert_int_equal(result.n_bad, 0);
+	assert_int_equal(result.n_packs, packs);
+	kage_fsck_result_free(&result);
+}
+
+static size_t remove_images(struct fixture *f, uint64_t first, uint64_t last)
+{
+	size_t n = 0, removed = 0;
+
+	for (uint64_t i = first; i <= last; i++) {
+		n += f->states[i] != NULL;
+		free(take_ptr(f->states[i]));
+	}
+	if (n)
+		must(kage_store_remove(f->store, "h", first, last, &removed));
+	assert_int_equal(removed, n);
+	return n;
+}
+
+static uint64_t bytes_in(struct fixture *f, size_t *ret_keyframes)
+{
+	struct kage_list list;
+	uint64_t bytes = 0;
+
+	must(kage_store_list(f->store, "h", &list));
+	*ret_keyframes = 0;
+	for (size_t i = 0; i < list.n; i++) {
+		bytes += list.entries[i].stored_bytes;
+		*ret_keyframes += list.entries[i].keyframe;
+	}
+	kage_list_free(&list);
+	return bytes;
+}
+
+/* All goes; the numbers begin anew. */
+static void remove_history(struct fixture *f)
+{
+	struct kage_err *e;
+	size_t n;
+
+	for (uint64_t i = 0; i < LAST_NUMBER; i++)
+		free(take_ptr(f->states[i]));
+	e = kage_store_remove(f->store, "h", 0, 0, &n);
+	if (e && kage_err_code(e) != KAGE_NOTFOUND) /* the last image may have taken it along */
+		fail_msg("%s", kage_err_message(e));
+	kage_err_free(e);
+	memset(&f->now, 0, sizeof(f->now));
+}
+
+static void test_random_removals(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int round = 0; round < 6; round++) {
+		size_t left = IMAGES;
+
+		random_history(f, IMAGES);
+		while (left > 3) {
+			uint64_t first = 1 + random_next(&f->random) % IMAGES;
+			uint64_t last = first + random_next(&f->random) % 8;
+
+			last = last < IMAGES ? last : IMAGES;
+			left -= remove_images(f, first, last);
+			all_as_put(f);
+		}
+		assert_sound(f, left);
+		remove_history(f);
+	}
+}
+
+/* What is taken off either end costs nothing while a keyframe stays; else there is one more. */
+static void test_remove_ends(void **state)
+{
+	struct fixture *f = *state;
+	size_t keyframes;
+	uint64_t bytes;
+
+	put_next(f, true);
+	for (int i = 2; i <= 20; i++)
+		put_next(f, i == 11);
+	bytes = bytes_in(f, &keyframes);
+	assert_int_equal(keyframes, 2);
+	remove_images(f, 18, 20);
+	remove_images(f, 1, 5);
+	assert_true(bytes_in(f, &keyframes) < bytes);
+	assert_int_equal(keyframes, 1);
+	all_as_put(f);
+	remove_images(f, 11, 17);
+	bytes_in(f, &keyframes);
+	assert_int_equal(keyframes, 1);
+	all_as_put(f);
+	put_next(f, false); /* the number 11 is another image's now */
+	all_as_put(f);
+	assert_sound(f, 6);
+}
+
+/* A page that changes and changes back is in no difference after what is between is gone. */
+static void test_joined_difference(void **state)
+{
+	struct fixture *f = *state;
+	bool touched[PAGES + SHARED] = { [3] = true, [4] = true };
+	struct kage_change_list changed;
+
+	put_next(f, true);
+	for (int i = 0; i < 2; i++) {
+		f->now.here[3] = f->now.here[4] = true;
+		f->now.page[3][100] ^= 1;
+		f->now.page[4][100] += 1;
+		put(f, f->states[f->now.number], false, touched);
+	}
+	remove_images(f, 2, 2);
+	must(kage_store_changes(f->store, "h@3", &changed));
+	assert_int_equal(changed.base_number, 1);
+	assert_int_equal(changed.n, 1);
+	assert_int_equal(changed.runs[0].space, SAMPLE_SPACE);
+	assert_int_equal(changed.runs[0].first_page, FIRST + 4);
+	assert_int_equal(changed.runs[0].n_pages, 1);
+	kage_change_list_free(&changed);
+	must(kage_store_changes(f->store, "h@1", &changed));
+	assert_int_equal(changed.base_number, 0);
+	assert_int_equal(changed.n, 0);
+	kage_change_list_free(&changed);
+	all_as_put(f);
+}
+
+/* --- damage ----------------------------------------------------------------------------------- */
+
+static void flip(struct fixture *f, uint64_t number)
+{
+	char path[128];
+	struct stat st;
+	uint64_t bit;
+	uint8_t c;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/h/%010llu.kage", f->dir, (unsigned long long)number);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	bit = random_next(&f->random) % ((uint64_t)st.st_size * 8);
+	print_message("# flipped bit %llu of %llu\n", (unsigned long long)bit,
+		      (unsigned long long)number);
+	assert_int_equal(pread(fd, &c, 1, (off_t)(bit / 8)), 1);
+	c ^= (uint8_t)(1u << bit % 8);
+	assert_int_equal(pwrite(fd, &c, 1, (off_t)(bit / 8)), 1);
+	close(fd);
+}
+
+/* Every image is as it was put, or told to be damaged with pack and place. */
+static void right_or_refused(struct fixture *f)
+{
+	for (uint64_t n = 1; n <= f->now.number; n++) {
+		struct kage_err *e = f->states[n] ? read_number(f, n) : NULL;
+
+		if (e &&
+		    (kage_err_code(e) != KAGE_CORRUPT || !strstr(kage_err_message(e), "pack ") ||
+		     !strstr(kage_err_message(e), "offset")))
+			fail_msg("h@%llu: %s", (unsigned long long)n, kage_err_message(e));
+		kage_err_free(e);
+	}
+}
+
+static bool pack_is_there(const struct fixture *f, uint64_t number)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/h/%010llu.kage", f->dir, (unsigned long long)number);
+	return access(path, F_OK) == 0;
+}
+
+/* Forgets images that went. Returns how many. */
+static size_t forget_gone(struct fixture *f)
+{
+	size_t n_gone = 0;
+
+	for (uint64_t n = 1; n < LAST_NUMBER; n++)
+		if (f->states[n] && !pack_is_there(f, n)) {
+			free(take_ptr(f->states[n]));
+			n_gone++;
+		}
+	return n_gone;
+}
+
+/* Repairs, and forgets images that are lost. Returns how many these are. */
+static size_t repair(struct fixture *f)
+{
+	struct kage_fsck_result looked, result;
+	size_t lost, left = 0;
+
+	must(kage_store_fsck(f->store, NULL, &looked));
+	must(kage_store_repair(f->store, NULL, &result));
+	assert_int_equal(looked.n_bad, result.n_bad);
+	assert_int_equal(looked.n_lost, result.n_lost);
+	assert_int_equal(result.n_lost, result.n_moved);
+	lost = forget_gone(f);
+	assert_int_equal(lost, result.n_lost);
+	kage_fsck_result_free(&looked);
+	kage_fsck_result_free(&result);
+	for (uint64_t n = 1; n < LAST_NUMBER; n++)
+		left += f->states[n] != NULL;
+	assert_sound(f, left);
+	return lost;
+}
+
+/* With a keyframe at either end one damaged pack costs its own image at most. */
+static void test_one_flip(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int round = 0; round < 60; round++) {
+		put_next(f, true);
+		for (int i = 1; i < 9; i++)
+			put_next(f, false);
+		put_next(f, true);
+		flip(f, 1 + random_next(&f->random) % 10);
+		right_or_refused(f);
+		assert_true(repair(f) <= 1);
+		all_as_put(f);
+		remove_history(f);
+	}
+}
+
+static void test_many_flips(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int round = 0; round < 10; round++) {
+		random_history(f, IMAGES);
+		for (int i = 0; i < 6; i++)
+			flip(f, 1 + random_next(&f->random) % IMAGES);
+		right_or_refused(f);
+		print_message("# %zu lost\n", repair(f));
+		all_as_put(f);
+		remove_history(f);
+	}
+}
+
+/* --- kills ------------------------------------------------------------------------------------ */
+
+/* A child that removes images FIRST to LAST and is killed at the end of its K-th call. False when it came
+ * to its end before. */
+static bool killed_removing(struct fixture *f, uint64_t first, uint64_t last, int k)
+{
+	pid_t pid = fork();
+	int status;
+	size_t n;
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		ptrace(PTRACE_TRACEME, 0, 0, 0);
+		raise(SIGSTOP);
+		_exit(kage_store_remove(f->store, "h", first, last, &n) != NULL);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	for (int i = 0; i < 2 * k && WIFSTOPPED(status); i++) { /* calls begin and end */
+		assert_int_equal(ptrace(PTRACE_SYSCALL, pid, 0, 0), 0);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+	}
+	if (!WIFSTOPPED(status)) {
+		assert_int_equal(status, 0);
+		return false;
+	}
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return true;
+}
+
+/* Eight images, and two that went on from the third. Without 2 to 5, 6 and 9 need new differences; then
+ * without 1 they have no keyframe. */
+static void test_killed_removing(void **state)
+{
+	struct fixture *f = *state;
+	bool killed = true;
+	int k;
+
+	for (k = 1 + (int)(random_next(&f->random) % 4); killed; k += 4) {
+		size_t n;
+
+		put_next(f, true);
+		for (int i = 2; i <= 8; i++)
+			put_next(f, false);
+		branch(f, 3, false);
+		put_next(f, false);
+		killed = killed_removing(f, 2, 5, k);
+		forget_gone(f);
+		all_as_put(f);
+		killed |= killed_removing(f, 1, 5, k);
+		forget_gone(f);
+		all_as_put(f);
+		kage_err_free(kage_store_remove(f->store, "h", 1, 5, &n));
+		forget_gone(f);
+		all_as_put(f);
+		assert_sound(f, 5);
+		remove_history(f);
+	}
+	print_message("# %d calls\n", k);
+	assert_true(k > 40);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_random_history), TEST(test_from_behind), TEST(test_gone_neighbour),
-		TEST(test_long),           TEST(test_policy),
+		TEST(test_random_history),  TEST(test_from_behind),
+		TEST(test_gone_neighbour),  TEST(test_long),
+		TEST(test_policy),          TEST(test_random_removals),
+		TEST(test_remove_ends),     TEST(test_joined_difference),
+		TEST(test_one_flip),        TEST(test_many_flips),
+		TEST(test_killed_removing),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
