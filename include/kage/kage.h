@@ -390,9 +390,15 @@ enum kage_files_mode {
 	KAGE_FILES_RESTORE, /* put files that were open for writing back as of the image */
 };
 
+enum kage_connections_mode {
+	KAGE_CONNECTIONS_REFUSE, /* an obstacle */
+	KAGE_CONNECTIONS_RESET,  /* as if their peers had reset them */
+};
+
 struct kage_restore_options {
 	enum kage_pid_mode pid;
 	enum kage_files_mode files;
+	enum kage_connections_mode connections;
 	bool stopped;    /* leave it stopped (SIGSTOP) for a debugger */
 	bool trust;      /* restore even what another user could have written */
 	bool detached;   /* in a session of its own, without the caller's terminal */

@@ -192,7 +192,8 @@ static struct kage_err *see(struct kage_capture *c, bool *ret_still)
 	TRY(kage_target_still(c->target, ret_still));
 	if (c->checking || !*ret_still)
 		return NULL;
-	TRY(kage_obstacles_refuse(c->obstacles));
+	if (!c->lenient)
+		TRY(kage_obstacles_refuse(c->obstacles));
 	if (c->follow)
 		TRY(follow_copy(c));
 	else
@@ -319,6 +320,8 @@ static struct kage_err *take(struct kage_capture *c)
 		TRY(see_in_own_thread(c));
 	TRY(kage_fds_finish(c));
 	TRY(source_fill(c));
+	if (c->lenient)
+		TRY(kage_obstacles_note(c->obstacles, c->image));
 	if (c->follow)
 		TRY(follow_finish(c));
 	else
@@ -349,6 +352,7 @@ struct kage_err *kage_capture(struct kage_ctx *ctx, struct kage_target *t,
 				  .carry = options->carry,
 				  .keep_still = options->keep_still,
 				  .checking = options->checking,
+				  .lenient = options->lenient,
 				  .follow = options->follow,
 				  .obstacles = obstacles };
 	struct kage_err *e = kage_mem_pages_create(&c.pages);

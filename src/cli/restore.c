@@ -18,10 +18,12 @@
 /* The words of --pid and --files, in the order of their options' arguments; 0: not given. */
 enum { PID_SAME = 1, PID_NEW };
 enum { FILES_KEEP = 1, FILES_RESTORE };
+enum { CONNECTIONS_REFUSE = 1, CONNECTIONS_RESET };
 
 struct restore_values {
 	int pid;
 	int files;
+	int connections;
 	int copies;
 	bool stopped;
 	bool detach;
@@ -43,6 +45,9 @@ static const struct cli_option options[] = {
 	  .offset = offsetof(struct restore_values, copies), 1, MOST_COPIES },
 	{ "files", 0, "keep|restore", "what it wrote since: keep (default), or put back",
 	  CLI_CHOICE, .offset = offsetof(struct restore_values, files) },
+	{ "connections", 0, "refuse|reset",
+	  "TCP connections: refuse (default), or reset by the peer", CLI_CHOICE,
+	  .offset = offsetof(struct restore_values, connections) },
 	{ "tty", 0, "PATH|new", "with the terminal PATH, or a new one, not with ours", CLI_TEXT,
 	  .offset = offsetof(struct restore_values, tty) },
 	{ "trust", 0, NULL, "even if other users could have written the image", CLI_FLAG,
@@ -162,6 +167,8 @@ static int give_life(struct cli *cli, const struct restore_values *values, const
 	struct kage_restore_options how = {
 		.pid = values->pid == PID_NEW || values->copies > 1 ? KAGE_PID_NEW : KAGE_PID_SAME,
 		.files = values->files == FILES_RESTORE ? KAGE_FILES_RESTORE : KAGE_FILES_KEEP,
+		.connections = values->connections == CONNECTIONS_RESET ? KAGE_CONNECTIONS_RESET
+									: KAGE_CONNECTIONS_REFUSE,
 		.stopped = values->stopped,
 		.trust = values->trust,
 		.detached = values->detach,

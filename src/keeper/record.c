@@ -139,7 +139,9 @@ static struct kage_err *take(struct kage_recorder *r, struct kage_target *t,
 {
 	_cleanup_(kage_obstacles_cleanup) struct kage_obstacles *obstacles =
 		kage_obstacles_create();
-	const struct capture_options how = { .follow = r->follow, .verify = r->verify };
+	const struct capture_options how = { .follow = r->follow,
+					     .verify = r->verify,
+					     .lenient = true };
 	struct kage_image *image = NULL;
 	const Kage__Source *source;
 	struct kage_err *e;

@@ -128,7 +128,7 @@ static struct kage_err *read_addresses(struct arena *a, int fd, Kage__InetSocket
 }
 
 static void refuse_connection(struct kage_capture *c, const struct kage_fd_seen *fd,
-			      const Kage__InetSocket *m)
+			      Kage__InetSocket *m)
 {
 	char local[ADDRESS_TEXT], peer[ADDRESS_TEXT];
 	const char *object = arena_printf(
@@ -137,10 +137,12 @@ static void refuse_connection(struct kage_capture *c, const struct kage_fd_seen 
 		m->peer_address.len ? show(m->family, &m->peer_address, m->peer_port, peer)
 				    : "a peer that is gone");
 
-	kage_obstacle(c->obstacles, true,
+	/* An image that is only looked at may hold it, and check() will name it. */
+	kage_obstacle(c->obstacles, !c->lenient,
 		      "let the connection end before the image is taken, then try again",
 		      object ? object : "a TCP connection",
 		      "connected TCP sockets cannot be restored yet");
+	m->state = KAGE__INET_SOCKET__STATE__CONNECTED;
 }
 
 /* For a socket that listens, TCP_INFO shows in tcpi_unacked how many connections wait to be accepted,
@@ -251,16 +253,73 @@ static struct kage_err *connect_to(const Kage__InetSocket *m, int fd)
 	return NULL;
 }
 
+static bool is_connection(const Kage__InetSocket *m)
+{
+	return m->type == SOCK_STREAM && m->state == KAGE__INET_SOCKET__STATE__CONNECTED;
+}
+
+/* A connection to ourselves, by the loopback of the socket's family, whose other end resets it: closing
+ * with a linger time of zero does (tcp(7), socket(7)). */
+static struct kage_err *reset_by_peer(const Kage__InetSocket *m, int fd)
+{
+	const struct linger at_once = { .l_onoff = 1 };
+	_cleanup_fd_ int listener = socket((int)m->family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	_cleanup_fd_ int peer = -1;
+	union address own = { .any.sa_family = (sa_family_t)m->family };
+	socklen_t size = m->family == AF_INET6 ? sizeof(own.v6) : sizeof(own.v4);
+
+	if (m->family == AF_INET6)
+		own.v6.sin6_addr = in6addr_loopback;
+	else
+		own.v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (listener < 0 || bind(listener, &own.any, size) < 0 || listen(listener, 1) < 0 ||
+	    getsockname(listener, &own.any, &size) < 0 || connect(fd, &own.any, size) < 0)
+		return kage_err_sys(errno, "connect to ourselves");
+	peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	if (peer < 0 || setsockopt(peer, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)) < 0)
+		return kage_err_sys(errno, "accept a connection of ourselves");
+	return NULL;
+}
+
+/* The options of sockets in general. Those of TCP and IP tell how a connection went (its segment size), or
+ * are of no use any more. */
+static struct kage_err *restore_general(struct kage_restore *r, int fd,
+					const Kage__SocketOptions *all)
+{
+	Kage__SocketOptions some = KAGE__SOCKET_OPTIONS__INIT;
+	size_t n = all ? all->n_options : 0;
+
+	some.options = arena_alloc(&r->image->arena, (n + 1) * sizeof(*some.options));
+	if (!some.options)
+		return kage_err_nomem();
+	for (size_t i = 0; i < n; i++)
+		if (all->options[i]->level == SOL_SOCKET)
+			some.options[some.n_options++] = all->options[i];
+	return kage_sockopt_restore(fd, &some);
+}
+
+static struct kage_err *make_reset(struct kage_restore *r, const Kage__InetSocket *m, int *ret_fd)
+{
+	_cleanup_fd_ int fd = socket((int)m->family, (int)m->type | SOCK_CLOEXEC, (int)m->protocol);
+
+	if (fd < 0)
+		return kage_err_sys(errno, "make a socket");
+	TRY(restore_general(r, fd, m->options));
+	TRY_WRAP(reset_by_peer(m, fd), "make a connection that is over");
+	*ret_fd = take_fd(&fd);
+	return NULL;
+}
+
 static struct kage_err *make(struct kage_restore *r, const Kage__Description *d, int *ret_fd)
 {
 	const Kage__InetSocket *m = d->inet_socket;
-	_cleanup_fd_ int fd = socket((int)m->family, (int)m->type | SOCK_CLOEXEC, (int)m->protocol);
+	_cleanup_fd_ int fd = -1;
 
-	(void)r;
+	if (is_connection(m))
+		return make_reset(r, m, ret_fd);
+	fd = socket((int)m->family, (int)m->type | SOCK_CLOEXEC, (int)m->protocol);
 	if (fd < 0)
 		return kage_err_sys(errno, "make a socket");
-	if (m->type == SOCK_STREAM && m->state == KAGE__INET_SOCKET__STATE__CONNECTED)
-		return kage_err_new(KAGE_UNSUPPORTED, "TCP connections cannot be restored yet");
 	TRY(kage_sockopt_restore(fd, m->options));
 	if (m->local_port)
 		TRY(bind_to(m, fd));
@@ -283,10 +342,12 @@ static struct kage_err *check(struct kage_restore *r, const Kage__Description *d
 	struct kage_err *e;
 	int num;
 
-	if (m->type == SOCK_STREAM && m->state == KAGE__INET_SOCKET__STATE__CONNECTED)
-		kage_obstacle(r->obstacles, true, "take an image without connections", object,
-			      "TCP connections cannot be restored yet");
-	if (!m->local_port)
+	if (is_connection(m) && r->options->connections == KAGE_CONNECTIONS_REFUSE)
+		kage_obstacle(
+			r->obstacles, true,
+			"restore with --connections=reset, and its peer seems to have reset it",
+			object, "TCP connections cannot be restored yet");
+	if (!m->local_port || is_connection(m))
 		return NULL;
 	fd = socket((int)m->family, (int)m->type | SOCK_CLOEXEC, (int)m->protocol);
 	e = fd < 0 ? kage_err_sys(errno, "make a socket") : kage_sockopt_restore(fd, m->options);

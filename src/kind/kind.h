@@ -66,6 +66,7 @@ struct kage_capture {
 	struct kage_noted *noted;         /* files and shared objects met so far (kind/noted.h) */
 	bool carry;                       /* executables and libraries go into the image */
 	bool keep_still;                  /* the target is to be left frozen */
+	bool lenient;                     /* what cannot be restored is noted, and is no failure */
 	bool maps_changed;                /* between the look and the freeze */
 	bool stop_all;                    /* no thread may be left asleep */
 	uint64_t span_ns;                 /* how long the target will be looked at, about */

@@ -141,3 +141,24 @@ struct kage_err *kage_obstacles_refuse(const struct kage_obstacles *o)
 	return kage_err_new(KAGE_UNSUPPORTED, "%s: %s; %s%s", first->object, first->why,
 			    first->cure, more);
 }
+
+struct kage_err *kage_obstacles_note(const struct kage_obstacles *o, struct kage_image *image)
+{
+	struct arena *a = &image->arena;
+
+	for (size_t i = 0; i < o->n; i++) {
+		Kage__Obstacle *m;
+
+		if (!o->items[i].fatal)
+			continue;
+		m = msg_append(a, image->msg, obstacles, Kage__Obstacle, kage__obstacle__init);
+		if (!m)
+			return kage_err_nomem();
+		m->object = arena_strdup(a, o->items[i].object);
+		m->why = arena_strdup(a, o->items[i].why);
+		m->cure = arena_strdup(a, o->items[i].cure);
+		if (!m->object || !m->why || !m->cure)
+			return kage_err_nomem();
+	}
+	return o->lost ? kage_err_nomem() : NULL;
+}

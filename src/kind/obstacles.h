@@ -34,6 +34,10 @@ size_t kage_obstacles_count(const struct kage_obstacles *o, size_t *ret_fatal);
 struct kage_err *kage_obstacles_report(const struct kage_obstacles *o,
 				       struct kage_report *ret_report) _must_check_;
 
+/** Notes the fatal ones in IMAGE. */
+struct kage_err *kage_obstacles_note(const struct kage_obstacles *o, struct kage_image *image)
+	_must_check_;
+
 /** Fails with KAGE_UNSUPPORTED when there is a fatal obstacle: the message names the first one with
  *  its cure, and says how many more there are. */
 struct kage_err *kage_obstacles_refuse(const struct kage_obstacles *o) _must_check_;

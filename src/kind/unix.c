@@ -239,7 +239,8 @@ static void refuse_peer(struct kage_capture *c, const struct kage_fd_seen *fd,
 	const char *object = arena_printf(&c->image->arena, "fd %d: UNIX connection %s → %s",
 					  fd->fd, show(&m->name, name), show(&m->peer_name, peer));
 
-	kage_obstacle(c->obstacles, true,
+	/* An image that is only looked at may hold it, and check() will name it. */
+	kage_obstacle(c->obstacles, !c->lenient || m->type != SOCK_STREAM,
 		      "let the connection end before the image is taken, then try again",
 		      object ? object : "a UNIX connection",
 		      "its other end belongs to another process");
@@ -378,6 +379,13 @@ static struct kage_err *run(struct errand *k)
 	return k->e;
 }
 
+/* Whether it is a connection to another process that is to be over. */
+static bool is_cut(const struct kage_restore *r, const Kage__UnixSocket *m)
+{
+	return r->options->connections == KAGE_CONNECTIONS_RESET && is_stream(m) &&
+	       m->state == KAGE__INET_SOCKET__STATE__CONNECTED && !m->peer_description;
+}
+
 static bool is_bound_again(const Kage__UnixSocket *m)
 {
 	return m->name.len && !m->peer_description && !m->peer_closed;
@@ -391,10 +399,13 @@ static struct kage_err *check(struct kage_restore *r, const Kage__Description *d
 	char text[NAME_TEXT];
 
 	if (m->state == KAGE__INET_SOCKET__STATE__CONNECTED && !m->peer_description &&
-	    !m->peer_closed && !m->peer_name.len)
-		kage_obstacle(r->obstacles, true, "take an image without connections", object,
-			      "the other end of this UNIX connection is not in the image");
-	if (!is_bound_again(m))
+	    !m->peer_closed && !m->peer_name.len && !is_cut(r, m))
+		kage_obstacle(r->obstacles, true,
+			      is_stream(m) ? "restore with --connections=reset, and its peer seems "
+					     "to have closed it"
+					   : "take an image without connections",
+			      object, "the other end of this UNIX connection is not in the image");
+	if (!is_bound_again(m) || is_cut(r, m))
 		return NULL;
 	TRY(run(&k));
 	show(&m->name, text);
@@ -464,13 +475,12 @@ static struct kage_err *dress(const Kage__UnixSocket *a, const Kage__UnixSocket 
 static struct kage_err *make_pair(struct kage_restore *r, const Kage__Description *d, int *ret_fd)
 {
 	const Kage__UnixSocket *m = d->unix_socket;
-	Kage__Description *o =
-		m->peer_closed ? NULL : kage_image_description(r->image, m->peer_description);
+	bool alone = m->peer_closed || is_cut(r, m);
+	Kage__Description *o = alone ? NULL : kage_image_description(r->image, m->peer_description);
 	_cleanup_(close_pair) struct pair p = { -1, -1 };
 
-	if (!m->peer_closed &&
-	    (!o || o == d || o->kind_case != KAGE__DESCRIPTION__KIND_UNIX_SOCKET ||
-	     o->unix_socket->peer_description != d->id))
+	if (!alone && (!o || o == d || o->kind_case != KAGE__DESCRIPTION__KIND_UNIX_SOCKET ||
+		       o->unix_socket->peer_description != d->id))
 		return kage_err_new(KAGE_CORRUPT, "the other end of the pair is not in the image");
 	if (socketpair(AF_UNIX, (int)m->type | SOCK_CLOEXEC, 0, (int *)&p) < 0)
 		return kage_err_sys(errno, "make a pair of sockets");
@@ -499,7 +509,7 @@ static struct kage_err *make(struct kage_restore *r, const Kage__Description *d,
 	struct errand k = { .m = m };
 	_cleanup_fd_ int fd = -1;
 
-	if (m->peer_description || m->peer_closed)
+	if (m->peer_description || m->peer_closed || is_cut(r, m))
 		return make_pair(r, d, ret_fd);
 	fd = socket(AF_UNIX, (int)m->type | SOCK_CLOEXEC, 0);
 	if (fd < 0)

@@ -119,8 +119,19 @@ static struct kage_err *check_trust(struct kage_restore *r)
 	return e;
 }
 
+/* What was known when the image was taken. */
+static void check_noted(struct kage_restore *r)
+{
+	const Kage__Image *m = r->image->msg;
+
+	for (size_t i = 0; i < m->n_obstacles; i++)
+		kage_obstacle(r->obstacles, true, m->obstacles[i]->cure, m->obstacles[i]->object,
+			      "%s", m->obstacles[i]->why);
+}
+
 struct kage_err *restore_look(struct kage_restore *r)
 {
+	check_noted(r);
 	check_arch(r);
 	check_rights(r);
 	kage_terminal_check_named(r);
