@@ -70,7 +70,7 @@ _kage_arguments() {
 	case $1 in
 	snap) _kage_pids ;;
 	check) [[ $cur == [0-9]* ]] || _kage_images "$cur"; _kage_pids ;;
-	show | cat | diff | tag | restore | core | gdb | rm) _kage_images "$cur" ;;
+	show | cat | diff | tag | try | restore | core | gdb | rm) _kage_images "$cur" ;;
 	log | fsck | du | bisect) _kage_histories ;;
 	help) _kage_commands ;;
 	esac
@@ -94,7 +94,7 @@ _kage() {
 	done
 	if [[ $prev == --store || $cur == --store=* ]]; then
 		_kage_paths -d "$cur"
-	elif [[ $prev == -o || $prev == --output || $prev == --tty || $cur == --output=* || $cur == --tty=* ]]; then
+	elif [[ $prev == -o || $prev == --output || $prev == --tty || $prev == --stdin || $prev == -i || $cur == --output=* || $cur == --tty=* ]]; then
 		_kage_paths -f "$cur"
 	elif [[ $prev == --name || $prev == -n ]]; then
 		_kage_reply "$cur" < <(_kage_histories)

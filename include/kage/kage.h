@@ -268,6 +268,10 @@ KAGE_API struct kage_err *kage_store_changes(struct kage_store *store, const cha
 					     struct kage_change_list *ret_list);
 KAGE_API void kage_change_list_free(struct kage_change_list *list);
 
+/** Takes descriptor FD out of IMAGE, and what only that refers to, for restoring it without: in memory
+ *  only, the store stays as it is. False when there is none. */
+KAGE_API bool kage_image_drop_fd(struct kage_image *image, int fd);
+
 /** Removes the images from FIRST to LAST of history NAME, or the whole history when LAST is 0. Images that
  *  stay can be restored as before: packs that need removed ones are written anew. KAGE_BUSY when one of them has
  *  a tag: take it away first. */
@@ -395,6 +399,19 @@ enum kage_connections_mode {
 	KAGE_CONNECTIONS_RESET,  /* as if their peers had reset them */
 };
 
+/* A descriptor of the restored program that is the caller's. */
+struct kage_fd_given {
+	int fd; /* its number in the program, at which the image has none (kage_image_drop_fd()) */
+	int from; /* the caller's, borrowed */
+};
+
+/* Memory of the restored program that is not as in the image. */
+struct kage_patch {
+	uint64_t address;
+	const void *bytes;
+	size_t size;
+};
+
 struct kage_restore_options {
 	enum kage_pid_mode pid;
 	enum kage_files_mode files;
@@ -403,6 +420,10 @@ struct kage_restore_options {
 	bool trust;      /* restore even what another user could have written */
 	bool detached;   /* in a session of its own, without the caller's terminal */
 	const char *tty; /* path of the terminal to take; NULL: the one the caller has */
+	const struct kage_fd_given *fds;
+	size_t n_fds;
+	const struct kage_patch *patches; /* written before its first step */
+	size_t n_patches;
 };
 
 struct kage_life {

@@ -16,8 +16,7 @@ bool cli_child_mentions(char **argv, const char *word)
 	return false;
 }
 
-/* TEXT with each `{word}` replaced by its value, fresh. */
-static char *expand(const char *text, const struct cli_variable *variables, size_t n)
+char *cli_child_expand(const char *text, const struct cli_variable *variables, size_t n)
 {
 	char *result = cli_printf("%s", text);
 
@@ -52,7 +51,7 @@ static _Noreturn void become(const struct cli *cli, char **argv,
 			unsetenv(variables[i].name);
 	}
 	for (char **arg = argv; *arg; arg++)
-		*arg = expand(*arg, variables, n);
+		*arg = cli_child_expand(*arg, variables, n);
 	if (cli->json)
 		dup2(STDERR_FILENO, STDOUT_FILENO);
 	execvp(argv[0], argv);

@@ -20,6 +20,9 @@ struct cli_variable {
 int cli_child_run(const struct cli *cli, char **argv, const struct cli_variable *variables,
 		  size_t n, int *ret_status);
 
+/** TEXT with each `{word}` of VARIABLES replaced by its value, fresh. */
+char *cli_child_expand(const char *text, const struct cli_variable *variables, size_t n);
+
 /** Whether an argument of ARGV has `{word}` in it. */
 bool cli_child_mentions(char **argv, const char *word);
 

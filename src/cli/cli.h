@@ -23,9 +23,17 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 enum cli_option_kind {
 	CLI_FLAG,   /* sets a bool */
 	CLI_TEXT,   /* sets a const char *, borrowed from argv */
+	CLI_TEXTS,  /* adds to a struct cli_texts, each time that it is given */
 	CLI_NUMBER, /* sets an int within [min, max] */
 	CLI_CHOICE, /* sets an int: which of the words of `argument`, counted from 1; '|' separates
 		       them */
+};
+
+/* Values of an option that may be given several times. */
+enum { CLI_TEXTS_MAX = 32 };
+struct cli_texts {
+	const char *v[CLI_TEXTS_MAX]; /* n of them, borrowed from argv */
+	size_t n;
 };
 
 struct cli_option {
@@ -55,7 +63,7 @@ struct cli_command {
 };
 
 /* The most that a command's own structure of option values may take. */
-enum { CLI_VALUES_BYTES = 128 };
+enum { CLI_VALUES_BYTES = 1024 };
 
 struct cli {
 	const struct cli_command *command; /* NULL before it is known */
@@ -73,7 +81,7 @@ struct cli {
 extern const struct cli_command *const cli_commands[];
 extern const struct cli_command cli_run, cli_snap, cli_log, cli_show, cli_restore, cli_check,
 	cli_core, cli_gdb, cli_fsck, cli_rm, cli_cat, cli_diff, cli_tag, cli_du, cli_record,
-	cli_bisect;
+	cli_bisect, cli_try;
 
 /** The command called NAME, or NULL. */
 const struct cli_command *cli_command_find(const char *name);

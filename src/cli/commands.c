@@ -20,6 +20,7 @@ const struct cli_command *const cli_commands[] = {
 	&cli_diff,
 	&cli_restore,
 	&cli_bisect,
+	&cli_try,
 	&cli_check,
 	&cli_core,
 	&cli_gdb,

@@ -190,6 +190,15 @@ static int set_choice(struct cli *cli, const struct cli_option *spec, const char
 			      text);
 }
 
+static int add(struct cli *cli, const struct cli_option *spec, struct cli_texts *texts,
+	       const char *text)
+{
+	if (texts->n == CLI_TEXTS_MAX)
+		return cli_fail_usage(cli, "--%s may be given %d times", spec->name, CLI_TEXTS_MAX);
+	texts->v[texts->n++] = text;
+	return CLI_DONE;
+}
+
 static int set(struct cli *cli, const struct cli_option *spec, void *base, const char *text)
 {
 	void *value = (char *)base + spec->offset;
@@ -201,6 +210,8 @@ static int set(struct cli *cli, const struct cli_option *spec, void *base, const
 	case CLI_TEXT:
 		*(const char **)value = text;
 		return CLI_DONE;
+	case CLI_TEXTS:
+		return add(cli, spec, value, text);
 	case CLI_NUMBER:
 		return set_number(cli, spec, text, value);
 	case CLI_CHOICE:

@@ -95,6 +95,24 @@ static struct kage_err *set_state(const Kage__Description *d, int fd)
 	return kage_err_sys(errno, "set flags %#o", (unsigned)want);
 }
 
+/* The descriptors that the caller gives. */
+static struct kage_err *take_given(struct kage_restore *r, int floor)
+{
+	for (size_t i = 0; i < r->options->n_fds; i++) {
+		const struct kage_fd_given *g = &r->options->fds[i];
+
+		for (size_t k = 0; k < r->process->n_descriptors; k++)
+			if ((int)r->process->descriptors[k]->fd == g->fd)
+				return kage_err_new(KAGE_INVALID,
+						    "descriptor %d is in the image, and given",
+						    g->fd);
+		r->given[i] = fcntl(g->from, F_DUPFD_CLOEXEC, floor);
+		if (g->fd < 0 || r->given[i] < 0)
+			return kage_err_sys(errno, "take descriptor %d as %d", g->from, g->fd);
+	}
+	return NULL;
+}
+
 static struct kage_err *make_one(struct kage_restore *r, size_t i)
 {
 	const Kage__Description *d = r->image->msg->descriptions[i];
@@ -117,6 +135,10 @@ struct kage_err *kage_fds_make(struct kage_restore *r)
 	for (size_t i = 0; i < r->process->n_descriptors; i++)
 		if ((int)r->process->descriptors[i]->fd >= floor)
 			floor = (int)r->process->descriptors[i]->fd + 1;
+	for (size_t i = 0; i < r->options->n_fds; i++)
+		if (r->options->fds[i].fd >= floor)
+			floor = r->options->fds[i].fd + 1;
+	TRY(take_given(r, floor));
 	TRY(kage_files_put_back(r));
 	for (size_t i = 0; i < m->n_descriptions; i++)
 		TRY_WRAP(make_one(r, i), "make %s", kage_fds_label_of(r, m->descriptions[i]));
@@ -136,11 +158,28 @@ static void close_range_in(struct kage_batch *b, uint64_t from, uint64_t to)
 		BATCH(b, "close what it inherited", SYS_close_range, V(from), V(to), V(0));
 }
 
+/* The lowest number from FROM on that the program has; *AT goes through the image's, which ascend. */
+static bool next_number(const struct kage_restore *r, size_t *at, uint64_t from,
+			uint64_t *ret_number)
+{
+	const Kage__Process *p = r->process;
+
+	while (*at < p->n_descriptors && p->descriptors[*at]->fd < from)
+		(*at)++;
+	*ret_number = *at < p->n_descriptors ? p->descriptors[*at]->fd : UINT64_MAX;
+	for (size_t i = 0; i < r->options->n_fds; i++)
+		if ((uint64_t)r->options->fds[i].fd >= from &&
+		    (uint64_t)r->options->fds[i].fd < *ret_number)
+			*ret_number = (uint64_t)r->options->fds[i].fd;
+	return *ret_number != UINT64_MAX;
+}
+
 /* Ours all lie above the highest number of the image. */
 static struct kage_err *place_numbers(struct kage_restore *r, struct kage_batch *b)
 {
 	const Kage__Process *p = r->process;
-	uint64_t next = 0;
+	uint64_t next = 0, number;
+	size_t at = 0;
 
 	for (size_t i = 0; i < p->n_descriptors; i++) {
 		const Kage__Descriptor *n = p->descriptors[i];
@@ -148,14 +187,16 @@ static struct kage_err *place_numbers(struct kage_restore *r, struct kage_batch 
 
 		if (!d || n->fd < next)
 			return kage_err_new(KAGE_CORRUPT, "descriptor %u is out of order", n->fd);
+		next = (uint64_t)n->fd + 1;
 		BATCH(b, "put a descriptor in its place", SYS_dup3, V(r->fds[kage_fds_index(r, d)]),
 		      V(n->fd), V(n->close_on_exec ? O_CLOEXEC : 0));
 	}
-	for (size_t i = 0; i < p->n_descriptors; i++) {
-		if (p->descriptors[i]->fd > next)
-			close_range_in(b, next, p->descriptors[i]->fd - 1);
-		next = (uint64_t)p->descriptors[i]->fd + 1;
-	}
+	for (size_t i = 0; i < r->options->n_fds; i++)
+		BATCH(b, "put a descriptor in its place", SYS_dup3, V(r->given[i]),
+		      V(r->options->fds[i].fd), V(0));
+	for (next = 0; next_number(r, &at, next, &number); next = number + 1)
+		if (number > next)
+			close_range_in(b, next, number - 1);
 	close_range_in(b, next, ~0u);
 	return NULL;
 }

@@ -84,6 +84,7 @@ struct kage_restore {
 	struct kage_target *stub; /* NULL until it is made */
 	int *fds;                 /* by description (index in msg->descriptions): a descriptor of
 	                               * ours to it, inherited by the stub; -1 before it is made */
+	int *given;               /* by the options' fds: a duplicate of each, -1 before */
 	int *files;               /* by file (index in msg->files): an open descriptor of ours for
 	                               * contents and mappings, -1 before it is opened */
 	int *spaces;              /* by space (index in msg->spaces): a descriptor of ours to the

@@ -70,6 +70,7 @@ static void deinit(struct kage_restore *r)
 	const Kage__Image *m = r->image->msg;
 
 	close_all(r->fds, m->n_descriptions);
+	close_all(r->given, r->options->n_fds);
 	close_all(r->files, m->n_files);
 	close_all(r->spaces, m->n_spaces);
 	close_fd(r->tty_fd);
@@ -89,10 +90,11 @@ static struct kage_err *init(struct kage_restore *r, struct kage_ctx *ctx, struc
 				    .options = options ? options : &defaults,
 				    .tty_fd = -1 };
 	r->fds = no_fds(m->n_descriptions);
+	r->given = no_fds(r->options->n_fds);
 	r->files = no_fds(m->n_files);
 	r->spaces = no_fds(m->n_spaces);
 	r->obstacles = kage_obstacles_create();
-	if (!r->fds || !r->files || !r->spaces || !r->obstacles)
+	if (!r->fds || !r->given || !r->files || !r->spaces || !r->obstacles)
 		return kage_err_nomem();
 	return NULL;
 }
@@ -107,6 +109,18 @@ static struct kage_err *prepare(struct kage_restore *r)
 	return kage_fds_make(r);
 }
 
+/* What the caller wants to be otherwise than in the image. */
+static struct kage_err *patch_memory(struct kage_restore *r)
+{
+	for (size_t i = 0; i < r->options->n_patches; i++) {
+		const struct kage_patch *p = &r->options->patches[i];
+
+		TRY_WRAP(kage_target_write(r->stub, addr(p->address), p->bytes, p->size),
+			 "change memory at %#llx", (unsigned long long)p->address);
+	}
+	return NULL;
+}
+
 static struct kage_err *build_memory(struct kage_restore *r, const struct stub_area *area)
 {
 	_cleanup_(kage_batch_deinit) struct kage_batch b;
@@ -116,7 +130,8 @@ static struct kage_err *build_memory(struct kage_restore *r, const struct stub_a
 	TRY(kage_maps_read(r->stub->proc_fd, false, &now));
 	TRY(kage_memory_build(r, &now, area->spare, &b));
 	TRY(kage_batch_run(r->stub, r->stub->threads[0], &b));
-	return kage_memory_fill(r);
+	TRY(kage_memory_fill(r));
+	return patch_memory(r);
 }
 
 typedef struct kage_err *build_fn(struct kage_restore *r, struct kage_batch *b);
