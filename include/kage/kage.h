@@ -278,6 +278,35 @@ KAGE_API bool kage_image_drop_fd(struct kage_image *image, int fd);
 KAGE_API struct kage_err *kage_store_remove(struct kage_store *store, const char *name,
 					    uint64_t first, uint64_t last, size_t *ret_removed);
 
+/* "One image each EVERY_NS, as far back as SPAN_NS." */
+struct kage_tier {
+	uint64_t every_ns; /* 0: all */
+	uint64_t span_ns;  /* 0: for ever */
+};
+
+/* What of a history is to be kept: whatever one of the rules keeps. The newest image and those with tags are
+ * always. */
+struct kage_retention {
+	uint64_t keep_last; /* so many, the newest */
+	const struct kage_tier *tiers;
+	size_t n_tiers;
+	uint64_t
+		max_bytes; /* of those that are kept, the oldest go until all packs take no more; 0: any
+			     * size */
+	bool dry_run;      /* only count */
+};
+
+struct kage_prune_result {
+	size_t n_removed, n_kept;
+	uint64_t bytes_before, bytes_after;
+};
+
+/** Removes all images of history NAME that RULES do not keep, as kage_store_remove() does. KAGE_INVALID without
+ *  any rule. */
+KAGE_API struct kage_err *kage_store_prune(struct kage_store *store, const char *name,
+					   const struct kage_retention *rules,
+					   struct kage_prune_result *ret_result);
+
 /* One finding of fsck. */
 struct kage_finding {
 	const char *pack;    /* path */

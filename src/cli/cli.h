@@ -79,9 +79,24 @@ struct cli {
 
 /* All commands in the order of the overview; NULL ends the list. */
 extern const struct cli_command *const cli_commands[];
-extern const struct cli_command cli_run, cli_snap, cli_log, cli_show, cli_restore, cli_check,
-	cli_core, cli_gdb, cli_fsck, cli_rm, cli_cat, cli_diff, cli_tag, cli_du, cli_record,
-	cli_bisect, cli_try;
+extern const struct cli_command cli_run;
+extern const struct cli_command cli_snap;
+extern const struct cli_command cli_record;
+extern const struct cli_command cli_log;
+extern const struct cli_command cli_show;
+extern const struct cli_command cli_cat;
+extern const struct cli_command cli_diff;
+extern const struct cli_command cli_restore;
+extern const struct cli_command cli_try;
+extern const struct cli_command cli_bisect;
+extern const struct cli_command cli_check;
+extern const struct cli_command cli_core;
+extern const struct cli_command cli_gdb;
+extern const struct cli_command cli_tag;
+extern const struct cli_command cli_du;
+extern const struct cli_command cli_fsck;
+extern const struct cli_command cli_rm;
+extern const struct cli_command cli_prune;
 
 /** The command called NAME, or NULL. */
 const struct cli_command *cli_command_find(const char *name);

@@ -19,8 +19,8 @@ const struct cli_command *const cli_commands[] = {
 	&cli_cat,
 	&cli_diff,
 	&cli_restore,
-	&cli_bisect,
 	&cli_try,
+	&cli_bisect,
 	&cli_check,
 	&cli_core,
 	&cli_gdb,
@@ -28,6 +28,7 @@ const struct cli_command *const cli_commands[] = {
 	&cli_du,
 	&cli_fsck,
 	&cli_rm,
+	&cli_prune,
 	NULL,
 };
 /* clang-format on */
