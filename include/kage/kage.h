@@ -374,9 +374,14 @@ KAGE_API struct kage_err *kage_check_process(struct kage_ctx *ctx, pid_t pid,
 struct kage_recorder;
 
 struct kage_record_options {
-	const char *name;    /* of the history; NULL: the target's comm */
-	const char *message; /* kept with each image */
-	int compression;     /* zstd level; 0: the default */
+	const char *name;           /* of the history; NULL: the target's comm */
+	const char *message;        /* kept with each image */
+	int compression;            /* zstd level; 0: the default */
+	uint64_t keyframe_every_ns; /* an image with all pages at least so often, 0: as the sizes of
+				     * differences ask for it. Removing old images costs little as long as such
+				     * a one stays */
+	uint64_t
+		keyframe_bytes; /* and when differences since the last one take so much; 0: likewise */
 	bool verify; /* compare each image with a plain copy of all memory, taken in the same stop; for
 	              * tests, since it makes the pause long */
 };

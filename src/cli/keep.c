@@ -73,7 +73,8 @@ int cli_keep_parse(struct cli *cli, const struct cli_keep_values *values, struct
 	*keep = (struct cli_keep){ .rules.keep_last = (uint64_t)values->keep_last };
 	keep->rules.tiers = keep->tiers;
 	if (values->keep && !parse_tiers(keep, values->keep))
-		return cli_fail_usage(cli, "--keep %s is not understood; write 10min, or 1min,1h=1s",
+		return cli_fail_usage(cli,
+				      "--keep %s is not understood; write 10min, or 1min,1h=1s",
 				      values->keep);
 	if (values->keep_every && (!cli_duration_parse(values->keep_every, &every_ns) ||
 				   !every_ns || !add_tier(keep, 0, every_ns)))

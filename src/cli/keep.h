@@ -24,16 +24,20 @@ struct cli_keep {
 	uint64_t shortest_span_ns; /* of a rule that has one; 0: none has */
 };
 
-#define CLI_KEEP_OPTIONS(type, field)                                                             \
-	{ "keep", 0, "SPAN[=EVERY],…", "all of the last SPAN, or one each EVERY: 1min,1h=1s",     \
-	  CLI_TEXT, .offset = offsetof(type, field.keep) },                                       \
-		{ "keep-last", 0, "N", "the newest N", CLI_NUMBER,                                \
-		  .offset = offsetof(type, field.keep_last), 1, INT32_MAX },                      \
-		{ "keep-every", 0, "EVERY", "of older ones, one each EVERY", CLI_TEXT,            \
-		  .offset = offsetof(type, field.keep_every) },                                   \
-	{                                                                                         \
-		"max-size", 0, "SIZE", "at most SIZE on disk: the oldest go", CLI_TEXT,           \
-			.offset = offsetof(type, field.max_size)                                  \
+#define CLI_KEEP_OPTIONS(type, field)                                                   \
+	{ "keep",           0,                                                          \
+	  "SPAN[=EVERY],…", "all of the last SPAN, or one each EVERY: 1min,1h=1s",      \
+	  CLI_TEXT,         .offset = offsetof(type, field.keep) },                     \
+		{ "keep-last", 0,                                                       \
+		  "N",         "the newest N",                                          \
+		  CLI_NUMBER,  .offset = offsetof(type, field.keep_last),               \
+		  1,           INT32_MAX },                                             \
+		{ "keep-every", 0,                                                      \
+		  "EVERY",      "of older ones, one each EVERY",                        \
+		  CLI_TEXT,     .offset = offsetof(type, field.keep_every) },           \
+	{                                                                               \
+		"max-size", 0, "SIZE", "at most SIZE on disk: the oldest go", CLI_TEXT, \
+			.offset = offsetof(type, field.max_size)                        \
 	}
 
 /** Makes the rules. Returns CLI_DONE, or tells what is wrong and returns CLI_USAGE. */

@@ -24,12 +24,12 @@ static void print(const struct cli *cli, const char *name, const struct kage_pru
 	char before[CLI_TEXT_BYTES], after[CLI_TEXT_BYTES];
 
 	if (cli->json)
-		cli_json_print_take(json_pack(
-			"{s:o, s:b, s:o, s:o, s:o, s:o}", "name", cli_json_text(name), "dry_run",
-			(int)dry_run, "removed", cli_json_number(result->n_removed), "kept",
-			cli_json_number(result->n_kept), "bytes_before",
-			cli_json_number(result->bytes_before), "bytes_after",
-			cli_json_number(result->bytes_after)));
+		cli_json_print_take(json_pack("{s:o, s:b, s:o, s:o, s:o, s:o}", "name",
+					      cli_json_text(name), "dry_run", (int)dry_run,
+					      "removed", cli_json_number(result->n_removed), "kept",
+					      cli_json_number(result->n_kept), "bytes_before",
+					      cli_json_number(result->bytes_before), "bytes_after",
+					      cli_json_number(result->bytes_after)));
 	else if (dry_run)
 		printf("%zu images would go\n", result->n_removed);
 	else

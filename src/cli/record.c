@@ -13,13 +13,16 @@
 #include "cli/duration.h"
 #include "cli/interrupt.h"
 #include "cli/json.h"
+#include "cli/keep.h"
 #include "cli/progress.h"
 #include "cli/text.h"
+#include "cli/thinner.h"
 
 struct record_values {
 	const char *name;
 	const char *message;
 	const char *every;
+	struct cli_keep_values keep;
 	int count;
 	int level;
 	bool quiet;
@@ -33,6 +36,7 @@ static const struct cli_option options[] = {
 	  .offset = offsetof(struct record_values, count), 1, INT32_MAX },
 	{ "name", 'n', "NAME", "add to history NAME, not the one called like the program", CLI_TEXT,
 	  .offset = offsetof(struct record_values, name) },
+	CLI_KEEP_OPTIONS(struct record_values, keep),
 	{ "message", 'm', "TEXT", "keep TEXT with each image", CLI_TEXT,
 	  .offset = offsetof(struct record_values, message) },
 	{ "level", 0, "N", "compress at zstd level N, 1 to 19", CLI_NUMBER,
@@ -54,6 +58,8 @@ struct recording {
 	uint64_t every_ns, begin_ns;
 	bool live; /* a line on the terminal that is drawn again and again */
 	uint64_t n, stored_bytes, longest_pause_ns;
+	struct cli_keep keep;
+	struct cli_thinner *thinner; /* NULL: everything is kept */
 };
 
 /* --- telling ---------------------------------------------------------------------------------- */
@@ -191,6 +197,7 @@ static struct kage_err *record(struct recording *r, const char **ret_why)
 			kage_err_free(e);
 		} else {
 			tell(r, &result);
+			cli_thinner_kick(r->thinner, kage_recorder_name(r->recorder));
 		}
 		if (r->values->count && r->n >= (uint64_t)r->values->count) {
 			*ret_why = "done";
@@ -246,6 +253,11 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	if (values->every && !cli_duration_parse(values->every, &r.every_ns))
 		return cli_fail_usage(cli, "'%s' is no duration; write 200ms, 1s, 5min",
 				      values->every);
+	if (cli_keep_parse(cli, &values->keep, &r.keep) != CLI_DONE)
+		return CLI_USAGE;
+	/* With two of them in what is kept, the oldest images can go without any being rewritten. */
+	how.keyframe_every_ns = r.keep.shortest_span_ns / 2;
+	how.keyframe_bytes = r.keep.rules.max_bytes / 4;
 	if (!how.name)
 		how.name = own_name = cli_pid_own_name(r.pid);
 	e = cli_store_open(cli, KAGE_STORE_CREATE, &store);
@@ -256,7 +268,9 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	r.pidfd = (int)syscall(SYS_pidfd_open, r.pid, 0);
 	r.live = !cli->json && !values->quiet && isatty(STDERR_FILENO) && isatty(STDOUT_FILENO);
 	r.begin_ns = cli_clock_mono_ns();
+	r.thinner = cli_thinner_start(cli, &r.keep);
 	status = run_recorder(&r);
+	cli_thinner_finish(r.thinner);
 	kage_recorder_destroy(r.recorder);
 	if (r.pidfd >= 0)
 		close(r.pidfd);

@@ -28,15 +28,26 @@ struct kage_recorder {
 	bool verify;
 	struct follow *follow;
 	struct kage_since_keyframe since;
+	uint64_t keyframe_every_ns, keyframe_bytes, keyframe_at_ns;
 	uint64_t base_number;
 	uint8_t base_id[16];
 };
+
+static bool wants_keyframe(const struct kage_recorder *r)
+{
+	uint64_t age = kage_clock_mono_ns() - r->keyframe_at_ns;
+
+	return kage_store_wants_keyframe(&r->since) ||
+	       (r->keyframe_every_ns && age >= r->keyframe_every_ns) ||
+	       (r->keyframe_bytes && r->since.difference_bytes >= r->keyframe_bytes);
+}
 
 static void note_stored(struct kage_recorder *r, const struct kage_put_result *stored)
 {
 	r->base_number = stored->number;
 	memcpy(r->base_id, stored->id, sizeof(r->base_id));
 	if (stored->keyframe) {
+		r->keyframe_at_ns = kage_clock_mono_ns();
 		r->since = (struct kage_since_keyframe){ .keyframe_bytes = stored->stored_bytes };
 	} else {
 		r->since.difference_bytes += stored->stored_bytes;
@@ -64,6 +75,8 @@ struct kage_err *kage_recorder_create(struct kage_ctx *ctx, struct kage_store *s
 		r->message = strdup(options->message ? options->message : "");
 		r->compression = options->compression;
 		r->verify = options->verify;
+		r->keyframe_every_ns = options->keyframe_every_ns;
+		r->keyframe_bytes = options->keyframe_bytes;
 	}
 	e = follow_create(store->fd, &r->follow);
 	if (e) {
@@ -111,7 +124,7 @@ static struct kage_err *store(struct kage_recorder *r, struct kage_image *image,
 	bool linked = follow_has_before(r->follow);
 	struct kage_put_options put = { .compression = r->compression,
 					.changes = linked ? &changes : NULL,
-					.keyframe = kage_store_wants_keyframe(&r->since) };
+					.keyframe = wants_keyframe(r) };
 	struct kage_put_result stored;
 	struct kage_err *e;
 
