@@ -113,7 +113,7 @@ struct kage_entry {
 	const char *unreadable; /* NULL, or why the pack could not be read, sound or not */
 	bool keyframe;          /* its pack has all pages; else the difference from another image */
 	uint64_t base_number;   /* that one, 0 if there is none */
-	uint64_t changed_pages; /* in the difference, of 4,096 bytes */
+	uint64_t changed_bytes; /* size of the pages in the difference */
 };
 
 struct kage_list {

@@ -15,6 +15,7 @@ static const struct cli_column columns[] = {
 	{ .title = "TAKEN", .spare = 5 },
 	{ .title = "PAUSE", .right = true, .spare = 2 },
 	{ .title = "MEMORY", .right = true, .spare = 3 },
+	{ .title = "CHANGED", .right = true, .spare = 6 },
 	{ .title = "STORED", .right = true, .spare = 1 },
 	{ .title = "PID", .right = true, .spare = 4 },
 	{ .title = "WHAT", .stretch = true },
@@ -54,6 +55,9 @@ static void add_row(struct cli_table *table, const struct kage_entry *entry, uin
 			     : entry->pause_ns ? cli_text_duration(text, entry->pause_ns)
 					       : "none");
 	cli_table_add(table, known ? cli_text_size(text, entry->memory_bytes) : "");
+	cli_table_add(table, !known               ? ""
+			     : entry->base_number ? cli_text_size(text, entry->changed_bytes)
+						  : "all");
 	cli_table_add(table, entry->stored_bytes ? cli_text_size(text, entry->stored_bytes) : "");
 	cli_table_add(table, known ? pid : "");
 	cli_table_add(table, told);
@@ -90,7 +94,7 @@ static json_t *entry_json(const struct kage_entry *entry)
 	char time[CLI_TEXT_BYTES];
 
 	return json_pack(
-		"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+		"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:o, s:o}",
 		"image", cli_json_text(label), "name", cli_json_text(entry->name), "number",
 		cli_json_number(entry->number), "time", cli_text_time_utc(time, entry->realtime_ns),
 		"realtime_ns", cli_json_number(entry->realtime_ns), "pause_ns",
@@ -100,7 +104,9 @@ static json_t *entry_json(const struct kage_entry *entry)
 		(int)entry->n_threads, "comm", cli_json_text(entry->comm), "command",
 		cli_json_text(entry->command), "message", cli_json_text(entry->message), "reason",
 		cli_json_text(entry->reason), "damage", cli_json_text(entry->damage), "unreadable",
-		cli_json_text(entry->unreadable), "tags", tags_json(entry->tags));
+		cli_json_text(entry->unreadable), "tags", tags_json(entry->tags), "keyframe",
+		(int)entry->keyframe, "base_number", cli_json_number(entry->base_number),
+		"changed_bytes", cli_json_number(entry->changed_bytes));
 }
 
 static void print_json(const struct kage_store *store, const struct kage_list *list)

@@ -61,7 +61,7 @@ static struct kage_err *fill_entry(struct arena *a, const struct pack_glance *g,
 	entry->n_threads = s->n_threads;
 	entry->keyframe = g->head.keyframe;
 	entry->base_number = s->difference.base_number;
-	entry->changed_pages = s->difference.changed_pages;
+	entry->changed_bytes = s->difference.changed_pages * KAGE_PAGE_BYTES;
 	entry->comm = keep(a, &s->comm);
 	entry->command = keep(a, &s->command);
 	entry->message = keep(a, &s->message);

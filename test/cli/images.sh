@@ -110,6 +110,11 @@ try "$KAGE" fsck
 is "$status" 1 "fsck of a damaged store"
 is "$("$KAGE" fsck --json | json 'd["packs"], d["bad"], len(d["findings"]) > 0')" "(2, 1, True)" "as JSON"
 like "$("$KAGE" fsck)" "^$pack: damaged at offset" "which names the pack once"
+try "$KAGE" fsck --repair
+is "$status" 0 "fsck --repair makes whole what is left"
+like "$out" "1 damaged, 1 image lost; 0 written anew, 1 moved away$" "and says what it did"
+try "$KAGE" fsck
+is "$status $(ls "$(dirname "$pack")/.damaged")" "0 $(basename "$pack")" "so that nothing is damaged any more"
 cp "$tmp/pack" "$pack"
 
 # A pack that may not be read is not damaged. The store is where another user can get to it.
