@@ -10,15 +10,18 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/duration.h"
 #include "cli/foreground.h"
 #include "cli/relay.h"
 
 struct run_values {
 	const char *name;
 	const char *every;
+	const char *keep;
 	bool tty;
 };
 
@@ -30,7 +33,10 @@ static const struct cli_option options[] = {
 	  .offset = offsetof(struct run_values, name) },
 	{ "tty", 't', NULL, "give the program a terminal of its own", CLI_FLAG,
 	  .offset = offsetof(struct run_values, tty) },
-	{ "every", 0, "DURATION", NULL, CLI_TEXT, .offset = offsetof(struct run_values, every) },
+	{ "every", 'e', "DURATION", "record it: an image each DURATION, as 'kage record' does",
+	  CLI_TEXT, .offset = offsetof(struct run_values, every) },
+	{ "keep", 0, "SPAN[=EVERY],…", "with --every: keep images of the last SPAN", CLI_TEXT,
+	  .offset = offsetof(struct run_values, keep) },
 	{ 0 },
 };
 
@@ -101,12 +107,45 @@ static int fail_start(struct cli *cli, const char *program, int num)
 	return num == ENOENT ? NOT_FOUND : NOT_EXECUTABLE;
 }
 
+/* Starts the recorder of process PID: a command of its own, which goes on if we are killed, and ends with the
+ * program. 0 when it cannot be started, which is told. */
+static pid_t start_recorder(struct cli *cli, const struct run_values *values, pid_t pid)
+{
+	_cleanup_free_ char *number = cli_printf("%d", (int)pid);
+	const char *argv[16] = { "kage", "record", "--quiet", "--every", values->every };
+	size_t n = 5;
+	pid_t recorder;
+
+	if (cli->store_path) {
+		argv[n++] = "--store";
+		argv[n++] = cli->store_path;
+	}
+	if (values->name) {
+		argv[n++] = "--name";
+		argv[n++] = values->name;
+	}
+	if (values->keep) {
+		argv[n++] = "--keep";
+		argv[n++] = values->keep;
+	}
+	argv[n++] = number;
+	recorder = fork();
+	if (recorder == 0) {
+		execv("/proc/self/exe", (char **)argv);
+		_exit(CLI_FAILED);
+	}
+	if (recorder < 0)
+		cli_note(cli, "the program is not recorded: %s", strerror(errno));
+	return recorder < 0 ? 0 : recorder;
+}
+
 /* RELAY is NULL for a program that takes the terminal we have. */
 static int run_with(struct cli *cli, const struct run_values *values, struct cli_relay *relay,
 		    char **argv)
 {
 	struct cli_foreground fg;
-	pid_t pid;
+	pid_t pid, recorder = 0;
+	int status;
 	int num = cli_foreground_open(&fg);
 
 	if (num)
@@ -117,22 +156,30 @@ static int run_with(struct cli *cli, const struct run_values *values, struct cli
 		return fail_start(cli, argv[0], num);
 	}
 	fg.relay = relay;
+	if (values->every)
+		recorder = start_recorder(cli, values, pid);
 	if (relay)
 		cli_relay_begin(relay);
-	return cli_foreground_wait(&fg, &pid, 1);
+	status = cli_foreground_wait(&fg, &pid, 1);
+	/* It sees the end of the program, and ends what it is about. */
+	while (recorder && waitpid(recorder, NULL, 0) < 0 && errno == EINTR)
+		;
+	return status;
 }
 
 static int run(struct cli *cli, const void *data, int argc, char **argv)
 {
 	const struct run_values *values = data;
 	struct cli_relay relay;
+	uint64_t every_ns;
 	int num, status;
 
 	(void)argc;
-	if (values->every)
-		return cli_fail_own(cli, KAGE_UNSUPPORTED, 0,
-				    "--every comes with recording, which this version does not "
-				    "have; without it, take images with 'kage snap PID'");
+	if (values->every && !cli_duration_parse(values->every, &every_ns))
+		return cli_fail_usage(cli, "'%s' is no duration; write 200ms, 1s, 5min",
+				      values->every);
+	if (values->keep && !values->every)
+		return cli_fail_usage(cli, "--keep goes with --every");
 	if (!values->tty)
 		return run_with(cli, values, NULL, argv);
 	num = cli_relay_open(&relay);
