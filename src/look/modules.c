@@ -169,13 +169,15 @@ static struct kage_err *open_debug(const Kage__FileObject *file, int *ret_fd)
 /* All of it in our memory, so that nobody changes it under our hands. FD is closed. */
 static struct kage_err *read_elf_take(int fd, const char *name, Elf **ret_elf)
 {
-	_cleanup_fd_ int closed = fd;
+	bool good;
 	Elf *elf;
 
 	elf_version(EV_CURRENT);
 	elf = elf_begin(fd, ELF_C_READ, NULL);
-	if (elf && elf_cntl(elf, ELF_C_FDREAD) == 0 && elf_kind(elf) == ELF_K_ELF &&
-	    gelf_getclass(elf) == ELFCLASS64) {
+	good = elf && elf_cntl(elf, ELF_C_FDREAD) == 0 && elf_kind(elf) == ELF_K_ELF &&
+	       gelf_getclass(elf) == ELFCLASS64;
+	close_fd(fd);
+	if (good) {
 		*ret_elf = elf;
 		return NULL;
 	}
