@@ -6,12 +6,12 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
 
 static const char prefix[] = ".tag-";
+static const char temporary[] = ".tag-~"; /* no tag has that name; under the lock there is one */
 enum { LINK_BYTES = sizeof(prefix) + KAGE_NAME_BYTES };
 
 bool kage_tags_can_be(const char *text)
@@ -170,14 +170,11 @@ static struct kage_err *sync_history(const struct history *h)
 /* A link to the pack of NUMBER, which takes the place of what has the name of TAG. */
 static struct kage_err *put_link(const struct history *h, uint64_t number, const char *tag)
 {
-	char name[LINK_BYTES], pack[PACK_NAME_BYTES], temporary[32];
-	uint64_t random;
+	char name[LINK_BYTES], pack[PACK_NAME_BYTES];
 
 	link_name(tag, name);
 	kage_dir_pack_name(number, pack);
-	if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
-		return kage_err_sys(errno, "get random bytes for a name");
-	snprintf(temporary, sizeof(temporary), ".tmp-%016llx", (unsigned long long)random);
+	unlinkat(h->fd, temporary, 0); /* of one who was killed here */
 	if (symlinkat(pack, h->fd, temporary) < 0)
 		return kage_err_sys(errno, "make a tag in %s/%s", h->store->path, h->name);
 	if (renameat(h->fd, temporary, h->fd, name) < 0) {
@@ -235,6 +232,7 @@ void kage_tags_drop_dangling(const struct history *h)
 	struct kage_tag *tags = NULL;
 	size_t n = 0;
 
+	unlinkat(h->fd, temporary, 0);
 	err_drop(kage_tags_read(h, &a, &tags, &n));
 	for (size_t i = 0; i < n; i++) {
 		char name[LINK_BYTES], pack[PACK_NAME_BYTES];
