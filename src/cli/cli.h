@@ -85,6 +85,7 @@ extern const struct cli_command cli_record;
 extern const struct cli_command cli_log;
 extern const struct cli_command cli_show;
 extern const struct cli_command cli_cat;
+extern const struct cli_command cli_when;
 extern const struct cli_command cli_diff;
 extern const struct cli_command cli_restore;
 extern const struct cli_command cli_try;

@@ -17,6 +17,7 @@ const struct cli_command *const cli_commands[] = {
 	&cli_log,
 	&cli_show,
 	&cli_cat,
+	&cli_when,
 	&cli_diff,
 	&cli_restore,
 	&cli_try,
