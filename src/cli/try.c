@@ -79,6 +79,7 @@ struct trial {
 	bool given[3]; /* 0: input is ours, 1 and 2: output goes to a file */
 	uint64_t timeout_ns;
 	size_t runs, jobs, begun;
+	bool crowded; /* one had no room beside those that live: one of them has to end first */
 	struct life *lives; /* jobs of them */
 	struct try_outcome *outcomes;
 };
@@ -158,11 +159,26 @@ static struct life *free_place(struct trial *t)
 	return NULL;
 }
 
-/* The first life has to succeed: what is in its way is in the way of all. Later ones are noted. */
+static bool somebody_lives(const struct trial *t)
+{
+	for (size_t i = 0; i < t->jobs; i++)
+		if (t->lives[i].run)
+			return true;
+	return false;
+}
+
+/* What is in the way of the first life is in the way of all. Others are tried again when one of those
+ * has ended that live beside it, and may have the port or lock that it needs. */
 static int restore_failed(struct trial *t, struct try_outcome *o, size_t run, struct kage_err *e)
 {
 	if (run == 1 || kage_err_code(e) == KAGE_INTERRUPTED || kage_err_code(e) == KAGE_NOMEM)
 		return cli_fail(t->cli, e);
+	if (somebody_lives(t)) {
+		kage_err_free(e);
+		t->crowded = true;
+		t->begun--;
+		return CLI_DONE;
+	}
 	o->end = TRY_NOT_RUN;
 	o->why = cli_text_clean(kage_err_message(e));
 	o->judged = -1;
@@ -181,7 +197,8 @@ static int begin(struct trial *t)
 	struct kage_err *e;
 	int status;
 
-	o->output = cli_printf("%s/%zu", t->folder, run);
+	if (!o->output)
+		o->output = cli_printf("%s/%zu", t->folder, run);
 	if (t->values->inputs.n)
 		o->input = t->values->inputs.v[(run - 1) % t->values->inputs.n];
 	status = files_open(t, o, &files);
@@ -207,7 +224,7 @@ static void reap_namespaces(bool all)
 		;
 }
 
-static int reap(struct life *life)
+static int reap(struct trial *t, struct life *life)
 {
 	int status = 0;
 
@@ -215,6 +232,7 @@ static int reap(struct life *life)
 		;
 	close(life->pidfd);
 	life->run = 0;
+	t->crowded = false;
 	reap_namespaces(false);
 	return status;
 }
@@ -226,7 +244,7 @@ static void end_all(struct trial *t)
 			kill(t->lives[i].pid, SIGKILL);
 	for (size_t i = 0; t->lives && i < t->jobs; i++)
 		if (t->lives[i].run)
-			reap(&t->lives[i]);
+			reap(t, &t->lives[i]);
 	reap_namespaces(true);
 }
 
@@ -267,7 +285,7 @@ static int finish(struct trial *t, struct life *life)
 	int status;
 
 	o->total_ns = cli_clock_mono_ns() - life->begin_ns;
-	status = reap(life);
+	status = reap(t, life);
 	o->end = life->timed_out ? TRY_TIMEOUT : WIFSIGNALED(status) ? TRY_KILLED : TRY_EXITED;
 	o->value = life->timed_out       ? 0
 		   : WIFSIGNALED(status) ? WTERMSIG(status)
@@ -309,14 +327,6 @@ static int wait_for_one(struct trial *t)
 	return status;
 }
 
-static bool somebody_lives(const struct trial *t)
-{
-	for (size_t i = 0; i < t->jobs; i++)
-		if (t->lives[i].run)
-			return true;
-	return false;
-}
-
 static int live_all(struct trial *t)
 {
 	int status = CLI_DONE;
@@ -325,7 +335,7 @@ static int live_all(struct trial *t)
 		if (cli_interrupt_signal())
 			return cli_fail_own(t->cli, KAGE_INTERRUPTED, 0,
 					    "interrupted in run %zu of %zu", t->begun, t->runs);
-		if (t->begun < t->runs && free_place(t))
+		if (t->begun < t->runs && free_place(t) && !t->crowded)
 			status = begin(t);
 		else
 			status = wait_for_one(t);

@@ -141,9 +141,10 @@ static json_t *run_json(const struct try_outcome *o, size_t run, bool kept)
 {
 	_cleanup_free_ char *end = try_end_text(o);
 
-	return json_pack("{s:o, s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:o}", "run",
-			 cli_json_number(run), "end", end, "status", try_end_status(o), "total_ns",
-			 cli_json_number(o->total_ns), "input", cli_json_text(o->input),
+	return json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "run",
+			 cli_json_number(run), "end", end, "status",
+			 o->end == TRY_NOT_RUN ? json_null() : json_integer(try_end_status(o)),
+			 "total_ns", cli_json_number(o->total_ns), "input", cli_json_text(o->input),
 			 "output_bytes", cli_json_number(o->output_bytes), "output",
 			 cli_json_text(kept ? o->output : NULL), "judged",
 			 o->judged < 0 ? json_null() : json_integer(o->judged), "why",

@@ -84,6 +84,26 @@ for p in "${pids[@]}"; do [ -e "/proc/$p" ] && left=$((left + 1)); done
 is "${#pids[@]} $left" "6 0" "and every life, and every namespace"
 is "$(find "${TMPDIR:-/var/tmp}" -maxdepth 1 -name 'kage-try.*' -newer "$tmp/check")" "" "no folder is left"
 
+# What only one program can have at a time is waited for.
+cat >"$tmp/server.py" <<'END'
+import socket, sys, time
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("127.0.0.1", 0))
+s.listen()
+print("up", flush=True)
+sys.stdin.readline()
+time.sleep(0.1)
+sys.exit(5)
+END
+mkfifo "$tmp/pipe"
+/usr/bin/python3 "$tmp/server.py" <>"$tmp/pipe" >"$tmp/up" 2>&1 &
+pid=$!
+for ((i = 0; i < 500; i++)); do [ -s "$tmp/up" ] && break; sleep 0.01; done
+"$KAGE" snap $pid --name server >"$tmp/out"
+end_subject
+is "$("$KAGE" try server -i "$tmp/check" -n 3 -j 3 --json | json '[r["end"] for r in d["runs"]]')" "['exit 5', 'exit 5', 'exit 5']" 	"a port that the lives would share"
+
 # An interpreter, warmed up once.
 cat >"$tmp/warm.py" <<'END'
 import sys, json, os
