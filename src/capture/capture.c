@@ -229,6 +229,8 @@ static struct kage_err *see_one_instant(struct kage_capture *c)
 		e = see(c, &still);
 		if (e && !woke_up(c->target))
 			return e;
+		/* It may have failed after the first of its looks at the sleepers. */
+		still = still && !e;
 		err_drop(e);
 	}
 	return NULL;
