@@ -47,6 +47,29 @@ struct kpm_scan_arg {
 
 #define KPAGEMAP_SCAN _IOWR('f', 16, struct kpm_scan_arg)
 
+/* The same, since 6.11 */
+#define KPROCMAP_COVERING_OR_NEXT_VMA 0x10
+
+struct kprocmap_query {
+	__u64 size;
+	__u64 query_flags;
+	__u64 query_addr;
+	__u64 vma_start;
+	__u64 vma_end;
+	__u64 vma_flags;
+	__u64 vma_page_size;
+	__u64 vma_offset;
+	__u64 inode;
+	__u32 dev_major;
+	__u32 dev_minor;
+	__u32 vma_name_size;
+	__u32 build_id_size;
+	__u64 vma_name_addr;
+	__u64 build_id_addr;
+};
+
+#define KPROCMAP_QUERY _IOWR('f', 17, struct kprocmap_query)
+
 /* include/uapi/linux/ptrace.h, since 5.13 */
 #define KPTRACE_GET_RSEQ_CONFIGURATION 0x420f
 struct kptrace_rseq_configuration {

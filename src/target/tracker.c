@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "sys/pagemap.h"
+#include "sys/procmap.h"
 #include "sys/uffd.h"
 #include "target/batch.h"
 
@@ -25,6 +26,7 @@ struct range {
 
 struct kage_tracker {
 	int uffd;
+	int maps_fd; /* /proc/PID/maps: what stands where just now */
 	bool dead;
 	struct range *ranges; /* registered at some time; ascending, without overlap */
 	size_t n_ranges, max_ranges;
@@ -65,6 +67,7 @@ static struct kage_err *make_uffd(struct kage_target *t, struct kage_thread *thr
 static void destroy(struct kage_tracker *tracker)
 {
 	close_fd(tracker->uffd);
+	close_fd(tracker->maps_fd);
 	free(tracker->ranges);
 	free(tracker);
 }
@@ -78,10 +81,13 @@ struct kage_err *kage_tracker_create(struct kage_target *t, struct kage_thread *
 	if (!tracker)
 		return kage_err_nomem();
 	tracker->uffd = -1;
+	tracker->maps_fd = openat(t->proc_fd, "maps", O_RDONLY | O_CLOEXEC);
 	e = make_uffd(t, thread, tracker);
 	kage_site_leave(t);
 	if (!e)
 		e = kage_uffd_begin(tracker->uffd);
+	if (!e && tracker->maps_fd < 0)
+		e = kage_err_sys(errno, "open /proc/%d/maps", t->pid);
 	if (e) {
 		destroy(tracker);
 		return e;
@@ -90,18 +96,33 @@ struct kage_err *kage_tracker_create(struct kage_target *t, struct kage_thread *
 	return NULL;
 }
 
+/* What is slow about it is done in slices, in which no mapping is cut. */
+static void unprotect(const struct kage_tracker *tracker, const struct range *r)
+{
+	for (uint64_t at = r->start; at < r->end; at += slice_bytes)
+		kage_uffd_unprotect(tracker->uffd, at,
+				    r->end - at < slice_bytes ? r->end : at + slice_bytes);
+}
+
+/* Mapping by mapping as they are now, because one that is cut cannot be moved by mremap(2). What has grown
+ * beyond what was registered ends with the userfaultfd. */
+static void unregister(const struct kage_tracker *tracker, const struct range *r)
+{
+	struct kage_procmap m;
+
+	for (uint64_t at = r->start;
+	     kage_procmap_from(tracker->maps_fd, at, &m) && m.start < r->end; at = m.end)
+		if (m.start >= r->start && m.end <= r->end)
+			kage_uffd_unregister(tracker->uffd, m.start, m.end);
+}
+
 void kage_tracker_destroy(struct kage_tracker *tracker)
 {
 	if (!tracker)
 		return;
 	for (size_t i = 0; i < tracker->n_ranges && !tracker->dead; i++) {
-		const struct range *r = &tracker->ranges[i];
-
-		/* What is slow about it is done in slices, in which no mapping is cut. */
-		for (uint64_t at = r->start; at < r->end; at += slice_bytes)
-			kage_uffd_unprotect(tracker->uffd, at,
-					    r->end - at < slice_bytes ? r->end : at + slice_bytes);
-		kage_uffd_unregister(tracker->uffd, r->start, r->end);
+		unprotect(tracker, &tracker->ranges[i]);
+		unregister(tracker, &tracker->ranges[i]);
 	}
 	destroy(tracker);
 }
@@ -170,21 +191,63 @@ static struct kage_err *note(struct kage_tracker *tracker, uint64_t start, uint6
 	return NULL;
 }
 
-/* Registers a mapping if that was not done yet, or AGAIN. *RET_TRACKED is false when it cannot be. */
+/* Registers the neighbour MAP if it could be one mapping with what has FLAGS. */
+static struct kage_err *join(struct kage_tracker *tracker, const struct kage_procmap *map,
+			     uint64_t flags)
+{
+	int num;
+
+	if (map->flags != flags || is_noted(tracker, map->start, map->end))
+		return NULL;
+	kage_uffd_register(tracker->uffd, map->start, map->end, &num);
+	return num == 0 ? note(tracker, map->start, map->end) : NULL;
+}
+
+/* The mapping may have become a larger one just before START to END of it was registered: then it is in
+ * pieces now, and mremap(2) of the whole fails. */
+static struct kage_err *mend(struct kage_tracker *tracker, uint64_t start, uint64_t end)
+{
+	struct kage_procmap here, other;
+
+	if (!kage_procmap_at(tracker->maps_fd, start, &here))
+		return NULL;
+	if (kage_procmap_at(tracker->maps_fd, end, &other) && other.start == end)
+		TRY(join(tracker, &other, here.flags));
+	if (kage_procmap_at(tracker->maps_fd, start - 1, &other) && other.end == start)
+		TRY(join(tracker, &other, here.flags));
+	return NULL;
+}
+
+static bool is_one_mapping(const struct kage_tracker *tracker, uint64_t start, uint64_t end)
+{
+	struct kage_procmap now;
+
+	return kage_procmap_at(tracker->maps_fd, start, &now) && now.start == start &&
+	       now.end == end;
+}
+
+/* Registers a mapping if that was not done yet, or AGAIN. *RET_TRACKED is false when it cannot be.
+ * MOVING: the target runs, so the mapping may have other borders by now. Only a whole one is registered, since the
+ * program can no longer move one of which a part is (EFAULT); what is left for that to happen is the microsecond
+ * between the question and the answer, and it is mended at once. */
 static struct kage_err *enlist(struct kage_tracker *tracker, uint64_t start, uint64_t end,
-			       bool again, bool *ret_tracked)
+			       bool again, bool moving, bool *ret_tracked)
 {
 	int num;
 
 	*ret_tracked = true;
 	if (!again && is_noted(tracker, start, end))
 		return NULL;
-	kage_uffd_register(tracker->uffd, start, end, &num);
-	if (num == 0)
-		return note(tracker, start, end);
-	tracker->dead = num == ENOMEM;
 	*ret_tracked = false;
-	return NULL;
+	if (moving && !is_one_mapping(tracker, start, end))
+		return NULL;
+	kage_uffd_register(tracker->uffd, start, end, &num);
+	tracker->dead = num == ENOMEM;
+	if (num != 0)
+		return NULL;
+	*ret_tracked = true;
+	TRY(note(tracker, start, end));
+	return moving ? mend(tracker, start, end) : NULL;
 }
 
 /* --- looking ---------------------------------------------------------------------------------- */
@@ -232,14 +295,14 @@ struct kage_err *kage_tracker_look(struct kage_tracker *tracker, int pagemap_fd,
 	struct listener l = { fn, user };
 	bool tracked;
 
-	TRY(enlist(tracker, start, end, false, &tracked));
+	TRY(enlist(tracker, start, end, false, sliced, &tracked));
 	if (tracked)
 		TRY(look_in_slices(pagemap_fd, &r, file, sliced, fn, user, &tracked));
 	if (tracked)
 		return NULL;
 	/* Something else stands there than what was registered. What the scan has protected by now is not known:
 	 * from here on all is protected, and all is told. */
-	TRY(enlist(tracker, start, end, true, &tracked));
+	TRY(enlist(tracker, start, end, true, sliced, &tracked));
 	if (tracked)
 		TRY(look_in_slices(pagemap_fd, &r, file, sliced, fn, user, &tracked));
 	TRY(kage_pagemap_guards(pagemap_fd, start, end, tell_guard, &l));

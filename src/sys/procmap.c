@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sys/procmap.h"
+
+#include <errno.h>
+
+#include "sys/kernel.h"
+
+static bool query(int maps_fd, uint64_t address, uint64_t how, struct kage_procmap *ret_map)
+{
+	struct kprocmap_query q = { .size = sizeof(q), .query_flags = how, .query_addr = address };
+	int r;
+
+	do
+		r = ioctl(maps_fd, KPROCMAP_QUERY, &q);
+	while (r < 0 && errno == EINTR);
+	if (r < 0)
+		return false;
+	*ret_map = (struct kage_procmap){ q.vma_start, q.vma_end, q.vma_flags };
+	return true;
+}
+
+bool kage_procmap_at(int maps_fd, uint64_t address, struct kage_procmap *ret_map)
+{
+	return query(maps_fd, address, 0, ret_map);
+}
+
+bool kage_procmap_from(int maps_fd, uint64_t address, struct kage_procmap *ret_map)
+{
+	return query(maps_fd, address, KPROCMAP_COVERING_OR_NEXT_VMA, ret_map);
+}
