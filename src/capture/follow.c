@@ -36,6 +36,7 @@ struct follow {
 	struct kage_pages *others;  /* the rest of the captured image, or NULL */
 	struct page_runs populated; /* private memory as of the last look */
 	struct page_runs guards;    /* likewise */
+	struct page_runs unsure;    /* likewise, until it is known */
 	struct page_runs written;   /* what looks told, and is in no layer yet */
 	struct page_runs image;     /* all pages of the captured image */
 	struct page_runs changes;   /* those that may differ from the shadow */
@@ -83,6 +84,7 @@ void follow_destroy(struct follow *f)
 	shadow_destroy(f->shadow);
 	kage_runs_deinit(&f->populated);
 	kage_runs_deinit(&f->guards);
+	kage_runs_deinit(&f->unsure);
 	kage_runs_deinit(&f->written);
 	kage_runs_deinit(&f->image);
 	kage_runs_deinit(&f->changes);
@@ -161,11 +163,48 @@ static struct kage_err *found(void *user, uint64_t start, uint64_t end, enum kag
 	const struct looking *l = user;
 	uint64_t first = start >> KAGE_PAGE_SHIFT, count = (end - start) >> KAGE_PAGE_SHIFT;
 
+	if (state == KAGE_PAGE_UNSURE)
+		return kage_runs_add(&l->f->unsure, l->space, first, count);
 	if (state == KAGE_PAGE_GUARD)
 		return kage_runs_add(&l->f->guards, l->space, first, count);
 	TRY(kage_runs_add(&l->f->populated, l->space, first, count));
 	return state == KAGE_PAGE_WRITTEN ? kage_runs_add(&l->f->written, l->space, first, count)
 					  : NULL;
+}
+
+static struct kage_err *found_written(void *user, uint64_t start, uint64_t end)
+{
+	return found(user, start, end, KAGE_PAGE_WRITTEN);
+}
+
+/* Reads what may be a page or a trace of one. A page it is then, and what is the process's own of them is taken
+ * for written. */
+static struct kage_err *make_sure(struct kage_capture *c, int pagemap, struct looking *l)
+{
+	struct page_runs *unsure = &l->f->unsure;
+
+	for (size_t i = 0; i < unsure->n; i++) {
+		uint64_t start = unsure->v[i].first << KAGE_PAGE_SHIFT;
+		uint64_t end = start + (unsure->v[i].count << KAGE_PAGE_SHIFT);
+		char byte;
+
+		for (uint64_t at = start; at < end; at += KAGE_PAGE_BYTES)
+			err_drop(kage_target_read(c->target, addr(at), &byte, 1));
+		TRY(kage_pagemap_private(pagemap, start, end, found_written, l));
+	}
+	kage_runs_clear(unsure);
+	return NULL;
+}
+
+static struct kage_err *look_at(struct kage_capture *c, const struct kage_vma *v, int pagemap,
+				bool sliced, struct looking *l)
+{
+	/* The protection of a page of hugetlbfs outlives it (MADV_DONTNEED): of the zeros that come next it would be told
+	 * that nobody has written them. */
+	if (kage_vma_has(v, VMFLAG('h', 't')))
+		return kage_pagemap_private(pagemap, v->start, v->end, found_written, l);
+	return kage_tracker_look(c->follow->tracker, pagemap, v->start, v->end, v->ino != 0, sliced,
+				 found, l);
 }
 
 /* One look at all of MAPS: what is there, and what was written since the last look. */
@@ -181,13 +220,15 @@ static struct kage_err *look_around(struct kage_capture *c, const struct kage_ma
 		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
 	kage_runs_clear(&f->populated);
 	kage_runs_clear(&f->guards);
+	kage_runs_clear(&f->unsure);
 	for (size_t i = 0; i < maps->n && !e; i++) {
 		const struct kage_vma *v = &maps->vmas[i];
 
 		if (kage_memory_is_private(v))
-			e = kage_tracker_look(f->tracker, pagemap, v->start, v->end, v->ino != 0,
-					      sliced, found, &l);
+			e = look_at(c, v, pagemap, sliced, &l);
 	}
+	if (!e)
+		e = make_sure(c, pagemap, &l);
 	/* What it has protected without telling would be missed: then all is copied anew. */
 	if (e)
 		f->filled = false;
@@ -397,9 +438,29 @@ static struct kage_err *add_unknown(struct follow *f)
 	return e;
 }
 
+/* What was told as written, was not copied then, and is gone by now. */
+static struct kage_err *drop_gone(struct follow *f)
+{
+	struct page_runs gone = { 0 }, left = { 0 };
+	struct kage_err *e =
+		kage_runs_minus(f->written.v, f->written.n, f->populated.v, f->populated.n, &gone);
+
+	if (!e)
+		e = kage_runs_minus(f->written.v, f->written.n, gone.v, gone.n, &left);
+	kage_runs_deinit(&gone);
+	if (e) {
+		kage_runs_deinit(&left);
+		return e;
+	}
+	kage_runs_deinit(&f->written);
+	f->written = left;
+	return NULL;
+}
+
 struct kage_err *follow_copy(struct kage_capture *c)
 {
 	TRY(look_around(c, &c->maps, false));
+	TRY(drop_gone(c->follow));
 	TRY(add_unknown(c->follow));
 	TRY(copy_written(c, false));
 	for (size_t i = 0; i < c->follow->guards.n; i++) {

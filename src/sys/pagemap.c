@@ -28,7 +28,7 @@ static struct kage_err *tell(const struct finder *f, const struct kpage_region *
 	if (f->fn)
 		return f->fn(f->user, r->start, r->end);
 	return f->changes(f->user, r->start, r->end,
-			  r->categories & KPAGE_IS_GUARD     ? KAGE_PAGE_GUARD
+			  r->categories & KPAGE_IS_SWAPPED   ? KAGE_PAGE_UNSURE
 			  : r->categories & KPAGE_IS_WRITTEN ? KAGE_PAGE_WRITTEN
 							     : KAGE_PAGE_SAME);
 }
@@ -104,25 +104,23 @@ bool kage_pagemap_can_scan(int pagemap_fd)
 	return ioctl(pagemap_fd, KPAGEMAP_SCAN, &arg) >= 0;
 }
 
-/* A scan for private pages, and for guards too if ARG asks to be told of them. */
+/* A scan for private pages. */
 static struct kage_err *scan_private(int fd, struct kpm_scan_arg arg, bool file,
 				     const struct finder *f, int *ret_errno)
 {
 	/* Whether a page is a file's stands in its struct page: far more to read than all the rest, 4 ms
 	 * for 512 MiB beside 0.2. */
 	const uint64_t never = KPAGE_IS_PFNZERO | (file ? KPAGE_IS_FILE : 0);
-	const bool guards = arg.return_mask & KPAGE_IS_GUARD;
 
 	/* Guards look like swapped pages. */
 	arg.category_anyof_mask = KPAGE_IS_PRESENT | KPAGE_IS_SWAPPED;
-	arg.category_mask = never | (guards ? 0 : KPAGE_IS_GUARD);
+	arg.category_mask = never | KPAGE_IS_GUARD;
 	arg.category_inverted = arg.category_mask;
 	TRY(scan(fd, arg, f, ret_errno));
 	if (*ret_errno != EINVAL)
 		return NULL;
 	/* Kernels that do not know guards do not know the category. */
 	arg.category_mask = arg.category_inverted = never;
-	arg.return_mask &= ~(uint64_t)KPAGE_IS_GUARD;
 	return scan(fd, arg, f, ret_errno);
 }
 
@@ -162,32 +160,59 @@ struct kage_err *kage_pagemap_guards(int pagemap_fd, uint64_t start, uint64_t en
  * other, and what it does not mention is protected, hence there and unchanged. But it takes
  * holes for written, and protecting those would make page tables for them. So only what it mentions is looked at
  * closely.
+ *
+ * Mappings of files are looked at closely throughout: there the protection outlives the page.
  */
 struct changes {
 	int fd;
 	bool file;
 	uint64_t at;                   /* told up to here */
 	uint64_t near_start, near_end; /* mentioned, and to be looked at closely */
-	struct finder finder;
+	uint64_t found_bytes;          /* in there */
+	kage_pagemap_changes_fn *fn;
+	void *user;
 	int num; /* errno value of a close look */
 };
 
 /* Regions so near to each other are looked at in one go: a system call takes as long as some pages. */
 enum { NEAR_BYTES = 256 * 1024 };
 
+static struct kage_err *found(void *user, uint64_t start, uint64_t end, enum kage_page_state state)
+{
+	struct changes *c = user;
+
+	c->found_bytes += end - start;
+	return c->fn(c->user, start, end, state);
+}
+
+static struct kage_err *found_guard(void *user, uint64_t start, uint64_t end)
+{
+	struct changes *c = user;
+
+	return c->fn(c->user, start, end, KAGE_PAGE_GUARD);
+}
+
 static struct kage_err *look_closely(struct changes *c)
 {
-	const struct kpm_scan_arg arg = { .start = c->near_start,
-					  .end = c->near_end,
-					  .flags = KPM_SCAN_CHECK_WPASYNC | KPM_SCAN_WP_MATCHING,
-					  .return_mask = KPAGE_IS_WRITTEN | KPAGE_IS_GUARD };
+	const struct finder f = { .changes = found, .user = c };
+	const struct kpm_scan_arg arg = {
+		.start = c->near_start,
+		.end = c->near_end,
+		.flags = KPM_SCAN_CHECK_WPASYNC | KPM_SCAN_WP_MATCHING,
+		.return_mask = KPAGE_IS_WRITTEN | (c->file ? KPAGE_IS_SWAPPED : 0),
+	};
 
 	if (c->near_start == c->near_end || c->num)
 		return NULL;
 	if (c->near_start > c->at)
-		TRY(c->finder.changes(c->finder.user, c->at, c->near_start, KAGE_PAGE_SAME));
+		TRY(c->fn(c->user, c->at, c->near_start, KAGE_PAGE_SAME));
 	c->at = c->near_end;
-	return scan_private(c->fd, arg, c->file, &c->finder, &c->num);
+	c->found_bytes = 0;
+	TRY(scan_private(c->fd, arg, c->file, &f, &c->num));
+	if (c->num || c->found_bytes == c->near_end - c->near_start)
+		return NULL;
+	/* By a scan of its own: a protected guard would not be mentioned again. */
+	return kage_pagemap_guards(c->fd, c->near_start, c->near_end, found_guard, c);
 }
 
 static struct kage_err *mentioned(void *user, uint64_t start, uint64_t end)
@@ -207,19 +232,19 @@ static struct kage_err *mentioned(void *user, uint64_t start, uint64_t end)
 struct kage_err *kage_pagemap_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file,
 				      kage_pagemap_changes_fn *fn, void *user, bool *ret_tracked)
 {
-	struct changes c = { .fd = pagemap_fd,
-			     .file = file,
-			     .at = start,
-			     .finder = { .changes = fn, .user = user } };
+	struct changes c = { .fd = pagemap_fd, .file = file, .at = start, .fn = fn, .user = user };
 	const struct finder quick = { .fn = mentioned, .user = &c };
 	const struct kpm_scan_arg arg = { .start = start,
 					  .end = end,
 					  .flags = KPM_SCAN_CHECK_WPASYNC,
 					  .category_mask = KPAGE_IS_WRITTEN,
 					  .return_mask = KPAGE_IS_WRITTEN };
-	int num;
+	int num = 0;
 
-	TRY(scan(pagemap_fd, arg, &quick, &num));
+	if (file)
+		TRY(mentioned(&c, start, end));
+	else
+		TRY(scan(pagemap_fd, arg, &quick, &num));
 	if (!num)
 		TRY(look_closely(&c));
 	num = num ? num : c.num;

@@ -30,7 +30,9 @@ struct kage_err *kage_pagemap_guards(int pagemap_fd, uint64_t start, uint64_t en
 enum kage_page_state {
 	KAGE_PAGE_SAME,    /* private, as it was when it was protected the last time */
 	KAGE_PAGE_WRITTEN, /* private, written since, or never protected */
-	KAGE_PAGE_GUARD,   /* a guard (MADV_GUARD_INSTALL) */
+	KAGE_PAGE_UNSURE, /* of a file: private and in swap, or none any more, where only its protection
+			      stayed behind. It can be told once the page was read */
+	KAGE_PAGE_GUARD, /* a guard (MADV_GUARD_INSTALL) */
 };
 
 /* Called with each run of pages in one state, ascending. */
