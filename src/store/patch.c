@@ -2,12 +2,20 @@
 #include "store/patch.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 
-enum { HUGE_FROM_BYTES = 8 << 20 };
+enum {
+	HUGE_FROM_BYTES = 8 << 20,
+	MANY_PAGES = 4096, /* from here on threads are worth it */
+	MAX_THREADS = 3,   /* beside the one that asks */
+	STRIPES = 256,
+};
 
 void kage_patch_destroy(struct patch *p)
 {
@@ -120,41 +128,141 @@ static struct kage_err *make_room(struct patch *p)
 	return NULL;
 }
 
+/* --- adding, by several threads --------------------------------------------------------------- */
+
+/* Each takes the next difference that nobody has taken. A page is changed under the lock of its stripe:
+ * differences of different images often have the same pages. */
+struct adder {
+	struct patch *patch;
+	const struct difference *differences;
+	size_t n;
+	pthread_mutex_t lock; /* of the two below */
+	size_t n_taken;
+	struct kage_err *e;
+	pthread_mutex_t stripes[STRIPES];
+};
+
 /* Where the pages of one difference go, which come in ascending order. */
 struct walk {
-	const struct patch *patch;
-	size_t run; /* the first that ends behind the last page asked for */
+	struct adder *adder;
+	size_t run;              /* the first that ends behind the last page asked for */
+	pthread_mutex_t *locked; /* that of the last page, or NULL */
 };
+
+static void unlock(struct walk *w)
+{
+	if (w->locked)
+		pthread_mutex_unlock(w->locked);
+	w->locked = NULL;
+}
+
+static void *lock_page(struct walk *w, uint64_t page)
+{
+	w->locked = &w->adder->stripes[page % STRIPES];
+	pthread_mutex_lock(w->locked);
+	return page_at(w->adder->patch, w->run, page);
+}
 
 static void *find_page(void *user, uint32_t space, uint64_t page)
 {
 	struct walk *w = user;
-	const struct patch *p = w->patch;
+	const struct patch *p = w->adder->patch;
 
+	unlock(w);
 	while (w->run < p->base.n_runs) {
 		const struct page_run *r = &p->runs[w->run];
 
 		if (r->space > space || (r->space == space && r->first > page))
 			return NULL;
 		if (r->space == space && r->first + r->count > page)
-			return page_at(p, w->run, page);
+			return lock_page(w, page);
 		w->run++;
 	}
 	return NULL;
 }
 
-static struct kage_err *add_all(struct patch *p, const struct difference *d, size_t n)
+static struct kage_err *add(struct adder *a, const struct difference *d,
+			    struct difference_reader *reader)
 {
-	_cleanup_(kage_difference_reader_deinit) struct difference_reader reader = { 0 };
+	struct walk w = { .adder = a };
+	struct kage_err *e = NULL;
 
-	for (size_t i = 0; i < n; i++) {
-		struct walk w = { .patch = p };
-
-		for (size_t g = 0; g < d[i].dirty.n_groups; g++)
-			TRY(kage_difference_apply(&d[i], g, &reader, find_page, &w));
+	for (size_t g = 0; !e && g < d->dirty.n_groups; g++) {
+		e = kage_difference_apply(d, g, reader, find_page, &w);
+		unlock(&w);
 	}
+	return e;
+}
+
+/* The next difference, NULL at the end or after an error. E is that of the last one. */
+static const struct difference *take_next(struct adder *a, struct kage_err *e)
+{
+	const struct difference *d = NULL;
+
+	pthread_mutex_lock(&a->lock);
+	if (!a->e)
+		a->e = e;
+	else
+		err_drop(e);
+	if (!a->e && a->n_taken < a->n)
+		d = &a->differences[a->n_taken++];
+	pthread_mutex_unlock(&a->lock);
+	return d;
+}
+
+static void *thread_main(void *arg)
+{
+	struct difference_reader reader = { 0 };
+	struct adder *a = arg;
+	const struct difference *d = take_next(a, NULL);
+
+	while (d)
+		d = take_next(a, add(a, d, &reader));
+	kage_difference_reader_deinit(&reader);
 	return NULL;
 }
+
+/* How many threads beside this one are worth it. Signals are for those that were there before. */
+static size_t start_threads(struct adder *a, pthread_t *threads)
+{
+	long n_processors = sysconf(_SC_NPROCESSORS_ONLN);
+	uint64_t pages = 0;
+	sigset_t all, old;
+	size_t n = 0;
+
+	for (size_t i = 0; i < a->n; i++)
+		pages += a->differences[i].dirty.n_pages;
+	if (a->n < 2 || pages < MANY_PAGES)
+		return 0;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	while (n < MAX_THREADS && (long)n + 1 < n_processors &&
+	       pthread_create(&threads[n], NULL, thread_main, a) == 0)
+		n++;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return n;
+}
+
+static struct kage_err *add_all(struct patch *p, const struct difference *d, size_t n)
+{
+	struct adder a = { .patch = p, .differences = d, .n = n };
+	pthread_t threads[MAX_THREADS];
+	size_t n_threads;
+
+	pthread_mutex_init(&a.lock, NULL);
+	for (size_t i = 0; i < STRIPES; i++)
+		pthread_mutex_init(&a.stripes[i], NULL);
+	n_threads = start_threads(&a, threads);
+	thread_main(&a);
+	for (size_t i = 0; i < n_threads; i++)
+		pthread_join(threads[i], NULL);
+	for (size_t i = 0; i < STRIPES; i++)
+		pthread_mutex_destroy(&a.stripes[i]);
+	pthread_mutex_destroy(&a.lock);
+	return a.e;
+}
+
+/* --- all of it -------------------------------------------------------------------------------- */
 
 struct kage_err *kage_patch_create(const struct difference *differences, size_t n,
 				   const struct page_run *wanted, size_t n_wanted,

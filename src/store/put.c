@@ -24,8 +24,8 @@
 
 #include "base/cleanup.h"
 #include "store/dir.h"
+#include "store/pack_read.h"
 #include "store/pack_write.h"
-#include "store/way.h"
 
 static const char temporary_prefix[] = ".tmp-";
 
@@ -132,21 +132,35 @@ static struct kage_err *next_number(const struct history *h, uint64_t *ret_numbe
 	return NULL;
 }
 
+static struct kage_err *read_id(const struct history *h, uint64_t number,
+				uint8_t ret_id[IMAGE_ID_BYTES])
+{
+	_cleanup_(kage_pack_glance_deinit) struct pack_glance g = { 0 };
+	_cleanup_free_ char *path = kage_dir_pack_path(h, number);
+	_cleanup_fd_ int fd = -1;
+
+	if (!path)
+		return kage_err_nomem();
+	TRY(kage_dir_pack_open(h, number, &fd));
+	TRY(kage_pack_glance(fd, path, &g));
+	memcpy(ret_id, g.head.id, IMAGE_ID_BYTES);
+	return NULL;
+}
+
 /* The neighbour must be there when the difference to it becomes visible. */
 static struct kage_err *check_neighbour(const struct history *h, const struct kage_changes *changes)
 {
-	_cleanup_way_ struct way_map m = { 0 };
-	size_t i;
+	uint8_t id[IMAGE_ID_BYTES];
+	struct kage_err *e;
 
 	if (!changes)
 		return NULL;
-	TRY(kage_way_init(h, &m));
-	i = kage_way_node(&m, changes->base_number);
-	if (i != NO_NODE)
-		TRY(kage_way_load(&m, i));
-	if (i != NO_NODE && !m.nodes[i].damage &&
-	    memcmp(m.nodes[i].id, changes->base_id, IMAGE_ID_BYTES) == 0)
+	e = read_id(h, changes->base_number, id);
+	if (!e && memcmp(id, changes->base_id, sizeof(id)) == 0)
 		return NULL;
+	if (e && kage_err_code(e) != KAGE_NOTFOUND && kage_err_code(e) != KAGE_CORRUPT)
+		return e;
+	err_drop(e);
 	return kage_err_new(KAGE_CHANGED, "the image %s@%llu, from which it differs, is gone",
 			    h->name, (unsigned long long)changes->base_number);
 }
