@@ -319,22 +319,22 @@ static void test_gone_neighbour(void **state)
 	kage_image_close(image);
 }
 
-/* More packs on the way than descriptors. */
+/* More packs on the way than descriptors, and enough pages for threads. */
 static void test_long(void **state)
 {
 	struct fixture *f = *state;
 	struct rlimit limit, low;
 
 	put_next(f, true);
-	for (int i = 0; i < 300; i++)
+	for (int i = 0; i < 500; i++)
 		put_next(f, false);
 	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
 	low = limit;
 	low.rlim_cur = 32;
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
-	must(read_number(f, 301));
+	must(read_number(f, 501));
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
-	must(read_number(f, 150));
+	must(read_number(f, 250));
 }
 
 static void test_policy(void **state)
@@ -653,6 +653,67 @@ static void test_killed_removing(void **state)
 	assert_true(k > 40);
 }
 
+/* --- rivals, full disks ------------------------------------------------------------------------ */
+
+/* Whoever opens an image while others go gets it right, or is told that it is gone. */
+static void test_reader_and_remover(void **state)
+{
+	struct fixture *f = *state;
+	pid_t child;
+	int status;
+
+	random_history(f, IMAGES);
+	child = fork();
+	assert_true(child >= 0);
+	if (child == 0) {
+		size_t n;
+
+		for (uint64_t i = 1; i < IMAGES; i++) {
+			struct kage_err *e;
+
+			e = kage_store_remove(f->store, "h", i * 7 % IMAGES, i * 7 % IMAGES + 1,
+					      &n);
+			if (e && kage_err_code(e) != KAGE_NOTFOUND)
+				_exit(1);
+			kage_err_free(e);
+		}
+		_exit(0);
+	}
+	while (waitpid(child, &status, WNOHANG) == 0) {
+		struct kage_err *e = read_number(f, 1 + random_next(&f->random) % IMAGES);
+
+		if (e && kage_err_code(e) != KAGE_NOTFOUND)
+			fail_msg("%s", kage_err_message(e));
+		kage_err_free(e);
+	}
+	assert_int_equal(status, 0);
+}
+
+/* A removal for which there is no room changes nothing. */
+static void test_no_room(void **state)
+{
+	struct fixture *f = *state;
+	struct rlimit old, low;
+	char path[128];
+	size_t n;
+
+	put_next(f, true);
+	for (int i = 2; i < 10; i++)
+		put_next(f, false);
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+	low = old;
+	low.rlim_cur = 1000;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+	must_fail(kage_store_remove(f->store, "h", 1, 3, &n), KAGE_SYS, "File too large");
+	must_fail(kage_store_remove(f->store, "h", 3, 3, &n), KAGE_SYS, "h@4 as a difference");
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+	snprintf(path, sizeof(path), "%s/h/.tmp-pack", f->dir);
+	assert_true(access(path, F_OK) < 0);
+	all_as_put(f);
+	assert_sound(f, 9);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -663,7 +724,8 @@ int main(void)
 		TEST(test_policy),          TEST(test_random_removals),
 		TEST(test_remove_ends),     TEST(test_joined_difference),
 		TEST(test_one_flip),        TEST(test_many_flips),
-		TEST(test_killed_removing),
+		TEST(test_killed_removing), TEST(test_reader_and_remover),
+		TEST(test_no_room),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);

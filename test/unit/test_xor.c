@@ -71,7 +71,7 @@ static void test_longest(void **state)
 	for (size_t step = 8; step <= 64; step += 8) {
 		memset(a, 0, sizeof(a));
 		memset(b, 0, sizeof(b));
-		for (size_t i = 0; i < sizeof(b); i += step)
+		for (size_t i = 0; i + step <= sizeof(b); i += step)
 			memset(b + i, 0xee, step / 2);
 		both_ways();
 	}
