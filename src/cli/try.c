@@ -393,16 +393,23 @@ static int prepare(struct trial *t)
 	return make_folder(t);
 }
 
+/* Outputs go, where they were not asked for. */
+static void remove_outputs(struct trial *t)
+{
+	if (!t->folder || t->values->output)
+		return;
+	for (size_t i = 0; i < t->runs; i++)
+		if (t->outcomes[i].output)
+			unlink(t->outcomes[i].output);
+	rmdir(t->folder);
+}
+
 static void trial_deinit(struct trial *t)
 {
 	end_all(t);
-	for (size_t i = 0; t->outcomes && i < t->runs; i++) {
-		if (!t->values->output && t->outcomes[i].output)
-			unlink(t->outcomes[i].output);
+	remove_outputs(t);
+	for (size_t i = 0; t->outcomes && i < t->runs; i++)
 		try_outcome_deinit(&t->outcomes[i]);
-	}
-	if (t->folder && !t->values->output)
-		rmdir(t->folder);
 	free(t->folder);
 	free(t->lives);
 	free(t->outcomes);
@@ -443,6 +450,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	if (status != CLI_DONE)
 		return status;
 	cli_progress_clear(cli->progress);
+	remove_outputs(&t); /* printing may end us, if nobody reads on */
 	try_report(cli, kage_image_label(image), t.outcomes, t.runs, t.values->output);
 	return verdict(&t);
 }

@@ -84,6 +84,9 @@ for p in "${pids[@]}"; do [ -e "/proc/$p" ] && left=$((left + 1)); done
 is "${#pids[@]} $left" "6 0" "and every life, and every namespace"
 is "$(find "${TMPDIR:-/var/tmp}" -maxdepth 1 -name 'kage-try.*' -newer "$tmp/check")" "" "no folder is left"
 
+"$KAGE" try s -i "$tmp/check" -n 50 | head -n 1 >"$tmp/out"
+is "$(find "${TMPDIR:-/var/tmp}" -maxdepth 1 -name 'kage-try.*' -newer "$tmp/check")" "" "nor is one if nobody reads on"
+
 # What only one program can have at a time is waited for.
 cat >"$tmp/server.py" <<'END'
 import socket, sys, time
