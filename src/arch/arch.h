@@ -90,6 +90,10 @@ bool kage_arch_interrupt_call(const Kage__SyscallState *state, struct kage_regs 
  *  when there is nothing to change. */
 bool kage_arch_undo_eintr(struct kage_regs *regs);
 
+/** Of a call that is to be made again and has its timeout in a register: makes it LEFT_NS, if that is less.
+ *  Nobody looks at the arguments of a call that he has made. */
+void kage_arch_shorten_wait(struct kage_regs *regs, uint64_t left_ns);
+
 /* Where a system call has the relative time that it waits at most. */
 struct kage_timed_call {
 	enum {

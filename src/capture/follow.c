@@ -119,17 +119,39 @@ static void start_over(struct follow *f)
 	f->filled = false;
 }
 
+static struct kage_thread *who_stands(const struct kage_target *t)
+{
+	for (size_t i = 0; i < t->n_threads; i++)
+		if (t->threads[i]->stopped && !t->threads[i]->asleep)
+			return t->threads[i];
+	return NULL;
+}
+
+/* One thread has to stand, and should not feel it: one that runs; else one that sleeps in a call which the
+ * kernel resumes (freeze.c stops those at the second attempt); only where there is neither, any. */
+static struct kage_err *stop_one(struct kage_capture *c, struct kage_thread **ret_thread)
+{
+	struct kage_freeze how = { .reader = c->reader, .span_ns = SPAN_NS };
+
+	*ret_thread = NULL;
+	for (int attempt = 0; attempt < 3 && !*ret_thread; attempt++) {
+		how.stop_all = !c->reader || c->stop_all || attempt == 2;
+		TRY(kage_target_freeze(c->target, &how));
+		*ret_thread = who_stands(c->target);
+	}
+	if (!*ret_thread)
+		return kage_err_new(KAGE_GONE, "process %d has no thread", c->target->pid);
+	return kage_target_read_threads(c->target);
+}
+
 static struct kage_err *inject(struct kage_capture *c)
 {
-	const struct kage_freeze how = { .reader = c->reader, .stop_all = true };
-	struct kage_target *t = c->target;
-	struct kage_err *e;
+	struct kage_thread *thread;
+	struct kage_err *e = stop_one(c, &thread);
 
-	TRY(kage_target_freeze(t, &how));
-	e = kage_target_read_threads(t);
 	if (!e)
-		e = kage_tracker_create(t, t->threads[0], &c->follow->tracker);
-	kage_target_thaw(t, false);
+		e = kage_tracker_create(c->target, thread, &c->follow->tracker);
+	kage_target_thaw(c->target, false);
 	return e;
 }
 

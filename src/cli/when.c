@@ -146,8 +146,8 @@ static void tell(struct search *s, const struct kage_entry *entry)
 	if (s->cli->json) {
 		json_array_append_new(
 			s->changes,
-			json_pack("{s:o, s:o, s:s, s:o, s:o}", "image", cli_json_text(label), "number",
-				  cli_json_number(entry->number), "time",
+			json_pack("{s:o, s:o, s:s, s:o, s:o}", "image", cli_json_text(label),
+				  "number", cli_json_number(entry->number), "time",
 				  cli_text_time_utc(time, entry->realtime_ns), "before",
 				  value_json(&s->before), "after", value_json(&s->after)));
 		return;
@@ -229,7 +229,8 @@ static void print(struct search *s, const struct kage_list *list)
 		cli_json_print_take(json_pack(
 			"{s:o, s:o, s:o, s:o, s:o}", "address", cli_json_number(s->place.address),
 			"size", cli_json_number(s->place.size), "images", cli_json_number(list->n),
-			"opened", cli_json_number(s->n_opened), "changes", json_incref(s->changes)));
+			"opened", cli_json_number(s->n_opened), "changes",
+			json_incref(s->changes)));
 	else if (s->n_found)
 		cli_table_print(&s->table, stdout, s->cli->columns, s->cli->colour);
 	else

@@ -190,6 +190,19 @@ static struct kage_err *does_not_stop(struct kage_target *t, pid_t tid)
 		t->pid, tid, KAGE_STOP_TIMEOUT_MS, text ? text : "?");
 }
 
+/* Of the time that the call of THREAD, when it was seen asleep, still had; all of it for one that has no end. */
+static uint64_t time_left(const struct kage_thread *thread)
+{
+	const struct kage_taskthread *seen = thread->seen;
+	uint64_t now;
+
+	if (!seen || !seen->asleep || !seen->sleep.timed ||
+	    seen->regs.ip != kage_arch_ip(&thread->regs))
+		return UINT64_MAX;
+	now = kage_clock_ns(seen->sleep.clock);
+	return seen->sleep.deadline_ns > now ? seen->sleep.deadline_ns - now : 0;
+}
+
 /* A stop ends some waiting calls with EINTR: that is put right at once, so that it is right whatever
  * becomes of us. */
 static struct kage_err *stands(struct kage_thread *thread, const struct kage_stop *stop)
@@ -197,8 +210,10 @@ static struct kage_err *stands(struct kage_thread *thread, const struct kage_sto
 	thread->stopped = true;
 	thread->job_stopped = stop->signal != SIGTRAP;
 	TRY(kage_arch_get_regs(thread->tid, false, &thread->regs));
-	if (kage_arch_undo_eintr(&thread->regs))
+	if (kage_arch_undo_eintr(&thread->regs)) {
+		kage_arch_shorten_wait(&thread->regs, time_left(thread));
 		TRY(kage_arch_set_regs(thread->tid, false, &thread->regs));
+	}
 	return NULL;
 }
 

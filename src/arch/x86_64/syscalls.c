@@ -195,6 +195,18 @@ bool kage_arch_undo_eintr(struct kage_regs *regs)
 	return true;
 }
 
+void kage_arch_shorten_wait(struct kage_regs *regs, uint64_t left_ns)
+{
+	const uint64_t ms = (left_ns + 999999) / 1000000;
+	uint64_t number;
+
+	if (!kage_arch_in_syscall(regs, &number) ||
+	    (number != SYS_epoll_wait && number != SYS_epoll_pwait))
+		return;
+	if ((int32_t)regs->gp.r10 > 0 && ms < (uint32_t)regs->gp.r10)
+		regs->gp.r10 = ms;
+}
+
 /* Of all calls only these are gone on with by restart_syscall. */
 static bool has_restart_block(uint32_t number)
 {
