@@ -20,7 +20,7 @@ bash -n scripts/completion.bash
 ok $? "it is bash"
 . scripts/completion.bash
 is "$(complete -p kage)" "complete -F _kage kage" "it is registered"
-is "$(complete_line 'kage re')" "restore" "a command"
+is "$(complete_line 'kage res')" "restore" "a command"
 is "$(complete_line 'kage ' | wc -w)" $(($(commands | wc -l) + 1)) "all commands and help"
 is "$(complete_line 'kage --v')" "--version" "an option before the command"
 is "$(complete_line 'kage snap --na')" "--name" "an option of a command"

@@ -52,7 +52,7 @@ like "$err" "is not a PID" "--json: the line on standard error as well"
 try "$KAGE" --json frobnicate
 is "$(json 'd["error"]["code"]' <<<"$out")" usage "--json before an unknown command"
 
-for option in "run --every 1s true" "snap --tree $$" "restore --lazy x"; do
+for option in "snap --tree $$" "restore --lazy x"; do
 	# shellcheck disable=SC2086
 	try "$KAGE" $option
 	is "$status" 1 "kage $option: not supported yet"
