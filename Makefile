@@ -111,6 +111,7 @@ demo:
 
 bench: all $(BENCHES)
 	@B=$(B) bench/run
+	@B=$(B) bench/record
 
 $(B)/bench/%: bench/%.c $(B)/libkage.a
 	@mkdir -p $(@D)
