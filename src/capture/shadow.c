@@ -15,7 +15,7 @@
 #include "base/file.h"
 #include "base/types.h"
 
-enum { CHUNK_PAGES = 16384 };
+enum { CHUNK_PAGES = 16384, WRITE_PAGES = 4 };
 
 struct chunk {
 	uint64_t number; /* of its first page / CHUNK_PAGES */
@@ -72,6 +72,19 @@ static struct kage_err *make_chunk(struct shadow *s, uint32_t space, uint64_t nu
 	return NULL;
 }
 
+/* A write makes folios of its own size in the page cache, and a later write of one page walks through all buffers of
+ * its folio (ext4_block_write_begin()): in small pieces, recording takes half the time. */
+static struct kage_err *write_piece(struct shadow *s, off_t at, uint64_t n,
+				    const unsigned char *from)
+{
+	for (uint64_t done = 0, k; done < n; done += k) {
+		k = n - done < WRITE_PAGES ? n - done : WRITE_PAGES;
+		TRY(kage_file_write(s->fd, from + done * KAGE_PAGE_BYTES, k * KAGE_PAGE_BYTES,
+				    at + (off_t)(done * KAGE_PAGE_BYTES), "the shadow"));
+	}
+	return NULL;
+}
+
 /* Where page FIRST of a chunk stands in the file, and how many of COUNT from there on. -1: nowhere. */
 static off_t place(const struct shadow *s, uint32_t space, uint64_t first, uint64_t count,
 		   uint64_t *ret_n)
@@ -121,8 +134,7 @@ struct kage_err *shadow_write(struct shadow *s, uint32_t space, uint64_t first, 
 			TRY(make_chunk(s, space, (first + done) / CHUNK_PAGES));
 			at = place(s, space, first + done, count - done, &n);
 		}
-		TRY(kage_file_write(s->fd, from + done * KAGE_PAGE_BYTES, n * KAGE_PAGE_BYTES, at,
-				    "the shadow"));
+		TRY(write_piece(s, at, n, from + done * KAGE_PAGE_BYTES));
 	}
 	return NULL;
 }
