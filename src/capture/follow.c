@@ -19,7 +19,8 @@
 
 enum {
 	MAX_ROUNDS = 6,
-	FEW_PAGES = 64,    /* copied in less time than a round takes */
+	FEW_PAGES = 128, /* copied in less time than a round takes */
+	RESERVE_PAGES = 2048,
 	FILL_PAGES = 8192, /* at most so many are in memory on their way to the shadow */
 	SPARE_PAGES = 256,
 	SPAN_NS = 1000 * 1000,
@@ -33,6 +34,9 @@ struct follow {
 	bool committed; /* it holds an image */
 	struct kage_pages **layers; /* of private memory, the latest last */
 	size_t n_layers;
+	struct mem_pages *next; /* room for the next layer, or NULL */
+	uint64_t looked_ns;     /* CLOCK_MONOTONIC: the last look; 0: none */
+	uint64_t expected; /* pages that the next image will have to copy, going by the last one */
 	struct kage_pages *others;  /* the rest of the captured image, or NULL */
 	struct page_runs populated; /* private memory as of the last look */
 	struct page_runs guards;    /* likewise */
@@ -80,6 +84,7 @@ void follow_destroy(struct follow *f)
 		return;
 	kage_tracker_destroy(f->tracker);
 	drop_layers(f);
+	kage_mem_pages_destroy(f->next);
 	free(f->layers);
 	shadow_destroy(f->shadow);
 	kage_runs_deinit(&f->populated);
@@ -298,12 +303,14 @@ static struct kage_err *push_layer(struct follow *f, struct mem_pages *m)
 static struct kage_err *copy_written(struct kage_capture *c, bool loose)
 {
 	struct follow *f = c->follow;
-	struct mem_pages *m = NULL;
+	struct mem_pages *m;
 	struct kage_err *e;
 
 	if (!f->written.n)
 		return NULL;
-	TRY(kage_mem_pages_create(&m));
+	if (!f->next)
+		TRY(kage_mem_pages_create(&f->next));
+	m = take_ptr(f->next);
 	e = copy_runs(c, f->written.v, f->written.n, loose, m);
 	if (!e)
 		e = push_layer(f, m);
@@ -385,24 +392,52 @@ static struct kage_err *read_maps(struct kage_capture *c)
 	return kage_looked_look(c);
 }
 
+/* Room for what the stop will copy is made and faulted in. EXPECTED pages, about. */
+static struct kage_err *reserve(struct kage_capture *c, uint64_t expected)
+{
+	struct follow *f = c->follow;
+
+	c->span_ns = SPAN_NS + expected * KAGE_PAGE_BYTES / COPY_BYTES_PER_NS;
+	if (!f->next)
+		TRY(kage_mem_pages_create(&f->next));
+	return kage_mem_pages_reserve(f->next,
+				      (expected + expected / 2 + SPARE_PAGES) * KAGE_PAGE_BYTES);
+}
+
+/* How many pages will be written in the time that the round took which began at BEGIN_NS and found FOUND pages, going by
+ * those that were written since the look before. */
+static uint64_t predict(const struct follow *f, uint64_t begin_ns, uint64_t found)
+{
+	uint64_t span = begin_ns - f->looked_ns, took = kage_clock_mono_ns() - begin_ns;
+
+	return f->looked_ns && span ? found * took / span : found;
+}
+
+/* Rounds go on while they help. Each costs both sides something: a page that was written faults once more, and for
+ * each 2 MiB with such pages the processors tell each other. So there is none where the stop can copy all, if
+ * this image is like the last one, and no further one that would find little. */
 static struct kage_err *run_rounds(struct kage_capture *c)
 {
 	struct follow *f = c->follow;
-	uint64_t before = UINT64_MAX, now;
+	uint64_t before = UINT64_MAX, now = f->expected;
 
+	if (f->filled && f->committed && f->expected <= FEW_PAGES)
+		return reserve(c, f->expected);
 	for (int round = 0; round < MAX_ROUNDS; round++) {
+		uint64_t begin = kage_clock_mono_ns();
+
 		TRY(look_around(c, &c->maps, true));
 		now = kage_runs_total(&f->written);
 		if (!f->filled)
 			TRY(fill(c));
 		else
 			TRY(copy_written(c, true));
-		if (now <= FEW_PAGES || now > before / 2)
+		if (now > before / 2 || predict(f, begin, now) <= FEW_PAGES)
 			break;
+		f->looked_ns = begin;
 		before = now;
 	}
-	c->span_ns = SPAN_NS + now * KAGE_PAGE_BYTES / COPY_BYTES_PER_NS;
-	return NULL;
+	return reserve(c, now < RESERVE_PAGES ? now : RESERVE_PAGES);
 }
 
 static bool try_again(struct kage_capture *c)
@@ -482,8 +517,12 @@ static struct kage_err *drop_gone(struct follow *f)
 struct kage_err *follow_copy(struct kage_capture *c)
 {
 	TRY(look_around(c, &c->maps, false));
+	c->follow->looked_ns = kage_clock_mono_ns();
 	TRY(drop_gone(c->follow));
 	TRY(add_unknown(c->follow));
+	c->follow->expected = kage_runs_total(&c->follow->written);
+	for (size_t i = 0; i < c->follow->n_layers; i++)
+		c->follow->expected += kage_pages_total(c->follow->layers[i]);
 	TRY(copy_written(c, false));
 	for (size_t i = 0; i < c->follow->guards.n; i++) {
 		const struct page_run *r = &c->follow->guards.v[i];
