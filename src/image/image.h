@@ -20,6 +20,8 @@ struct kage_image {
 	char *label;              /* NAME@N, in the arena; NULL when not from a store */
 	void (*on_close)(struct kage_image *image); /* further things to release, or NULL */
 	char *pack_path;                            /* in the arena; NULL when not from a store */
+	char *doubtful_path; /* a pack that contents come from too, and that others may have
+			      * written, in the arena; NULL when there is none */
 };
 
 /** An empty image with an empty message and no pages. */

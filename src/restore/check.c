@@ -109,6 +109,8 @@ static struct kage_err *check_trust(struct kage_restore *r)
 	if (r->options->trust || !r->image->pack_path || geteuid() != 0)
 		return NULL;
 	e = kage_store_check_trust(r->image->pack_path);
+	if (!e && r->image->doubtful_path)
+		e = kage_store_check_trust(r->image->doubtful_path);
 	if (e && kage_err_code(e) == KAGE_PERM) {
 		kage_obstacle(r->obstacles, true,
 			      "make sure of its origin, then restore with --trust", "trust", "%s",

@@ -25,7 +25,8 @@ struct chain {
 	uint64_t difference_bytes, unpacked_bytes; /* in all groups; in those unpacked one by one */
 	struct patch *patch;                       /* all of it, once made */
 	struct difference_reader reader;
-	uint8_t *room; /* KAGE_PAGES_PIECE pages */
+	uint8_t *room;   /* KAGE_PAGES_PIECE pages */
+	size_t doubtful; /* while opening: a node that others may have written, or NO_NODE */
 };
 
 static struct chain *chain_of(struct kage_pages *p)
@@ -257,6 +258,7 @@ static struct kage_err *open_way(struct way_map *m, size_t i, size_t key, struct
 		return NULL;
 	}
 	TRY(e);
+	c->doubtful = m->nodes[key].doubtful ? key : NO_NODE;
 	for (size_t at = key; at != i; at = m->nodes[at].via)
 		n++;
 	c->differences = calloc(n + 1, sizeof(*c->differences));
@@ -273,6 +275,8 @@ static struct kage_err *open_way(struct way_map *m, size_t i, size_t key, struct
 			return NULL;
 		}
 		TRY(e);
+		if (m->nodes[edge].doubtful)
+			c->doubtful = edge;
 		c->n_differences++;
 		c->difference_bytes += d->place.bytes;
 	}
@@ -313,7 +317,7 @@ static struct kage_err *try_way(struct way_map *m, size_t i, struct chain *c, bo
 
 /* Puts the contents of node I's pages in place of OWN, which is taken in any case. */
 static struct kage_err *open_chain(struct way_map *m, size_t i, struct kage_pages *own,
-				   struct kage_pages **ret_pages)
+				   struct kage_pages **ret_pages, size_t *ret_doubtful)
 {
 	struct kage_err *e = NULL;
 	struct chain *c = NULL;
@@ -334,7 +338,24 @@ static struct kage_err *open_chain(struct way_map *m, size_t i, struct kage_page
 	c->base = (struct kage_pages){ &chain_ops, own->runs, own->n_runs };
 	c->own = own;
 	*ret_pages = &c->base;
+	*ret_doubtful = c->doubtful;
 	return NULL;
+}
+
+static struct kage_err *set_paths(const struct way_map *m, size_t i, size_t doubtful,
+				  struct kage_image *image)
+{
+	_cleanup_free_ char *path = NULL;
+
+	image->label = arena_printf(&image->arena, "%s@%llu", m->h->name,
+				    (unsigned long long)m->nodes[i].number);
+	if (!image->label)
+		return kage_err_nomem();
+	if (doubtful == NO_NODE)
+		return NULL;
+	path = kage_dir_pack_path(m->h, m->nodes[doubtful].number);
+	image->doubtful_path = path ? arena_strdup(&image->arena, path) : NULL;
+	return image->doubtful_path ? NULL : kage_err_nomem();
 }
 
 struct kage_err *kage_chain_open(struct way_map *m, size_t i, struct kage_image **ret_image)
@@ -342,7 +363,8 @@ struct kage_err *kage_chain_open(struct way_map *m, size_t i, struct kage_image 
 	const struct way_node *node = &m->nodes[i];
 	_cleanup_free_ char *path = kage_dir_pack_path(m->h, node->number);
 	struct kage_image *image = NULL;
-	struct kage_err *e;
+	size_t doubtful = NO_NODE;
+	struct kage_err *e = NULL;
 	bool keyframe;
 	int fd;
 
@@ -350,20 +372,13 @@ struct kage_err *kage_chain_open(struct way_map *m, size_t i, struct kage_image 
 		return kage_err_nomem();
 	TRY(kage_dir_pack_open(m->h, node->number, &fd));
 	TRY(kage_pack_open(fd, path, &image, &keyframe));
-	if (!keyframe || node->bad_pages) {
-		struct kage_pages *own = take_ptr(image->pages);
-
-		e = open_chain(m, i, own, &image->pages);
-		if (e) {
-			kage_image_close(image);
-			return e;
-		}
-	}
-	image->label = arena_printf(&image->arena, "%s@%llu", m->h->name,
-				    (unsigned long long)node->number);
-	if (!image->label) {
+	if (!keyframe || node->bad_pages)
+		e = open_chain(m, i, take_ptr(image->pages), &image->pages, &doubtful);
+	if (!e)
+		e = set_paths(m, i, doubtful, image);
+	if (e) {
 		kage_image_close(image);
-		return kage_err_nomem();
+		return e;
 	}
 	*ret_image = image;
 	return NULL;

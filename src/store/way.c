@@ -81,6 +81,8 @@ static struct kage_err *read_node(struct way_map *m, struct way_node *node, int 
 	if (!S_ISREG(st.st_mode))
 		return kage_err_new(KAGE_CORRUPT, "not a regular file");
 	node->file_bytes = (uint64_t)st.st_size;
+	node->doubtful =
+		(st.st_uid != 0 && st.st_uid != geteuid()) || (st.st_mode & (S_IWGRP | S_IWOTH));
 	TRY(kage_file_read(fd, m->buffer, room, 0, "it", &got));
 	TRY(kage_format_header(m->buffer, got < PACK_HEADER_MAX ? got : PACK_HEADER_MAX, &head));
 	if (got < head.header_bytes + RECORD_BYTES)

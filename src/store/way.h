@@ -18,6 +18,7 @@ struct way_node {
 	bool loaded;
 	struct kage_err *damage; /* why its header or SUMMARY cannot be read, or NULL */
 	bool keyframe;
+	bool doubtful; /* the file belongs to another user, or others may write to it */
 	uint8_t id[IMAGE_ID_BYTES];
 	struct difference_place place; /* offset 0: no difference */
 	uint64_t file_bytes;

@@ -653,6 +653,32 @@ static void test_killed_removing(void **state)
 	assert_true(k > 40);
 }
 
+/* --- trust ------------------------------------------------------------------------------------ */
+
+/* Contents come from all packs on the way, so all of them must be nobody else's. */
+static void test_doubtful(void **state)
+{
+	struct fixture *f = *state;
+	struct kage_image *image;
+	char path[128];
+
+	put_next(f, true);
+	for (int i = 2; i <= 4; i++)
+		put_next(f, false);
+	must(kage_image_open(f->store, "h@4", &image));
+	assert_null(image->doubtful_path);
+	kage_image_close(image);
+	for (int i = 1; i <= 3; i++) {
+		snprintf(path, sizeof(path), "%s/h/%010d.kage", f->dir, i);
+		assert_int_equal(chmod(path, 0620), 0);
+		must(kage_image_open(f->store, "h@4", &image));
+		assert_string_equal(image->doubtful_path, path);
+		must_fail(kage_store_check_trust(image->doubtful_path), KAGE_PERM, "others");
+		kage_image_close(image);
+		assert_int_equal(chmod(path, 0600), 0);
+	}
+}
+
 /* --- rivals, full disks ------------------------------------------------------------------------ */
 
 /* Whoever opens an image while others go gets it right, or is told that it is gone. */
@@ -719,12 +745,19 @@ static void test_no_room(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_random_history),  TEST(test_from_behind),
-		TEST(test_gone_neighbour),  TEST(test_long),
-		TEST(test_policy),          TEST(test_random_removals),
-		TEST(test_remove_ends),     TEST(test_joined_difference),
-		TEST(test_one_flip),        TEST(test_many_flips),
-		TEST(test_killed_removing), TEST(test_reader_and_remover),
+		TEST(test_random_history),
+		TEST(test_from_behind),
+		TEST(test_gone_neighbour),
+		TEST(test_long),
+		TEST(test_policy),
+		TEST(test_random_removals),
+		TEST(test_remove_ends),
+		TEST(test_joined_difference),
+		TEST(test_one_flip),
+		TEST(test_many_flips),
+		TEST(test_killed_removing),
+		TEST(test_doubtful),
+		TEST(test_reader_and_remover),
 		TEST(test_no_room),
 	};
 
