@@ -65,13 +65,14 @@ struct window {
 	uint8_t *bytes;
 };
 
-static void *in_window(void *user, uint32_t space, uint64_t page)
+static struct kage_err *apply_in_window(void *user, uint32_t space, uint64_t page,
+					const uint8_t *code, size_t size)
 {
 	const struct window *w = user;
 
-	if (space != w->space || page < w->first || page - w->first >= w->count)
-		return NULL;
-	return w->bytes + (page - w->first) * KAGE_PAGE_BYTES;
+	if (space == w->space && page >= w->first && page - w->first < w->count)
+		kage_xor_apply(code, size, w->bytes + (page - w->first) * KAGE_PAGE_BYTES);
+	return NULL;
 }
 
 /* Applies what D says about the pages of W. */
@@ -93,7 +94,7 @@ static struct kage_err *apply_difference(struct chain *c, const struct differenc
 		group = (dirty->at[i] + from - r->first) / dirty->group_pages;
 		last = (dirty->at[i] + to - 1 - r->first) / dirty->group_pages;
 		for (group = group > done ? group : done; group <= last; group++) {
-			TRY(kage_difference_apply(d, group, &c->reader, in_window, w));
+			TRY(kage_difference_each(d, group, &c->reader, apply_in_window, w));
 			c->unpacked_bytes += dirty->groups[group].stored_bytes;
 			done = group + 1;
 		}

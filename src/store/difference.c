@@ -102,9 +102,17 @@ static size_t run_of(const struct dirty *d, uint64_t page)
 	return low;
 }
 
-struct kage_err *kage_difference_apply(const struct difference *d, size_t number,
-				       struct difference_reader *r, kage_difference_fn *fn,
-				       void *user)
+static struct kage_err *no_code(const struct difference *d, size_t number)
+{
+	struct kage_err *e = kage_format_damage(d->dirty.groups[number].offset,
+						"a group of differences that is no code");
+
+	return kage_err_wrap(e, "pack %s", d->path);
+}
+
+struct kage_err *kage_difference_each(const struct difference *d, size_t number,
+				      struct difference_reader *r, kage_difference_fn *fn,
+				      void *user)
 {
 	uint64_t page = (uint64_t)number * d->dirty.group_pages;
 	uint64_t end = page + d->dirty.groups[number].n_pages;
@@ -116,17 +124,32 @@ struct kage_err *kage_difference_apply(const struct difference *d, size_t number
 		const struct page_run *now = &d->dirty.runs[run];
 		uint64_t in = page - d->dirty.at[run];
 
-		n = kage_xor_apply(code + at, size - at, fn(user, now->space, now->first + in));
+		n = kage_xor_apply(code + at, size - at, NULL);
 		if (n == 0)
-			break;
+			return no_code(d, number);
+		if (fn)
+			TRY(fn(user, now->space, now->first + in, code + at, n));
 		run += in + 1 == now->count;
 	}
-	if (page == end && at == size)
-		return NULL;
-	TRY_WRAP(kage_format_damage(d->dirty.groups[number].offset,
-				    "a group of differences that is no code"),
-		 "pack %s", d->path);
-	return NULL;
+	return at == size ? NULL : no_code(d, number);
+}
+
+uint64_t kage_difference_code_bytes(const struct difference *d)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < d->dirty.n_groups; i++) {
+		struct record_header head;
+
+		if (!d->bytes) {
+			bytes += DELTA_BYTES;
+			continue;
+		}
+		memcpy(&head, d->bytes + (d->dirty.groups[i].offset - d->place.offset),
+		       sizeof(head));
+		bytes += le64_get(head.raw_bytes);
+	}
+	return bytes;
 }
 
 /* --- opening ---------------------------------------------------------------------------------- */

@@ -45,12 +45,17 @@ struct kage_err *kage_difference_group(const struct difference *d, size_t number
 				       struct difference_reader *r, const uint8_t **ret_code,
 				       size_t *ret_size) _must_check_;
 
-/** Gives the place to which the difference of page PAGE of SPACE is applied; NULL passes over it. */
-typedef void *kage_difference_fn(void *user, uint32_t space, uint64_t page);
+/** Is given the code of the difference of page PAGE of SPACE (xor.h), which is one. */
+typedef struct kage_err *kage_difference_fn(void *user, uint32_t space, uint64_t page,
+					    const uint8_t *code, size_t size);
 
-/** Applies group NUMBER to where FN tells, page by page, ascending. */
-struct kage_err *kage_difference_apply(const struct difference *d, size_t number,
-				       struct difference_reader *r, kage_difference_fn *fn,
-				       void *user) _must_check_;
+/** Calls FN (or nobody, when NULL) for each page of group NUMBER, ascending. Ends with the first error of
+ *  FN. */
+struct kage_err *kage_difference_each(const struct difference *d, size_t number,
+				      struct difference_reader *r, kage_difference_fn *fn,
+				      void *user) _must_check_;
+
+/** How many bytes all its codes have, at most. */
+uint64_t kage_difference_code_bytes(const struct difference *d);
 
 #endif

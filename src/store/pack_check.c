@@ -236,14 +236,6 @@ static struct kage_err *look_at_pages(struct checker *c)
 	return NULL;
 }
 
-static void *nowhere(void *user, uint32_t space, uint64_t page)
-{
-	(void)user;
-	(void)space;
-	(void)page;
-	return NULL;
-}
-
 /* All of the difference at PLACE, if there is one. */
 static struct kage_err *check_difference(struct checker *c, const struct difference_place *place)
 {
@@ -256,7 +248,7 @@ static struct kage_err *check_difference(struct checker *c, const struct differe
 	e = kage_difference_open(c->file.fd, c->file.path, c->file.size, place, NULL, false, &d);
 	c->health.difference = !e;
 	for (size_t i = 0; i < d.dirty.n_groups; i++) {
-		e = kage_difference_apply(&d, i, &reader, nowhere, NULL);
+		e = kage_difference_each(&d, i, &reader, NULL, NULL);
 		if (!e)
 			continue;
 		c->health.difference = false;

@@ -12,9 +12,10 @@
 
 enum {
 	HUGE_FROM_BYTES = 8 << 20,
-	MANY_PAGES = 4096, /* from here on threads are worth it */
-	MAX_THREADS = 3,   /* beside the one that asks */
-	STRIPES = 256,
+	MANY_PAGES = 4096,       /* from here on threads are worth it */
+	MAX_THREADS = 3,         /* beside the one that asks */
+	BATCH_BYTES = 128 << 20, /* unpacked at a time */
+	SLICE_PAGES = 256,       /* applied at a time */
 };
 
 void kage_patch_destroy(struct patch *p)
@@ -128,138 +129,260 @@ static struct kage_err *make_room(struct patch *p)
 	return NULL;
 }
 
-/* --- adding, by several threads --------------------------------------------------------------- */
+/* --- work for several threads ----------------------------------------------------------------- */
 
-/* Each takes the next difference that nobody has taken. A page is changed under the lock of its stripe:
- * differences of different images often have the same pages. */
-struct adder {
-	struct patch *patch;
-	const struct difference *differences;
+/* Each takes the next of N items that nobody has taken, until one fails. */
+struct work {
+	struct kage_err *(*fn)(void *user, size_t i);
+	void *user;
 	size_t n;
 	pthread_mutex_t lock; /* of the two below */
 	size_t n_taken;
 	struct kage_err *e;
-	pthread_mutex_t stripes[STRIPES];
 };
 
-/* Where the pages of one difference go, which come in ascending order. */
-struct walk {
-	struct adder *adder;
-	size_t run;              /* the first that ends behind the last page asked for */
-	pthread_mutex_t *locked; /* that of the last page, or NULL */
-};
-
-static void unlock(struct walk *w)
+/* The next item; false at the end or after an error. E is that of the last one. */
+static bool take_next(struct work *w, struct kage_err *e, size_t *ret_i)
 {
-	if (w->locked)
-		pthread_mutex_unlock(w->locked);
-	w->locked = NULL;
-}
+	bool more;
 
-static void *lock_page(struct walk *w, uint64_t page)
-{
-	w->locked = &w->adder->stripes[page % STRIPES];
-	pthread_mutex_lock(w->locked);
-	return page_at(w->adder->patch, w->run, page);
-}
-
-static void *find_page(void *user, uint32_t space, uint64_t page)
-{
-	struct walk *w = user;
-	const struct patch *p = w->adder->patch;
-
-	unlock(w);
-	while (w->run < p->base.n_runs) {
-		const struct page_run *r = &p->runs[w->run];
-
-		if (r->space > space || (r->space == space && r->first > page))
-			return NULL;
-		if (r->space == space && r->first + r->count > page)
-			return lock_page(w, page);
-		w->run++;
-	}
-	return NULL;
-}
-
-static struct kage_err *add(struct adder *a, const struct difference *d,
-			    struct difference_reader *reader)
-{
-	struct walk w = { .adder = a };
-	struct kage_err *e = NULL;
-
-	for (size_t g = 0; !e && g < d->dirty.n_groups; g++) {
-		e = kage_difference_apply(d, g, reader, find_page, &w);
-		unlock(&w);
-	}
-	return e;
-}
-
-/* The next difference, NULL at the end or after an error. E is that of the last one. */
-static const struct difference *take_next(struct adder *a, struct kage_err *e)
-{
-	const struct difference *d = NULL;
-
-	pthread_mutex_lock(&a->lock);
-	if (!a->e)
-		a->e = e;
+	pthread_mutex_lock(&w->lock);
+	if (!w->e)
+		w->e = e;
 	else
 		err_drop(e);
-	if (!a->e && a->n_taken < a->n)
-		d = &a->differences[a->n_taken++];
-	pthread_mutex_unlock(&a->lock);
-	return d;
+	more = !w->e && w->n_taken < w->n;
+	if (more)
+		*ret_i = w->n_taken++;
+	pthread_mutex_unlock(&w->lock);
+	return more;
 }
 
 static void *thread_main(void *arg)
 {
-	struct difference_reader reader = { 0 };
-	struct adder *a = arg;
-	const struct difference *d = take_next(a, NULL);
+	struct work *w = arg;
+	struct kage_err *e = NULL;
+	size_t i;
 
-	while (d)
-		d = take_next(a, add(a, d, &reader));
-	kage_difference_reader_deinit(&reader);
+	while (take_next(w, e, &i))
+		e = w->fn(w->user, i);
 	return NULL;
 }
 
-/* How many threads beside this one are worth it. Signals are for those that were there before. */
-static size_t start_threads(struct adder *a, pthread_t *threads)
+/* Calls FN for items 0 to N - 1; by threads beside this one, as many as there are processors, if MANY.
+ * Signals are for the threads that were there before. */
+static struct kage_err *do_all(struct kage_err *(*fn)(void *user, size_t i), void *user, size_t n,
+			       bool many)
 {
-	long n_processors = sysconf(_SC_NPROCESSORS_ONLN);
-	uint64_t pages = 0;
+	long n_processors = many ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
+	struct work w = { .fn = fn, .user = user, .n = n };
+	pthread_t threads[MAX_THREADS];
+	size_t n_threads = 0;
 	sigset_t all, old;
-	size_t n = 0;
 
-	for (size_t i = 0; i < a->n; i++)
-		pages += a->differences[i].dirty.n_pages;
-	if (a->n < 2 || pages < MANY_PAGES)
-		return 0;
+	pthread_mutex_init(&w.lock, NULL);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	while (n < MAX_THREADS && (long)n + 1 < n_processors &&
-	       pthread_create(&threads[n], NULL, thread_main, a) == 0)
-		n++;
+	while (n_threads < MAX_THREADS && (long)n_threads + 1 < n_processors &&
+	       pthread_create(&threads[n_threads], NULL, thread_main, &w) == 0)
+		n_threads++;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return n;
+	thread_main(&w);
+	for (size_t i = 0; i < n_threads; i++)
+		pthread_join(threads[i], NULL);
+	pthread_mutex_destroy(&w.lock);
+	return w.e;
+}
+
+/* --- adding ----------------------------------------------------------------------------------- */
+
+/* Differences are unpacked many at a time, and sorted by page: so each page is changed by all of them while
+ * it is in the processor's cache. */
+
+/* What one difference says about one page. */
+struct code {
+	uint64_t page; /* of the patch */
+	size_t at;     /* in the unpacked bytes */
+	uint32_t size;
+};
+
+struct unpacked {
+	uint8_t *bytes;
+	size_t n_bytes, max_bytes;
+	struct code *codes;
+	size_t n_codes;
+	size_t run; /* of the patch: the first that ends behind the last page */
+};
+
+struct sorted_code {
+	const uint8_t *bytes;
+	size_t size;
+};
+
+struct batch {
+	struct patch *patch;
+	const struct difference *differences;
+	struct unpacked *unpacked; /* of each */
+	size_t n;
+	uint64_t n_pages;          /* of the patch */
+	size_t *ends;              /* of each page: where its codes end below */
+	struct sorted_code *codes; /* by page */
+};
+
+static void batch_deinit(struct batch *b)
+{
+	for (size_t i = 0; b->unpacked && i < b->n; i++) {
+		free(b->unpacked[i].bytes);
+		free(b->unpacked[i].codes);
+	}
+	free(b->unpacked);
+	free(b->ends);
+	free(b->codes);
+}
+
+struct unpack {
+	const struct patch *patch;
+	struct unpacked *to;
+};
+
+static struct kage_err *keep_bytes(struct unpacked *u, const uint8_t *bytes, size_t size)
+{
+	if (u->max_bytes - u->n_bytes < size) {
+		size_t max = u->max_bytes * 2 + size;
+		uint8_t *grown = realloc(u->bytes, max);
+
+		if (!grown)
+			return kage_err_nomem();
+		u->bytes = grown;
+		u->max_bytes = max;
+	}
+	memcpy(u->bytes + u->n_bytes, bytes, size);
+	u->n_bytes += size;
+	return NULL;
+}
+
+/* Pages come in ascending order. */
+static struct kage_err *keep_code(void *user, uint32_t space, uint64_t page, const uint8_t *code,
+				  size_t size)
+{
+	const struct unpack *now = user;
+	const struct patch *p = now->patch;
+	struct unpacked *u = now->to;
+	const struct page_run *r;
+
+	for (; u->run < p->base.n_runs; u->run++) {
+		r = &p->runs[u->run];
+		if (r->space > space || (r->space == space && r->first + r->count > page))
+			break;
+	}
+	r = &p->runs[u->run];
+	if (u->run == p->base.n_runs || r->space != space || r->first > page)
+		return NULL; /* nobody wants it */
+	u->codes[u->n_codes++] = (struct code){
+		.page = p->at[u->run] + page - r->first,
+		.at = u->n_bytes,
+		.size = (uint32_t)size,
+	};
+	return keep_bytes(u, code, size);
+}
+
+static struct kage_err *unpack_one(void *user, size_t i)
+{
+	_cleanup_(kage_difference_reader_deinit) struct difference_reader reader = { 0 };
+	struct batch *b = user;
+	const struct difference *d = &b->differences[i];
+	struct unpack now = { b->patch, &b->unpacked[i] };
+
+	now.to->codes = malloc((d->dirty.n_pages + 1) * sizeof(*now.to->codes));
+	if (!now.to->codes)
+		return kage_err_nomem();
+	for (size_t g = 0; g < d->dirty.n_groups; g++)
+		TRY(kage_difference_each(d, g, &reader, keep_code, &now));
+	return NULL;
+}
+
+/* Counts the codes of each page, and puts them side by side. */
+static struct kage_err *sort_codes(struct batch *b, size_t *ret_n)
+{
+	size_t total = 0;
+
+	b->ends = calloc(b->n_pages + 1, sizeof(*b->ends));
+	if (!b->ends)
+		return kage_err_nomem();
+	for (size_t i = 0; i < b->n; i++)
+		for (size_t j = 0; j < b->unpacked[i].n_codes; j++)
+			b->ends[b->unpacked[i].codes[j].page]++;
+	for (uint64_t page = 0; page < b->n_pages; page++) { /* first where they begin */
+		size_t n = b->ends[page];
+
+		b->ends[page] = total;
+		total += n;
+	}
+	b->codes = malloc((total + 1) * sizeof(*b->codes));
+	if (!b->codes)
+		return kage_err_nomem();
+	for (size_t i = 0; i < b->n; i++)
+		for (size_t j = 0; j < b->unpacked[i].n_codes; j++) {
+			const struct code *c = &b->unpacked[i].codes[j];
+
+			b->codes[b->ends[c->page]++] =
+				(struct sorted_code){ b->unpacked[i].bytes + c->at, c->size };
+		}
+	*ret_n = total;
+	return NULL;
+}
+
+static struct kage_err *apply_some(void *user, size_t i)
+{
+	struct batch *b = user;
+	uint64_t first = i * SLICE_PAGES, end = first + SLICE_PAGES;
+
+	end = end < b->n_pages ? end : b->n_pages;
+	for (uint64_t page = first; page < end; page++)
+		for (size_t c = page ? b->ends[page - 1] : 0; c < b->ends[page]; c++)
+			kage_xor_apply(b->codes[c].bytes, b->codes[c].size,
+				       b->patch->bytes + page * KAGE_PAGE_BYTES);
+	return NULL;
+}
+
+static struct kage_err *add_batch(struct patch *p, uint64_t n_pages, const struct difference *d,
+				  size_t n, bool many)
+{
+	_cleanup_(batch_deinit) struct batch b = {
+		.patch = p,
+		.differences = d,
+		.n = n,
+		.n_pages = n_pages,
+	};
+	size_t n_codes = 0;
+
+	b.unpacked = calloc(n, sizeof(*b.unpacked));
+	if (!b.unpacked)
+		return kage_err_nomem();
+	TRY(do_all(unpack_one, &b, n, many && n > 1));
+	TRY(sort_codes(&b, &n_codes));
+	return do_all(apply_some, &b, (n_pages + SLICE_PAGES - 1) / SLICE_PAGES,
+		      n_codes >= MANY_PAGES);
 }
 
 static struct kage_err *add_all(struct patch *p, const struct difference *d, size_t n)
 {
-	struct adder a = { .patch = p, .differences = d, .n = n };
-	pthread_t threads[MAX_THREADS];
-	size_t n_threads;
+	uint64_t n_pages = kage_pages_total(&p->base);
 
-	pthread_mutex_init(&a.lock, NULL);
-	for (size_t i = 0; i < STRIPES; i++)
-		pthread_mutex_init(&a.stripes[i], NULL);
-	n_threads = start_threads(&a, threads);
-	thread_main(&a);
-	for (size_t i = 0; i < n_threads; i++)
-		pthread_join(threads[i], NULL);
-	for (size_t i = 0; i < STRIPES; i++)
-		pthread_mutex_destroy(&a.stripes[i]);
-	pthread_mutex_destroy(&a.lock);
-	return a.e;
+	for (size_t done = 0, count; done < n; done += count) {
+		uint64_t bytes = 0, pages = 0;
+
+		for (count = 0; done + count < n && (count == 0 || bytes < BATCH_BYTES); count++) {
+			const struct difference *next = &d[done + count];
+
+			bytes += kage_difference_code_bytes(next) +
+				 next->dirty.n_pages *
+					 (sizeof(struct code) + sizeof(struct sorted_code));
+			pages += next->dirty.n_pages;
+		}
+		TRY(add_batch(p, n_pages, d + done, count, pages >= MANY_PAGES));
+	}
+	return NULL;
 }
 
 /* --- all of it -------------------------------------------------------------------------------- */

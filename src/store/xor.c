@@ -33,6 +33,20 @@ size_t kage_leb_get(const uint8_t *in, size_t size, uint64_t *ret_v)
 	return 0;
 }
 
+/* The same; most numbers in a code are one byte or two. */
+static inline size_t get_count(const uint8_t *in, size_t size, uint64_t *ret_v)
+{
+	if (size >= 2 && in[0] < 0x80) {
+		*ret_v = in[0];
+		return 1;
+	}
+	if (size >= 2 && in[1] < 0x80) {
+		*ret_v = (uint64_t)(in[0] & 0x7f) | (uint64_t)in[1] << 7;
+		return 2;
+	}
+	return kage_leb_get(in, size, ret_v);
+}
+
 /* --- words ------------------------------------------------------------------------------------ */
 
 /* Byte 0 of the difference at A and B is the lowest. */
@@ -144,7 +158,7 @@ size_t kage_xor_apply(const uint8_t *code, size_t size, void *page)
 
 	while (told < KAGE_PAGE_BYTES) {
 		uint64_t zeros, literals;
-		size_t n = kage_leb_get(code + at, size - at, &zeros);
+		size_t n = get_count(code + at, size - at, &zeros);
 
 		if (!n || zeros > KAGE_PAGE_BYTES - told)
 			return 0;
@@ -152,7 +166,7 @@ size_t kage_xor_apply(const uint8_t *code, size_t size, void *page)
 		told += zeros;
 		if (told == KAGE_PAGE_BYTES)
 			break;
-		n = kage_leb_get(code + at, size - at, &literals);
+		n = get_count(code + at, size - at, &literals);
 		at += n;
 		if (!n || literals == 0 || literals > KAGE_PAGE_BYTES - told ||
 		    literals > size - at)
