@@ -139,9 +139,11 @@ static void tell_end(const struct recording *r, const char *why)
 	clear_live(r);
 	if (r->values->quiet || r->cli->json)
 		return;
-	printf("%s: %llu images of '%s', %s, longest pause %s\n", why, (unsigned long long)r->n,
+	cli_text_duration(pause, r->longest_pause_ns);
+	printf("%s: %llu images of '%s', %s, %s%s\n", why, (unsigned long long)r->n,
 	       kage_recorder_name(r->recorder), cli_text_size(stored, r->stored_bytes),
-	       cli_text_duration(pause, r->longest_pause_ns));
+	       r->longest_pause_ns ? "longest pause " : "never stopped",
+	       r->longest_pause_ns ? pause : "");
 }
 
 /* --- recording -------------------------------------------------------------------------------- */
@@ -184,6 +186,7 @@ static struct kage_err *record(struct recording *r, const char **ret_why)
 		struct kage_err *e = kage_recorder_take(r->recorder, &result);
 
 		cli_progress_clear(r->cli->progress);
+		kage_ctx_set_progress(r->cli->ctx, NULL, NULL); /* only the first one is long */
 		if (e && kage_err_code(e) == KAGE_GONE && r->n) {
 			kage_err_free(e);
 			*ret_why = "the program ended";
