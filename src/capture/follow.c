@@ -32,6 +32,7 @@ struct follow {
 	struct shadow *shadow;
 	bool filled;    /* the shadow holds what there was when tracking began, or more */
 	bool committed; /* it holds an image */
+	bool untracked; /* there is no tracker, and there will be none */
 	struct kage_pages **layers; /* of private memory, the latest last */
 	size_t n_layers;
 	struct mem_pages *next; /* room for the next layer, or NULL */
@@ -223,9 +224,23 @@ static struct kage_err *make_sure(struct kage_capture *c, int pagemap, struct lo
 	return NULL;
 }
 
+static struct kage_err *found_guard(void *user, uint64_t start, uint64_t end)
+{
+	return found(user, start, end, KAGE_PAGE_GUARD);
+}
+
+/* All that is there may have been written. */
+static struct kage_err *look_untracked(const struct kage_vma *v, int pagemap, struct looking *l)
+{
+	TRY(kage_pagemap_guards(pagemap, v->start, v->end, found_guard, l));
+	return kage_pagemap_private(pagemap, v->start, v->end, found_written, l);
+}
+
 static struct kage_err *look_at(struct kage_capture *c, const struct kage_vma *v, int pagemap,
 				bool sliced, struct looking *l)
 {
+	if (!c->follow->tracker)
+		return look_untracked(v, pagemap, l);
 	/* The protection of a page of hugetlbfs outlives it (MADV_DONTNEED): of the zeros that come next it would be told
 	 * that nobody has written them. */
 	if (kage_vma_has(v, VMFLAG('h', 't')))
@@ -421,7 +436,7 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 	struct follow *f = c->follow;
 	uint64_t before = UINT64_MAX, now = f->expected;
 
-	if (f->filled && f->committed && f->expected <= FEW_PAGES)
+	if (!f->tracker || (f->filled && f->committed && f->expected <= FEW_PAGES))
 		return reserve(c, f->expected);
 	for (int round = 0; round < MAX_ROUNDS; round++) {
 		uint64_t begin = kage_clock_mono_ns();
@@ -438,6 +453,27 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 		before = now;
 	}
 	return reserve(c, now < RESERVE_PAGES ? now : RESERVE_PAGES);
+}
+
+/* Where there is no tracker (a kernel before 6.7, a program whose seccomp filter forbids it), all memory is copied
+ * in the stop and compared: right, but the stop is long. For tests KAGE_TRACK=copy asks for that. */
+static struct kage_err *make_tracker_if_possible(struct kage_capture *c)
+{
+	const char *forced = secure_getenv("KAGE_TRACK");
+	bool copy = forced && strcmp(forced, "copy") == 0;
+	struct kage_err *e = copy ? NULL : make_tracker(c);
+
+	if (!copy &&
+	    (!e || (kage_err_code(e) != KAGE_UNSUPPORTED && kage_err_code(e) != KAGE_PERM)))
+		return e;
+	kage_ctx_notice(c->ctx,
+			"what process %d writes cannot be tracked%s%s; each image stops it until "
+			"all of its memory is copied",
+			c->target->pid, e ? ": " : "", e ? kage_err_message(e) : "");
+	err_drop(e);
+	c->follow->untracked = true;
+	c->follow->filled = true;
+	return NULL;
 }
 
 static bool try_again(struct kage_capture *c)
@@ -463,12 +499,12 @@ struct kage_err *follow_look(struct kage_capture *c)
 	do {
 		if (f->tracker && kage_tracker_is_dead(f->tracker))
 			start_over(f);
-		if (!f->tracker)
-			TRY(make_tracker(c));
+		if (!f->tracker && !f->untracked)
+			TRY(make_tracker_if_possible(c));
 		if (!c->maps.n)
 			TRY(read_maps(c));
 		TRY(run_rounds(c));
-	} while (kage_tracker_is_dead(f->tracker) && try_again(c));
+	} while (f->tracker && kage_tracker_is_dead(f->tracker) && try_again(c));
 	return kage_mem_pages_reserve(c->pages, (uint64_t)SPARE_PAGES * KAGE_PAGE_BYTES);
 }
 

@@ -67,6 +67,14 @@ for i in range(30): time.sleep(0.02)'
 is "$status" 0 "run --every: the status is the program's"
 [ "$("$KAGE" log r --json | json 'len(d["images"])')" -gt 3 ]
 ok $? "and it was recorded"
+subject
+try env KAGE_TRACK=copy "$KAGE" record $pid --name c --every 10ms --count 4 --verify
+is "$status" 0 "without tracking"
+like "$err" "cannot be tracked" "which is told"
+is "$("$KAGE" log c --json | json '[i["keyframe"] for i in d["images"]]')" "[True, False, False, False]" \
+	"differences all the same"
+end_subject
+
 try "$KAGE" run --every often -- true
 is "$status" 2 "a duration that is none"
 try "$KAGE" record 1x
