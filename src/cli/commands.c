@@ -2,6 +2,7 @@
 /* The list of commands, and small steps that several of them take. */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <string.h>
 #include <unistd.h>
@@ -67,12 +68,49 @@ struct kage_err *cli_store_open_if_any(struct cli *cli, const char *name,
 	return NULL;
 }
 
+/* Of a damaged image: which one before it can be opened, and who tells more. */
+static void show_way_out(struct cli *cli, struct kage_store *store, const char *spec)
+{
+	struct kage_list list = { 0 };
+	_cleanup_free_ char *name = NULL;
+	uint64_t number, found = 0;
+	struct kage_err *e = kage_store_resolve(store, spec, &name, &number);
+
+	if (!e)
+		e = kage_store_list(store, name, &list);
+	for (size_t i = list.n; !e && !found && i-- > 0;) {
+		_cleanup_free_ char *older =
+			cli_printf("%s@%" PRIu64, name, list.entries[i].number);
+		_cleanup_image_ struct kage_image *image = NULL;
+		struct kage_err *damaged;
+
+		if (list.entries[i].number >= number)
+			continue;
+		damaged = kage_image_open(store, older, &image);
+		found = damaged ? 0 : list.entries[i].number;
+		kage_err_free(damaged);
+	}
+	if (found)
+		cli_note(cli,
+			 "%s@%" PRIu64 " is the nearest image before it that can be opened; "
+			 "'kage fsck %s' tells what is damaged",
+			 name, found, name);
+	else if (!e)
+		cli_note(cli, "'kage fsck %s' tells what is damaged", name);
+	kage_err_free(e);
+	kage_list_free(&list);
+}
+
 struct kage_err *cli_image_open(struct cli *cli, const char *spec, struct kage_store **ret_store,
 				struct kage_image **ret_image)
 {
 	struct kage_err *e = cli_store_open(cli, 0, ret_store);
 
-	return e ? e : kage_image_open(*ret_store, spec, ret_image);
+	if (!e)
+		e = kage_image_open(*ret_store, spec, ret_image);
+	if (e && kage_err_code(e) == KAGE_CORRUPT && *ret_store)
+		show_way_out(cli, *ret_store, spec);
+	return e;
 }
 
 pid_t cli_pid_parse(const char *text)
