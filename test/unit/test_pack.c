@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "lib/old_pack.h"
 #include "lib/pack_bytes.h"
 #include "lib/sample_image.h"
 #include "store/pack_write.h"
@@ -602,6 +603,24 @@ static void test_layout(void **state)
 	free(bytes);
 }
 
+static void test_old_pack(void **state)
+{
+	const uint8_t *bytes = (const uint8_t *)old_pack;
+	size_t size = sizeof(old_pack) - 1;
+	struct pack_glance g = { 0 };
+	int fd = pack_file_of(bytes, size);
+
+	(void)state;
+	must(pack_read_all(bytes, size));
+	must(pack_check_all(bytes, size));
+	must(kage_pack_glance(fd, "memory", &g));
+	assert_true(g.head.keyframe);
+	assert_int_equal(g.summary.difference.offset, 0);
+	assert_int_equal(g.summary.pid, 4242);
+	kage_pack_glance_deinit(&g);
+	close(fd);
+}
+
 static void test_glance(void **state)
 {
 	size_t size;
@@ -637,6 +656,7 @@ int main(void)
 		cmocka_unit_test(test_unknown_record),
 		cmocka_unit_test(test_lying_index),
 		cmocka_unit_test(test_layout),
+		cmocka_unit_test(test_old_pack),
 		cmocka_unit_test(test_glance),
 	};
 
