@@ -67,14 +67,39 @@ size_t kage_way_node(const struct way_map *m, uint64_t number)
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
-/* Header and SUMMARY of the pack in FD, and where possible the difference behind them. */
-static struct kage_err *read_node(struct way_map *m, struct way_node *node, int fd)
+/* Parses header and SUMMARY, of which the first *GOT bytes are in the buffer; reads the rest if need be. */
+static struct kage_err *parse_node(struct way_map *m, struct way_node *node, int fd, size_t *got)
 {
-	size_t got, room = FIRST_BYTES;
 	struct pack_head head;
 	struct summary summary;
 	struct record r;
+
+	TRY(kage_format_header(m->buffer, *got < PACK_HEADER_MAX ? *got : PACK_HEADER_MAX, &head));
+	if (*got < head.header_bytes + RECORD_BYTES)
+		return kage_format_damage(*got, "it ends here, before its first record");
+	TRY(kage_format_record(m->buffer + head.header_bytes, head.header_bytes,
+			       node->file_bytes - head.header_bytes, &r));
+	if (r.type != RECORD_SUMMARY)
+		return kage_format_damage(r.offset, "a record of type %u where %u should be",
+					  r.type, RECORD_SUMMARY);
+	if (record_end(&r) > *got)
+		TRY(kage_file_read(fd, m->buffer, MOST_BYTES, 0, "it", got));
+	if (record_end(&r) > *got)
+		return kage_format_damage(*got, "it ends here, though it was longer before");
+	TRY(kage_format_payload(&r, m->buffer + r.offset + RECORD_BYTES));
+	TRY(kage_format_summary(m->buffer + r.offset + RECORD_BYTES, r.stored_bytes, r.offset,
+				&summary));
+	node->keyframe = head.keyframe;
+	memcpy(node->id, head.id, sizeof(node->id));
+	node->place = summary.difference;
+	return NULL;
+}
+
+/* Header and SUMMARY of the pack in FD, and where possible the difference behind them. */
+static struct kage_err *read_node(struct way_map *m, struct way_node *node, int fd)
+{
 	struct stat st;
+	size_t got;
 
 	if (fstat(fd, &st) < 0)
 		return kage_err_sys(errno, "stat");
@@ -83,27 +108,8 @@ static struct kage_err *read_node(struct way_map *m, struct way_node *node, int 
 	node->file_bytes = (uint64_t)st.st_size;
 	node->doubtful =
 		(st.st_uid != 0 && st.st_uid != geteuid()) || (st.st_mode & (S_IWGRP | S_IWOTH));
-	TRY(kage_file_read(fd, m->buffer, room, 0, "it", &got));
-	TRY(kage_format_header(m->buffer, got < PACK_HEADER_MAX ? got : PACK_HEADER_MAX, &head));
-	if (got < head.header_bytes + RECORD_BYTES)
-		return kage_format_damage(got, "it ends here, before its first record");
-	TRY(kage_format_record(m->buffer + head.header_bytes, head.header_bytes,
-			       node->file_bytes - head.header_bytes, &r));
-	if (r.type != RECORD_SUMMARY)
-		return kage_format_damage(r.offset, "a record of type %u where %u should be",
-					  r.type, RECORD_SUMMARY);
-	if (record_end(&r) > got) {
-		room = MOST_BYTES;
-		TRY(kage_file_read(fd, m->buffer, room, 0, "it", &got));
-	}
-	if (record_end(&r) > got)
-		return kage_format_damage(got, "it ends here, though it was longer before");
-	TRY(kage_format_payload(&r, m->buffer + r.offset + RECORD_BYTES));
-	TRY(kage_format_summary(m->buffer + r.offset + RECORD_BYTES, r.stored_bytes, r.offset,
-				&summary));
-	node->keyframe = head.keyframe;
-	memcpy(node->id, head.id, sizeof(node->id));
-	node->place = summary.difference;
+	TRY(kage_file_read(fd, m->buffer, FIRST_BYTES, 0, "it", &got));
+	TRY(parse_node(m, node, fd, &got));
 	if (!node->place.offset || node->place.offset + node->place.bytes > got)
 		return NULL;
 	node->bytes = malloc(node->place.bytes);
