@@ -357,12 +357,24 @@ static bool groups_left(const struct pack_writer *w)
 	return w->squeeze.n_taken < w->squeeze.n_submitted;
 }
 
-/* COUNT pages from FIRST of SPACE: lent by P where it can, else read into ROOM. NULL is all zero. */
+static bool in_one_run(const struct kage_pages *p, uint32_t space, uint64_t first, uint64_t count)
+{
+	size_t i = kage_pages_find(p, space, first);
+	const struct page_run *r = &p->runs[i];
+
+	return i < p->n_runs && r->space == space && r->first <= first &&
+	       count <= r->first + r->count - first;
+}
+
+/* COUNT pages from FIRST of SPACE: lent by P where it can, else read into ROOM. NULL is all zero. What is not in P's
+ * runs is zero, whatever P may still know of it. */
 static struct kage_err *get_pages(struct kage_pages *p, uint32_t space, uint64_t first,
 				  uint64_t count, unsigned char *room,
 				  const unsigned char **ret_bytes)
 {
-	*ret_bytes = p && p->ops->borrow ? p->ops->borrow(p, space, first, count) : NULL;
+	*ret_bytes = p && p->ops->borrow && in_one_run(p, space, first, count)
+			     ? p->ops->borrow(p, space, first, count)
+			     : NULL;
 	if (!p || *ret_bytes)
 		return NULL;
 	*ret_bytes = room;
