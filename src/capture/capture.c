@@ -370,3 +370,14 @@ struct kage_err *kage_capture(struct kage_ctx *ctx, struct kage_target *t,
 	deinit(&c);
 	return e ? why(t, e) : NULL;
 }
+
+struct kage_err *kage_capture_open(struct kage_ctx *ctx, pid_t pid, struct kage_target **ret_t)
+{
+	struct kage_err *e = kage_target_open(ctx, pid, ret_t);
+
+	for (int i = 1; i < KAGE_EXEC_TRIES && e && kage_err_errno(e) == EFAULT; i++) {
+		err_drop(e);
+		e = kage_target_open(ctx, pid, ret_t);
+	}
+	return e;
+}

@@ -26,4 +26,11 @@ struct kage_err *kage_capture(struct kage_ctx *ctx, struct kage_target *t,
 			      struct kage_obstacles *obstacles, struct kage_image **ret_image)
 	_must_check_;
 
+/** How often a program may execute another one in the middle of a capture. */
+enum { KAGE_EXEC_TRIES = 8 };
+
+/** Opens process PID. Where it executes another program at that moment, what was opened is of no use: then again. */
+struct kage_err *kage_capture_open(struct kage_ctx *ctx, pid_t pid, struct kage_target **ret_t)
+	_must_check_;
+
 #endif

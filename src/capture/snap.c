@@ -13,8 +13,6 @@
 #include "kind/obstacles.h"
 #include "store/store.h"
 
-enum { EXEC_TRIES = 8 };
-
 static struct kage_err *set_words(struct kage_image *image, const struct kage_snap_options *o)
 {
 	Kage__Source *s = image->msg->source;
@@ -88,18 +86,6 @@ static void warn_trust(struct kage_ctx *ctx, const struct kage_store *into,
 	err_drop(e);
 }
 
-/* An exec may also come while the target is opened: then what was opened is of no use. */
-static struct kage_err *open_target(struct kage_ctx *ctx, pid_t pid, struct kage_target **ret_t)
-{
-	struct kage_err *e = kage_target_open(ctx, pid, ret_t);
-
-	for (int i = 1; i < EXEC_TRIES && e && kage_err_errno(e) == EFAULT; i++) {
-		err_drop(e);
-		e = kage_target_open(ctx, pid, ret_t);
-	}
-	return e;
-}
-
 /* *RET_REPLACED: the program executed another one meanwhile. */
 static struct kage_err *open_and_snap(struct kage_ctx *ctx, struct kage_store *into, pid_t pid,
 				      const struct kage_snap_options *o,
@@ -109,7 +95,7 @@ static struct kage_err *open_and_snap(struct kage_ctx *ctx, struct kage_store *i
 	struct kage_err *e;
 
 	*ret_replaced = false;
-	TRY(open_target(ctx, pid, &t));
+	TRY(kage_capture_open(ctx, pid, &t));
 	e = snap(ctx, into, t, o, result);
 	if (e)
 		*ret_replaced = kage_target_replaced(t);
@@ -131,7 +117,7 @@ struct kage_err *kage_snap(struct kage_ctx *ctx, struct kage_store *into, pid_t 
 	if (options->name)
 		TRY(kage_store_check_name(options->name));
 	/* Who executes another program in the middle is taken as that: the PID was named. */
-	for (int i = 0; i < EXEC_TRIES && replaced; i++) {
+	for (int i = 0; i < KAGE_EXEC_TRIES && replaced; i++) {
 		err_drop(e);
 		result = (struct kage_snap_result){ 0 };
 		e = open_and_snap(ctx, into, pid, options, &result, &replaced);

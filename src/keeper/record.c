@@ -112,6 +112,52 @@ static struct kage_err *set_words(struct kage_recorder *r, struct kage_image *im
 	return s->message && s->reason ? NULL : kage_err_nomem();
 }
 
+struct reading_back {
+	struct kage_pages *captured;
+	uint64_t number;
+};
+
+static struct kage_err *compare_piece(void *user, uint32_t space, uint64_t first, uint64_t count,
+				      const void *bytes)
+{
+	const struct reading_back *b = user;
+	_cleanup_free_ uint8_t *ours = malloc(count * KAGE_PAGE_BYTES);
+
+	if (!ours)
+		return kage_err_nomem();
+	TRY(kage_pages_read(b->captured, space, first, count, ours));
+	for (uint64_t i = 0; i < count * KAGE_PAGE_BYTES; i++)
+		if (ours[i] != (bytes ? ((const uint8_t *)bytes)[i] : 0))
+			return kage_err_new(KAGE_CORRUPT,
+					    "image %llu differs from what was stored, in space %u "
+					    "at %#llx",
+					    (unsigned long long)b->number, space,
+					    (unsigned long long)(first * KAGE_PAGE_BYTES + i));
+	return NULL;
+}
+
+/* Whether image NUMBER holds what was captured, read as anybody else would. */
+static struct kage_err *read_back(struct kage_recorder *r, uint64_t number,
+				  struct kage_pages *captured)
+{
+	struct reading_back b = { .captured = captured, .number = number };
+	char spec[KAGE_NAME_BYTES + 24];
+	struct kage_image *stored = NULL;
+	struct kage_err *e;
+
+	snprintf(spec, sizeof(spec), "%s@%llu", r->name, (unsigned long long)number);
+	TRY(kage_image_open(r->store, spec, &stored));
+	if (kage_pages_total(stored->pages) != kage_pages_total(captured))
+		e = kage_err_new(KAGE_CORRUPT, "image %llu has %llu pages, not %llu",
+				 (unsigned long long)number,
+				 (unsigned long long)kage_pages_total(stored->pages),
+				 (unsigned long long)kage_pages_total(captured));
+	else
+		e = kage_pages_each(stored->pages, 0, compare_piece, &b);
+	kage_image_close(stored);
+	return e;
+}
+
 /* Stores IMAGE, and makes it the one that the next is compared with. */
 static struct kage_err *store(struct kage_recorder *r, struct kage_image *image,
 			      struct kage_record_result *result)
@@ -144,6 +190,8 @@ static struct kage_err *store(struct kage_recorder *r, struct kage_image *image,
 	result->keyframe = stored.keyframe;
 	result->changed_bytes = linked ? stored.changed_pages * KAGE_PAGE_BYTES
 				       : kage_pages_total(image->pages) * KAGE_PAGE_BYTES;
+	if (r->verify)
+		TRY(read_back(r, stored.number, image->pages));
 	return follow_commit(r->follow);
 }
 
@@ -172,16 +220,35 @@ static struct kage_err *take(struct kage_recorder *r, struct kage_target *t,
 	return e;
 }
 
+/* *RET_REPLACED: the program executed another one meanwhile. */
+static struct kage_err *open_and_take(struct kage_recorder *r, struct kage_record_result *result,
+				      bool *ret_replaced)
+{
+	struct kage_target *t = NULL;
+	struct kage_err *e;
+
+	*ret_replaced = false;
+	TRY(kage_capture_open(r->ctx, r->pid, &t));
+	e = take(r, t, result);
+	if (e)
+		*ret_replaced = kage_target_replaced(t);
+	kage_target_close(t);
+	return e;
+}
+
 struct kage_err *kage_recorder_take(struct kage_recorder *r, struct kage_record_result *ret_result)
 {
 	struct kage_record_result result = { 0 };
 	uint64_t begin = kage_clock_mono_ns();
-	struct kage_target *t = NULL;
-	struct kage_err *e = kage_target_open(r->ctx, r->pid, &t);
+	bool replaced = true;
+	struct kage_err *e = NULL;
 
-	if (!e)
-		e = take(r, t, &result);
-	kage_target_close(t);
+	/* Who executes another program in the middle is taken as that. */
+	for (int i = 0; i < KAGE_EXEC_TRIES && replaced; i++) {
+		err_drop(e);
+		result = (struct kage_record_result){ 0 };
+		e = open_and_take(r, &result, &replaced);
+	}
 	if (e)
 		return kage_err_wrap(e, "record process %d", r->pid);
 	result.total_ns = kage_clock_mono_ns() - begin;

@@ -20,4 +20,10 @@ bool kage_procmap_at(int maps_fd, uint64_t address, struct kage_procmap *ret_map
 /** The same, or the next one above. */
 bool kage_procmap_from(int maps_fd, uint64_t address, struct kage_procmap *ret_map);
 
+/** Whether they fail because the address space is gone (execve(2)). */
+bool kage_procmap_is_gone(int maps_fd);
+
+/** Whether the kernel can tell. */
+bool kage_procmap_works(int maps_fd);
+
 #endif

@@ -217,9 +217,14 @@ static struct kage_err *enter_live(struct kage_target *t, struct kage_thread *th
 	_cleanup_(kage_maps_deinit) struct kage_maps maps = { 0 };
 	uint64_t hole;
 
+	/* Where its vDSO was known to be there may be anything now. */
+	if (kage_target_replaced(t))
+		return kage_err_new(KAGE_GONE, "process %d has executed another program", t->pid);
 	bytes = page_ceil(bytes > AREA_MIN_BYTES ? bytes : AREA_MIN_BYTES);
 	if (!t->site)
 		TRY(make_site(t));
+	if (!t->tail_start) /* it was opened in the middle of execve(2) */
+		TRY(kage_site_find_zone(t));
 	TRY(kage_maps_read(t->proc_fd, false, &maps));
 	TRY(find_tail(t, &maps, t->site->code_size, &t->site->runner));
 	hole = kage_maps_hole(&maps, bytes, AREA_MARGIN_BYTES, 1ull << 20, KAGE_ARCH_USER_CEILING);

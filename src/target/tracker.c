@@ -26,7 +26,8 @@ struct range {
 
 struct kage_tracker {
 	int uffd;
-	int maps_fd; /* /proc/PID/maps: what stands where just now */
+	int maps_fd;  /* /proc/PID/maps: what stands where just now */
+	bool can_ask; /* it tells a single one */
 	bool dead;
 	struct range *ranges; /* registered at some time; ascending, without overlap */
 	size_t n_ranges, max_ranges;
@@ -88,6 +89,7 @@ struct kage_err *kage_tracker_create(struct kage_target *t, struct kage_thread *
 		e = kage_uffd_begin(tracker->uffd);
 	if (!e && tracker->maps_fd < 0)
 		e = kage_err_sys(errno, "open /proc/%d/maps", t->pid);
+	tracker->can_ask = !e && kage_procmap_works(tracker->maps_fd);
 	if (e) {
 		destroy(tracker);
 		return e;
@@ -222,16 +224,17 @@ static bool is_one_mapping(const struct kage_tracker *tracker, uint64_t start, u
 {
 	struct kage_procmap now;
 
-	return kage_procmap_at(tracker->maps_fd, start, &now) && now.start == start &&
-	       now.end == end;
+	if (kage_procmap_at(tracker->maps_fd, start, &now))
+		return now.start == start && now.end == end;
+	return !tracker->can_ask;
 }
 
 /* Registers a mapping if that was not done yet, or AGAIN. *RET_TRACKED is false when it cannot be.
- * MOVING: the target runs, so the mapping may have other borders by now. Only a whole one is registered, since the
- * program can no longer move one of which a part is (EFAULT); what is left for that to happen is the microsecond
- * between the question and the answer, and it is mended at once. */
+ * It may have other borders by now, also while the target stands, since sleepers wake up. Only a whole one is registered,
+ * because the program can no longer move one of which a part is (EFAULT); what is left for that to happen is the
+ * microsecond between the question and the answer, and it is mended at once. */
 static struct kage_err *enlist(struct kage_tracker *tracker, uint64_t start, uint64_t end,
-			       bool again, bool moving, bool *ret_tracked)
+			       bool again, bool *ret_tracked)
 {
 	int num;
 
@@ -239,15 +242,17 @@ static struct kage_err *enlist(struct kage_tracker *tracker, uint64_t start, uin
 	if (!again && is_noted(tracker, start, end))
 		return NULL;
 	*ret_tracked = false;
-	if (moving && !is_one_mapping(tracker, start, end))
+	if (!is_one_mapping(tracker, start, end)) {
+		tracker->dead = kage_procmap_is_gone(tracker->maps_fd);
 		return NULL;
+	}
 	kage_uffd_register(tracker->uffd, start, end, &num);
 	tracker->dead = num == ENOMEM;
 	if (num != 0)
 		return NULL;
 	*ret_tracked = true;
 	TRY(note(tracker, start, end));
-	return moving ? mend(tracker, start, end) : NULL;
+	return mend(tracker, start, end);
 }
 
 /* --- looking ---------------------------------------------------------------------------------- */
@@ -295,14 +300,14 @@ struct kage_err *kage_tracker_look(struct kage_tracker *tracker, int pagemap_fd,
 	struct listener l = { fn, user };
 	bool tracked;
 
-	TRY(enlist(tracker, start, end, false, sliced, &tracked));
+	TRY(enlist(tracker, start, end, false, &tracked));
 	if (tracked)
 		TRY(look_in_slices(pagemap_fd, &r, file, sliced, fn, user, &tracked));
 	if (tracked)
 		return NULL;
 	/* Something else stands there than what was registered. What the scan has protected by now is not known:
 	 * from here on all is protected, and all is told. */
-	TRY(enlist(tracker, start, end, true, sliced, &tracked));
+	TRY(enlist(tracker, start, end, true, &tracked));
 	if (tracked)
 		TRY(look_in_slices(pagemap_fd, &r, file, sliced, fn, user, &tracked));
 	TRY(kage_pagemap_guards(pagemap_fd, start, end, tell_guard, &l));
