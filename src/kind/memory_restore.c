@@ -97,6 +97,18 @@ static void check_keys(struct kage_restore *r)
 		pkey_free(key);
 }
 
+static void check_backing(struct kage_restore *r, const Kage__Mapping *m)
+{
+	char object[64];
+
+	if (m->backing != KAGE__MAPPING__BACKING__NONE)
+		return;
+	snprintf(object, sizeof(object), "mapping %" PRIx64 "-%" PRIx64, m->start, m->end);
+	kage_obstacle(r->obstacles, true,
+		      "restore an image of a time when the program did not have it", object,
+		      "this kind of mapping cannot be restored");
+}
+
 struct kage_err *kage_memory_check(struct kage_restore *r)
 {
 	_cleanup_(kage_maps_deinit) struct kage_maps ours = { 0 };
@@ -106,8 +118,10 @@ struct kage_err *kage_memory_check(struct kage_restore *r)
 	if (self < 0)
 		return kage_err_sys(errno, "open /proc/self");
 	TRY(kage_maps_read(self, false, &ours));
-	for (size_t i = 0; i < m->n_mappings; i++)
+	for (size_t i = 0; i < m->n_mappings; i++) {
 		check_kernel_mapping(r, &ours, m->mappings[i]);
+		check_backing(r, m->mappings[i]);
+	}
 	check_vdso_code(r, &ours);
 	check_keys(r);
 	return NULL;
@@ -381,6 +395,17 @@ struct kage_err *kage_memory_fill(struct kage_restore *r)
 
 /* --- the end: what would have been in the way before --------------------------------------------- */
 
+/* What cannot be read is locked as well, but then it cannot be faulted in, which the call is sorry for. */
+static void lock(struct kage_restore *r, const Kage__Mapping *m, struct kage_batch *b)
+{
+	uint64_t bytes = m->end - m->start, flags = m->lock_on_fault ? MLOCK_ONFAULT : 0;
+
+	if (m->prot == PROT_NONE || m->n_guards)
+		BATCH_TRY(b, label(r, "lock", m), SYS_mlock2, V(m->start), V(bytes), V(flags));
+	else
+		BATCH(b, label(r, "lock", m), SYS_mlock2, V(m->start), V(bytes), V(flags));
+}
+
 static void finish_mapping(struct kage_restore *r, const Kage__Mapping *m, struct kage_batch *b)
 {
 	uint64_t bytes = m->end - m->start;
@@ -395,8 +420,7 @@ static void finish_mapping(struct kage_restore *r, const Kage__Mapping *m, struc
 		BATCH(b, label(r, "install guards in", m), SYS_madvise, V(m->guards[i]->start),
 		      V(m->guards[i]->end - m->guards[i]->start), V(KMADV_GUARD_INSTALL));
 	if (m->locked)
-		BATCH(b, label(r, "lock", m), SYS_mlock2, V(m->start), V(bytes),
-		      V(m->lock_on_fault ? MLOCK_ONFAULT : 0));
+		lock(r, m, b);
 	if (m->name && m->name[0])
 		BATCH_TRY(b, label(r, "name", m), SYS_prctl, V(KPR_SET_VMA),
 			  V(KPR_SET_VMA_ANON_NAME), V(m->start), V(bytes),
