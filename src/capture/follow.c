@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "capture/pins.h"
 #include "capture/shadow.h"
 #include "image/layers.h"
 #include "kind/looked.h"
@@ -33,6 +34,7 @@ struct follow {
 	bool filled;    /* the shadow holds what there was when tracking began, or more */
 	bool committed; /* it holds an image */
 	bool untracked; /* there is no tracker, and there will be none */
+	bool pinned;    /* pages may have changed without the tracker's telling (capture/pins.h) */
 	struct kage_pages **layers; /* of private memory, the latest last */
 	size_t n_layers;
 	struct mem_pages *next; /* room for the next layer, or NULL */
@@ -435,6 +437,7 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 {
 	struct follow *f = c->follow;
 	uint64_t before = UINT64_MAX, now = f->expected;
+	bool pinned;
 
 	if (!f->tracker || (f->filled && f->committed && f->expected <= FEW_PAGES))
 		return reserve(c, f->expected);
@@ -452,6 +455,10 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 		f->looked_ns = begin;
 		before = now;
 	}
+	/* After the last copy of what is written while it runs: whatever is under way by then may miss it. */
+	TRY(kage_pins_look(c->target, &pinned));
+	f->pinned |= pinned;
+	now = f->pinned ? kage_runs_total(&f->populated) : now;
 	return reserve(c, now < RESERVE_PAGES ? now : RESERVE_PAGES);
 }
 
@@ -550,18 +557,38 @@ static struct kage_err *drop_gone(struct follow *f)
 	return NULL;
 }
 
+static struct kage_err *add_all(struct follow *f)
+{
+	TRY(kage_runs_add_all(&f->written, f->populated.v, f->populated.n));
+	kage_runs_sort(&f->written);
+	return NULL;
+}
+
+/* What has to be copied in the stop. */
+static struct kage_err *choose_written(struct follow *f)
+{
+	TRY(drop_gone(f));
+	TRY(add_unknown(f));
+	if (f->pinned)
+		TRY(add_all(f));
+	f->expected = kage_runs_total(&f->written);
+	for (size_t i = 0; i < f->n_layers; i++)
+		f->expected += kage_pages_total(f->layers[i]);
+	return NULL;
+}
+
 struct kage_err *follow_copy(struct kage_capture *c)
 {
+	struct follow *f = c->follow;
+
 	TRY(look_around(c, &c->maps, false));
-	c->follow->looked_ns = kage_clock_mono_ns();
-	TRY(drop_gone(c->follow));
-	TRY(add_unknown(c->follow));
-	c->follow->expected = kage_runs_total(&c->follow->written);
-	for (size_t i = 0; i < c->follow->n_layers; i++)
-		c->follow->expected += kage_pages_total(c->follow->layers[i]);
+	f->looked_ns = kage_clock_mono_ns();
+	TRY(choose_written(f));
 	TRY(copy_written(c, false));
-	for (size_t i = 0; i < c->follow->guards.n; i++) {
-		const struct page_run *r = &c->follow->guards.v[i];
+	/* What is under way in this instant may arrive after it. */
+	f->pinned = kage_pins_seen(c);
+	for (size_t i = 0; i < f->guards.n; i++) {
+		const struct page_run *r = &f->guards.v[i];
 
 		TRY(kage_memory_note_guard(c, r->first << KAGE_PAGE_SHIFT,
 					   (r->first + r->count) << KAGE_PAGE_SHIFT));

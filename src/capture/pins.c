@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "capture/pins.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "sys/text.h"
+
+enum { STATUS_MAX = 1 << 20, INFO_MAX = 1 << 24, LINK_MAX = 64 };
+
+/* Of a descriptor, by its fdinfo (proc(5)) and, if need be, by the beginning of its link. */
+static bool is_ring(const char *info)
+{
+	size_t size;
+
+	return kage_text_field(info, "UserBufs", &size);
+}
+
+static bool is_direct(const char *info)
+{
+	uint64_t flags;
+
+	return kage_text_u64(info, "flags", 8, &flags) && flags & O_DIRECT && !(flags & O_PATH) &&
+	       (flags & O_ACCMODE) != O_WRONLY;
+}
+
+/* Pipes have the same flag; there it means packets (pipe2(2)). */
+static bool is_pipe(const char *link)
+{
+	return strncmp(link, "pipe:", 5) == 0;
+}
+
+/* What VmPin counts: memory of devices (RDMA, for one). */
+static bool counts_pins(const char *status)
+{
+	uint64_t n;
+
+	return kage_text_u64(status, "VmPin", 10, &n) && n;
+}
+
+static struct kage_err *look_at_fd(struct kage_target *t, const char *number, bool *ret_pinned)
+{
+	_cleanup_free_ char *info = NULL;
+	char path[64], link[LINK_MAX] = "";
+	struct kage_err *e;
+	size_t size;
+
+	snprintf(path, sizeof(path), "fdinfo/%.20s", number);
+	e = kage_file_slurp(t->proc_fd, path, INFO_MAX, &info, &size);
+	if (e) { /* closed meanwhile */
+		err_drop(e);
+		return kage_target_alive(t);
+	}
+	if (is_direct(info)) {
+		snprintf(path, sizeof(path), "fd/%.20s", number);
+		if (readlinkat(t->proc_fd, path, link, sizeof(link) - 1) < 0)
+			link[0] = '\0';
+		*ret_pinned = !is_pipe(link);
+	}
+	*ret_pinned |= is_ring(info);
+	return NULL;
+}
+
+static struct kage_err *look_at_fds(struct kage_target *t, bool *ret_pinned)
+{
+	_cleanup_fd_ int fd = openat(t->proc_fd, "fdinfo", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct kage_err *e = NULL;
+	struct dirent *d;
+	DIR *dir;
+
+	dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir)
+		return kage_err_sys(errno, "open /proc/%d/fdinfo", t->pid);
+	take_fd(&fd);
+	while (!e && !*ret_pinned && (d = readdir(dir)))
+		if (d->d_name[0] != '.')
+			e = look_at_fd(t, d->d_name, ret_pinned);
+	closedir(dir);
+	return e;
+}
+
+struct kage_err *kage_pins_look(struct kage_target *t, bool *ret_pinned)
+{
+	_cleanup_free_ char *status = NULL;
+	bool pinned = false;
+	size_t size;
+
+	TRY(kage_file_slurp(t->proc_fd, "status", STATUS_MAX, &status, &size));
+	pinned = counts_pins(status);
+	if (!pinned)
+		TRY(look_at_fds(t, &pinned));
+	*ret_pinned = pinned;
+	return NULL;
+}
+
+bool kage_pins_seen(const struct kage_capture *c)
+{
+	for (size_t i = 0; i < c->n_fds; i++) {
+		const struct kage_fd_seen *fd = &c->fds[i];
+
+		if (is_ring(fd->info) || (is_direct(fd->info) && !is_pipe(fd->link)))
+			return true;
+	}
+	/* The rings of io_setup(2) have no descriptor. */
+	for (size_t i = 0; i < c->maps.n; i++)
+		if (strncmp(c->maps.vmas[i].path, "/[aio]", 6) == 0)
+			return true;
+	return counts_pins(c->status);
+}
