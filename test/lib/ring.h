@@ -61,6 +61,7 @@ __attribute__((unused)) static int ring_read_fixed(struct ring *r, int fd, void 
 {
 	uint32_t *tail = (uint32_t *)(r->rings + r->p.sq_off.tail);
 	uint32_t *head = (uint32_t *)(r->rings + r->p.cq_off.head);
+	const uint32_t *cq_tail = (uint32_t *)(r->rings + r->p.cq_off.tail);
 	uint32_t *array = (uint32_t *)(r->rings + r->p.sq_off.array);
 	uint32_t i = *tail & (r->p.sq_entries - 1), done = *head & (r->p.cq_entries - 1);
 	const struct io_uring_cqe *cqes =
@@ -77,6 +78,9 @@ __attribute__((unused)) static int ring_read_fixed(struct ring *r, int fd, void 
 	n = syscall(SYS_io_uring_enter, r->fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0);
 	if (n != 1)
 		return -1;
+	/* It has submitted, and may have been interrupted then. */
+	while (__atomic_load_n(cq_tail, __ATOMIC_ACQUIRE) == *head)
+		syscall(SYS_io_uring_enter, r->fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0);
 	__atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
 	return cqes[done].res;
 }

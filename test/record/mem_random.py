@@ -1,0 +1,188 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 3600
+"""Recording a program that does to its memory all that can be done (mem_random.c).
+
+Every image is compared with a plain copy of all memory, taken in the same stop. The program must find nothing wrong,
+nothing may be left in it when the recording is over, and lives made of the first, a middle and the last
+image must find nothing wrong either. With KAGE_SOAK=1 each goes on for minutes.
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from kagetest import (Failed, KAGE, Sandbox, SOAK, Tap, descriptors_of, helper, in_parallel, read,
+                      read_or, seeded, status_of, wait_until)
+
+SECONDS = 120 if SOAK else 4
+HUGE_PAGES = "/proc/sys/vm/nr_hugepages"
+
+# name, threads and words for the program, options of kage record
+VARIANTS = [
+    ("one thread, 5/s", ["1"], ["--every", "200ms", "--verify"]),
+    ("one thread, as fast as can be", ["1"], ["--every", "1ms", "--verify"]),
+    ("four threads, 5/s", ["4"], ["--every", "200ms", "--verify"]),
+    ("four threads, as fast as can be", ["4"], ["--every", "1ms", "--verify"]),
+    ("io_uring, as fast as can be", ["2", "nofork", "uring"], ["--every", "1ms", "--verify"]),
+    ("exec, as fast as can be", ["2", "nofork", "exec"], ["--every", "1ms", "--verify"]),
+    # Who writes into it from outside does so in the stop as well: then two copies differ.
+    ("written by others, 5/s", ["2", "writers"], ["--every", "200ms"]),
+]
+
+
+def smaps_of(pid):
+    """[(first line, flags)] of all mappings."""
+    found = []
+    for line in read(f"/proc/{pid}/smaps").splitlines():
+        if re.match(r"^[0-9a-f]+-[0-9a-f]+ ", line):
+            found.append([line, ""])
+        elif line.startswith("VmFlags:"):
+            found[-1][1] = line.split(":")[1].strip()
+    return [tuple(one) for one in found]
+
+
+def page_tables(pid):
+    return int(status_of(pid)["VmPTE"].split()[0])
+
+
+def hush(box, pid):
+    """Until the file "quiet" goes the program changes nothing."""
+    box.write("quiet", "")
+    before = []
+
+    def settled():
+        seen = [smaps_of(pid)]
+        same = seen == before and not any("anon_inode" in f for f in descriptors_of(pid).values())
+        before[:] = seen
+        return same
+    wait_until("the program to be quiet", settled, step=0.2)
+
+
+def start(box, words, seed):
+    program = box.start([helper("record/mem_random"), str(seed), *words])
+    box.wait_log("ready", process=program)
+    return program
+
+
+def record(box, program, options, seconds):
+    """Records for SECONDS, on a slow machine longer, and returns what kage said of each image."""
+    kage = box.start([KAGE, "record", "--json", "-n", "r", *options, str(program.pid)], log="images")
+    end = time.monotonic() + seconds
+
+    def enough():
+        return (time.monotonic() > end and box.log("images").count('"image"') > 3) or \
+            not program.alive() or not kage.alive()
+    wait_until("some images", enough, 120, 0.02)
+    kage.signal(signal.SIGINT)
+    status = kage.wait()
+    told = box.log("images")
+    if not program.alive():
+        raise Failed(f"the program ended: {program.popen.poll()} {box.log()[-2000:]}")
+    if status not in (0, -signal.SIGINT):
+        raise Failed(f"kage record: status {status}: {told[-2000:]}")
+    return [json.loads(line) for line in told.splitlines() if line.startswith('{"image"')]
+
+
+def no_trace(program, descriptors, tables):
+    tracked = [s for s in smaps_of(program.pid) if {"um", "uw"} & set(s[1].split())]
+    if tracked:
+        raise Failed(f"still tracked: {tracked[:3]}")
+    if descriptors_of(program.pid) != descriptors:
+        raise Failed(f"descriptors were {descriptors}, are {descriptors_of(program.pid)}")
+    if page_tables(program.pid) > 2 * tables + 2048:
+        raise Failed(f"page tables grew from {tables} to {page_tables(program.pid)} kB")
+
+
+def passes(box, status, when):
+    last = box.log().strip().splitlines()[-1]
+    print(f"# {when}: {last}", flush=True)
+    if status != 0 or not last.startswith("PASS"):
+        raise Failed(f"{when}: status {status}, log: {box.log()[-2000:]}")
+
+
+def near(box, images, i):
+    """The first image from the I-th on that can be restored: children and rings cannot."""
+    for one in images[i:] + images[:i][::-1]:
+        check = box.kage("check", one["image"], check=False)
+        if check.returncode == 0:
+            return one["image"]
+    raise Failed(f"no image can be restored: {check.stdout} {check.stderr}")
+
+
+def live_again(box, image):
+    os.unlink(box.path("go"))
+    with box.restore(image) as life:
+        time.sleep(0.3)
+        box.write("go", "")
+        passes(box, life.wait(), f"life of {image}")
+
+
+def variant(words, options, seed):
+    with Sandbox(durable=False) as box:
+        program = start(box, words, seed)
+        hush(box, program.pid)
+        descriptors, tables = descriptors_of(program.pid), page_tables(program.pid)
+        os.unlink(box.path("quiet"))
+        images = record(box, program, options, SECONDS)
+        hush(box, program.pid)
+        if "exec" not in words:
+            no_trace(program, descriptors, tables)
+        os.unlink(box.path("quiet"))
+        box.write("go", "")
+        passes(box, program.wait(), f"after {len(images)} images")
+        box.fsck()
+        for i in (0, len(images) // 2, len(images) - 1):
+            live_again(box, near(box, images, i))
+
+
+def quiet(seed):
+    """What does not change is the same to the last flag afterwards, page tables included."""
+    with Sandbox(durable=False) as box:
+        program = start(box, ["2", "nofork"], seed)
+        time.sleep(0.3)
+        hush(box, program.pid)
+        maps, tables = smaps_of(program.pid), page_tables(program.pid)
+        record(box, program, ["--every", "50ms", "--verify"], 2)
+        now = smaps_of(program.pid)
+        if now != maps:
+            raise Failed(f"went: {[m for m in maps if m not in now][:5]}, "
+                         f"came: {[m for m in now if m not in maps][:5]}")
+        if page_tables(program.pid) > tables + 64:
+            raise Failed(f"page tables grew from {tables} to {page_tables(program.pid)} kB")
+        box.write("go", "")
+        passes(box, program.wait(), "quiet")
+
+
+def main():
+    tap = Tap()
+    rng = seeded()
+    had = read_or(HUGE_PAGES).strip()
+    if had:
+        try:
+            with open(HUGE_PAGES, "w", encoding="ascii") as f:
+                f.write(str(int(had) + 32))
+        except OSError:
+            pass
+    jobs = [lambda: tap.run("quiet", quiet, rng.randrange(1 << 31))]
+    for name, words, options in VARIANTS:
+        jobs.append(lambda n=name, w=words, o=options, s=rng.randrange(1 << 31):
+                    tap.run(n, variant, w, o, s))
+    try:
+        in_parallel(jobs)
+    finally:
+        if had:
+            try:
+                with open(HUGE_PAGES, "w", encoding="ascii") as f:
+                    f.write(had)
+            except OSError:
+                pass
+    tap.done()
+
+
+if __name__ == "__main__":
+    main()
