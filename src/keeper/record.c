@@ -42,16 +42,19 @@ static bool wants_keyframe(const struct kage_recorder *r)
 	       (r->keyframe_bytes && r->since.difference_bytes >= r->keyframe_bytes);
 }
 
-static void note_stored(struct kage_recorder *r, const struct kage_put_result *stored)
+static void note_stored(struct kage_recorder *r, const struct kage_put_result *stored,
+			uint64_t n_pages)
 {
 	r->base_number = stored->number;
 	memcpy(r->base_id, stored->id, sizeof(r->base_id));
 	if (stored->keyframe) {
 		r->keyframe_at_ns = kage_clock_mono_ns();
-		r->since = (struct kage_since_keyframe){ .keyframe_bytes = stored->stored_bytes };
+		r->since = (struct kage_since_keyframe){ .keyframe_bytes = stored->stored_bytes,
+							 .keyframe_pages = n_pages };
 	} else {
 		r->since.difference_bytes += stored->stored_bytes;
 		r->since.n_packs++;
+		r->since.changed_pages += stored->changed_pages;
 	}
 }
 
@@ -184,7 +187,7 @@ static struct kage_err *store(struct kage_recorder *r, struct kage_image *image,
 		e = kage_store_put(r->store, r->name, image, &put, &stored);
 	}
 	TRY(e);
-	note_stored(r, &stored);
+	note_stored(r, &stored, kage_pages_total(image->pages));
 	result->number = stored.number;
 	result->stored_bytes = stored.stored_bytes;
 	result->keyframe = stored.keyframe;

@@ -51,6 +51,8 @@ struct kage_since_keyframe {
 	uint64_t keyframe_bytes;   /* of its pack */
 	uint64_t difference_bytes; /* of all packs since, together */
 	uint64_t n_packs;          /* since */
+	uint64_t keyframe_pages;   /* in it */
+	uint64_t changed_pages;    /* in all differences since, together */
 };
 
 /** Whether the next image of a history should be a keyframe: reading an image costs at most as much as two
