@@ -340,9 +340,11 @@ static void test_long(void **state)
 static void test_policy(void **state)
 {
 	(void)state;
-	assert_false(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 100, 999 }));
-	assert_true(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 101, 2 }));
-	assert_true(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 5, 1000 }));
+	assert_false(
+		kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 100, 999, 10, 5 }));
+	assert_true(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 101, 2, 10, 5 }));
+	assert_true(
+		kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 5, 1000, 10, 5 }));
 	assert_false(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 5, 9, 10, 40 }));
 	assert_true(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 5, 9, 10, 41 }));
 }
