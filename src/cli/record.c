@@ -18,6 +18,8 @@
 #include "cli/text.h"
 #include "cli/thinner.h"
 
+enum { END_MS = 1000 };
+
 struct record_values {
 	const char *name;
 	const char *message;
@@ -175,6 +177,15 @@ static bool passes(const struct kage_err *e)
 	return kage_err_code(e) == KAGE_LIMIT || kage_err_code(e) == KAGE_BUSY;
 }
 
+/* Whether a failure is the end of the program: of one that is ending this or that is gone already. It does not
+ * take it long from there. */
+static bool has_ended(const struct recording *r)
+{
+	struct pollfd p = { .fd = r->pidfd, .events = POLLIN };
+
+	return poll(&p, 1, END_MS) > 0;
+}
+
 /* Takes images until there is a reason to end, which is NULL in *RET_WHY for a failure. */
 static struct kage_err *record(struct recording *r, const char **ret_why)
 {
@@ -187,7 +198,7 @@ static struct kage_err *record(struct recording *r, const char **ret_why)
 
 		cli_progress_clear(r->cli->progress);
 		kage_ctx_set_progress(r->cli->ctx, NULL, NULL); /* only the first one is long */
-		if (e && kage_err_code(e) == KAGE_GONE && r->n) {
+		if (e && r->n && (kage_err_code(e) == KAGE_GONE || (!passes(e) && has_ended(r)))) {
 			kage_err_free(e);
 			*ret_why = "the program ended";
 			return NULL;
