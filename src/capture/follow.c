@@ -34,6 +34,7 @@ struct follow {
 	bool filled;    /* the shadow holds what there was when tracking began, or more */
 	bool committed; /* it holds an image */
 	bool untracked; /* there is no tracker, and there will be none */
+	bool gives_way; /* the program has a userfaultfd itself */
 	bool pinned;    /* pages may have changed without the tracker's telling (capture/pins.h) */
 	struct kage_pages **layers; /* of private memory, the latest last */
 	size_t n_layers;
@@ -464,22 +465,48 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 
 /* Where there is no tracker (a kernel before 6.7, a program whose seccomp filter forbids it), all memory is copied
  * in the stop and compared: right, but the stop is long. For tests KAGE_TRACK=copy asks for that. */
-static struct kage_err *make_tracker_if_possible(struct kage_capture *c)
+static void do_without(struct kage_capture *c, const char *why)
 {
-	const char *forced = secure_getenv("KAGE_TRACK");
-	bool copy = forced && strcmp(forced, "copy") == 0;
-	struct kage_err *e = copy ? NULL : make_tracker(c);
-
-	if (!copy &&
-	    (!e || (kage_err_code(e) != KAGE_UNSUPPORTED && kage_err_code(e) != KAGE_PERM)))
-		return e;
 	kage_ctx_notice(c->ctx,
 			"what process %d writes cannot be tracked%s%s; each image stops it until "
 			"all of its memory is copied",
-			c->target->pid, e ? ": " : "", e ? kage_err_message(e) : "");
-	err_drop(e);
+			c->target->pid, why[0] ? ": " : "", why);
 	c->follow->untracked = true;
 	c->follow->filled = true;
+}
+
+static struct kage_err *make_tracker_if_possible(struct kage_capture *c)
+{
+	const char *forced = secure_getenv("KAGE_TRACK");
+	struct kage_err *e;
+
+	if (forced && strcmp(forced, "copy") == 0) {
+		do_without(c, "");
+		return NULL;
+	}
+	e = make_tracker(c);
+	if (e && (kage_err_code(e) == KAGE_UNSUPPORTED || kage_err_code(e) == KAGE_PERM)) {
+		do_without(c, kage_err_message(e));
+		err_drop(e);
+		return NULL;
+	}
+	return e;
+}
+
+/* What is registered with our userfaultfd a program cannot register with its own (EBUSY). */
+static struct kage_err *give_way(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+
+	if (f->untracked)
+		return NULL;
+	if (!f->tracker)
+		TRY(kage_pins_find_uffd(c->target, &f->gives_way));
+	if (!f->gives_way)
+		return NULL;
+	kage_tracker_destroy(f->tracker);
+	f->tracker = NULL;
+	do_without(c, "it has a userfaultfd itself");
 	return NULL;
 }
 
@@ -506,6 +533,7 @@ struct kage_err *follow_look(struct kage_capture *c)
 	do {
 		if (f->tracker && kage_tracker_is_dead(f->tracker))
 			start_over(f);
+		TRY(give_way(c));
 		if (!f->tracker && !f->untracked)
 			TRY(make_tracker_if_possible(c));
 		if (!c->maps.n)
@@ -587,6 +615,7 @@ struct kage_err *follow_copy(struct kage_capture *c)
 	TRY(copy_written(c, false));
 	/* What is under way in this instant may arrive after it. */
 	f->pinned = kage_pins_seen(c);
+	f->gives_way |= kage_pins_uffd_seen(c);
 	for (size_t i = 0; i < f->guards.n; i++) {
 		const struct page_run *r = &f->guards.v[i];
 

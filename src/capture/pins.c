@@ -35,6 +35,11 @@ static bool is_pipe(const char *link)
 	return strncmp(link, "pipe:", 5) == 0;
 }
 
+static bool is_uffd(const char *link)
+{
+	return strcmp(link, "anon_inode:[userfaultfd]") == 0;
+}
+
 /* What VmPin counts: memory of devices (RDMA, for one). */
 static bool counts_pins(const char *status)
 {
@@ -43,10 +48,24 @@ static bool counts_pins(const char *status)
 	return kage_text_u64(status, "VmPin", 10, &n) && n;
 }
 
-static struct kage_err *look_at_fd(struct kage_target *t, const char *number, bool *ret_pinned)
+/* The beginning of what descriptor NUMBER leads to, "" if it is closed meanwhile. */
+static void read_link(struct kage_target *t, const char *number, char link[LINK_MAX])
+{
+	char path[64];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "fd/%.20s", number);
+	n = readlinkat(t->proc_fd, path, link, LINK_MAX - 1);
+	link[n < 0 ? 0 : n] = '\0';
+}
+
+/* Looks at one descriptor; sets *RET_FOUND, or leaves it. */
+typedef struct kage_err *look_fn(struct kage_target *t, const char *number, bool *ret_found);
+
+static struct kage_err *look_for_pins(struct kage_target *t, const char *number, bool *ret_found)
 {
 	_cleanup_free_ char *info = NULL;
-	char path[64], link[LINK_MAX] = "";
+	char path[64], link[LINK_MAX];
 	struct kage_err *e;
 	size_t size;
 
@@ -57,29 +76,36 @@ static struct kage_err *look_at_fd(struct kage_target *t, const char *number, bo
 		return kage_target_alive(t);
 	}
 	if (is_direct(info)) {
-		snprintf(path, sizeof(path), "fd/%.20s", number);
-		if (readlinkat(t->proc_fd, path, link, sizeof(link) - 1) < 0)
-			link[0] = '\0';
-		*ret_pinned = !is_pipe(link);
+		read_link(t, number, link);
+		*ret_found |= !is_pipe(link);
 	}
-	*ret_pinned |= is_ring(info);
+	*ret_found |= is_ring(info);
 	return NULL;
 }
 
-static struct kage_err *look_at_fds(struct kage_target *t, bool *ret_pinned)
+static struct kage_err *look_for_uffd(struct kage_target *t, const char *number, bool *ret_found)
 {
-	_cleanup_fd_ int fd = openat(t->proc_fd, "fdinfo", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	char link[LINK_MAX];
+
+	read_link(t, number, link);
+	*ret_found |= is_uffd(link);
+	return NULL;
+}
+
+static struct kage_err *look_at_fds(struct kage_target *t, look_fn *fn, bool *ret_found)
+{
+	_cleanup_fd_ int fd = openat(t->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct kage_err *e = NULL;
 	struct dirent *d;
 	DIR *dir;
 
 	dir = fd < 0 ? NULL : fdopendir(fd);
 	if (!dir)
-		return kage_err_sys(errno, "open /proc/%d/fdinfo", t->pid);
+		return kage_err_sys(errno, "open /proc/%d/fd", t->pid);
 	take_fd(&fd);
-	while (!e && !*ret_pinned && (d = readdir(dir)))
+	while (!e && !*ret_found && (d = readdir(dir)))
 		if (d->d_name[0] != '.')
-			e = look_at_fd(t, d->d_name, ret_pinned);
+			e = fn(t, d->d_name, ret_found);
 	closedir(dir);
 	return e;
 }
@@ -93,7 +119,7 @@ struct kage_err *kage_pins_look(struct kage_target *t, bool *ret_pinned)
 	TRY(kage_file_slurp(t->proc_fd, "status", STATUS_MAX, &status, &size));
 	pinned = counts_pins(status);
 	if (!pinned)
-		TRY(look_at_fds(t, &pinned));
+		TRY(look_at_fds(t, look_for_pins, &pinned));
 	*ret_pinned = pinned;
 	return NULL;
 }
@@ -111,4 +137,18 @@ bool kage_pins_seen(const struct kage_capture *c)
 		if (strncmp(c->maps.vmas[i].path, "/[aio]", 6) == 0)
 			return true;
 	return counts_pins(c->status);
+}
+
+struct kage_err *kage_pins_find_uffd(struct kage_target *t, bool *ret_found)
+{
+	*ret_found = false;
+	return look_at_fds(t, look_for_uffd, ret_found);
+}
+
+bool kage_pins_uffd_seen(const struct kage_capture *c)
+{
+	for (size_t i = 0; i < c->n_fds; i++)
+		if (is_uffd(c->fds[i].link))
+			return true;
+	return false;
 }

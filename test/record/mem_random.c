@@ -4,7 +4,7 @@
  * contents that follow from a number that is noted beside it. Every system call must succeed that
  * would succeed in a program that nobody looks at.
  *
- *	mem_random SEED THREADS [exec] [uring] [writers] [nofork]
+ *	mem_random SEED THREADS [exec] [uring] [uffd] [writers] [nofork]
  *
  * Says "ready", goes on until the file "go" is there, checks all that it has, and says PASS with what it has counted.
  * While there is a file "quiet" it changes nothing.
@@ -66,7 +66,7 @@ static struct worker *workers;
 static int n_workers, data_fd, direct_fd, mem_fd;
 static volatile int leave;
 static volatile uint64_t n_refused, n_busy;
-static bool with_exec, with_uring, with_writers, with_fork = true;
+static bool with_exec, with_uring, with_uffd, with_writers, with_fork = true;
 static int64_t begin_ns;
 
 #define MUST(condition, ...)                                                        \
@@ -641,7 +641,7 @@ static void written_by_child(struct worker *w)
 /* A userfaultfd of its own on a new mapping. */
 static void own_uffd(struct worker *w)
 {
-	int n, a = pick(w, &n), fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | 1);
+	int n, a = pick(w, &n), fd = with_uffd ? (int)syscall(SYS_userfaultfd, O_CLOEXEC | 1) : -1;
 	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register r = { .range = { (uintptr_t)place(w, a), (size_t)n * PAGE },
 				     .mode = UFFDIO_REGISTER_MODE_WP };
@@ -908,6 +908,7 @@ static void read_words(int argc, char **argv)
 	for (int i = 3; i < argc; i++) {
 		with_exec |= strcmp(argv[i], "exec") == 0;
 		with_uring |= strcmp(argv[i], "uring") == 0;
+		with_uffd |= strcmp(argv[i], "uffd") == 0;
 		with_writers |= strcmp(argv[i], "writers") == 0;
 		with_fork &= strcmp(argv[i], "nofork") != 0;
 	}

@@ -29,6 +29,7 @@ VARIANTS = [
     ("four threads, 5/s", ["4"], ["--every", "200ms", "--verify"]),
     ("four threads, as fast as can be", ["4"], ["--every", "1ms", "--verify"]),
     ("io_uring, as fast as can be", ["2", "nofork", "uring"], ["--every", "1ms", "--verify"]),
+    ("own userfaultfd, 5/s", ["2", "nofork", "uffd"], ["--every", "200ms", "--verify"]),
     ("exec, as fast as can be", ["2", "nofork", "exec"], ["--every", "1ms", "--verify"]),
     # Who writes into it from outside does so in the stop as well: then two copies differ.
     ("written by others, 5/s", ["2", "writers"], ["--every", "200ms"]),
