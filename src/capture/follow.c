@@ -31,6 +31,7 @@ enum {
 struct follow {
 	struct kage_tracker *tracker;
 	struct shadow *shadow;
+	bool once;      /* for one image: the shadow is empty, and all is in layers */
 	bool filled;    /* the shadow holds what there was when tracking began, or more */
 	bool committed; /* it holds an image */
 	bool untracked; /* there is no tracker, and there will be none */
@@ -62,6 +63,7 @@ struct kage_err *follow_create(int dir_fd, struct follow **ret_follow)
 
 	if (!f)
 		return kage_err_nomem();
+	f->once = dir_fd < 0;
 	e = shadow_create(dir_fd, &f->shadow);
 	if (e) {
 		follow_destroy(f);
@@ -101,6 +103,14 @@ void follow_destroy(struct follow *f)
 	kage_looked_free(&c);
 	free(f->ids.v);
 	free(f);
+}
+
+void follow_let_go(struct follow *f)
+{
+	if (!f)
+		return;
+	kage_tracker_destroy(f->tracker);
+	f->tracker = NULL;
 }
 
 bool follow_has_before(const struct follow *f)
@@ -365,6 +375,21 @@ static struct kage_err *fill_piece(struct kage_capture *c, const struct page_run
 	return e;
 }
 
+/* The same into a layer. */
+static struct kage_err *fill_layer(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+
+	kage_runs_clear(&f->written);
+	TRY(kage_runs_add_all(&f->written, f->populated.v, f->populated.n));
+	if (!f->next)
+		TRY(kage_mem_pages_create(&f->next));
+	TRY(kage_mem_pages_reserve(f->next, kage_runs_total(&f->written) * KAGE_PAGE_BYTES));
+	TRY(copy_written(c, true));
+	f->filled = true;
+	return NULL;
+}
+
 /* The first round copies everything, so it does not stay in memory. */
 static struct kage_err *fill(struct kage_capture *c)
 {
@@ -373,6 +398,8 @@ static struct kage_err *fill(struct kage_capture *c)
 
 	f->committed = false;
 	drop_layers(f);
+	if (f->once)
+		return fill_layer(c);
 	for (size_t i = 0; i < f->populated.n; i++) {
 		const struct page_run *r = &f->populated.v[i];
 
@@ -467,7 +494,9 @@ static struct kage_err *run_rounds(struct kage_capture *c)
  * in the stop and compared: right, but the stop is long. For tests KAGE_TRACK=copy asks for that. */
 static void do_without(struct kage_capture *c, const char *why)
 {
-	kage_ctx_notice(c->ctx,
+	if (!c->follow->once)
+		kage_ctx_notice(
+			c->ctx,
 			"what process %d writes cannot be tracked%s%s; each image stops it until "
 			"all of its memory is copied",
 			c->target->pid, why[0] ? ": " : "", why);

@@ -21,11 +21,15 @@
 
 struct follow;
 
-/** Nothing is done to any target yet. The shadow is a file in the directory DIR_FD. */
+/** Nothing is done to any target yet. The shadow is a file in the directory DIR_FD; -1: there is to be one image only, whose
+ *  pages all stay in memory. */
 struct kage_err *follow_create(int dir_fd, struct follow **ret_follow) _must_check_;
 
 /** Takes the tracking away; NULL is fine. */
 void follow_destroy(struct follow *f);
+
+/** The same, but what was captured stays: no other image follows. NULL is fine. */
+void follow_let_go(struct follow *f);
 
 /** The steps of a capture (capture.c), in this order. LOOK also makes the tracker when there is none. */
 struct kage_err *follow_look(struct kage_capture *c) _must_check_;

@@ -188,6 +188,18 @@ static int make_named(int dir_fd)
 	return fd;
 }
 
+static struct kage_err *make_file(int dir_fd, int *ret_fd)
+{
+	int fd = openat(dir_fd, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		fd = make_named(dir_fd);
+	if (fd < 0)
+		return kage_err_sys(errno, "make a file for the shadow");
+	*ret_fd = fd;
+	return NULL;
+}
+
 struct kage_err *shadow_create(int dir_fd, struct shadow **ret_shadow)
 {
 	struct shadow *s = calloc(1, sizeof(*s));
@@ -196,10 +208,10 @@ struct kage_err *shadow_create(int dir_fd, struct shadow **ret_shadow)
 	if (!s)
 		return kage_err_nomem();
 	s->base.ops = &shadow_ops;
-	s->fd = openat(dir_fd, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
-	if (s->fd < 0)
-		s->fd = make_named(dir_fd);
-	e = s->fd < 0 ? kage_err_sys(errno, "make a file for the shadow") : grow(s);
+	s->fd = -1;
+	e = dir_fd < 0 ? NULL : make_file(dir_fd, &s->fd);
+	if (!e)
+		e = grow(s);
 	if (!e)
 		e = shadow_set_runs(s, NULL, 0);
 	if (e) {

@@ -11,7 +11,7 @@
 
 struct shadow;
 
-/** An empty one, in a file in the directory DIR_FD. */
+/** An empty one, in a file in the directory DIR_FD; -1: one that stays empty. */
 struct kage_err *shadow_create(int dir_fd, struct shadow **ret_shadow) _must_check_;
 void shadow_destroy(struct shadow *s);
 

@@ -10,8 +10,10 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "capture/capture.h"
+#include "capture/follow.h"
 #include "kind/obstacles.h"
 #include "store/store.h"
+#include "sys/text.h"
 
 static struct kage_err *set_words(struct kage_image *image, const struct kage_snap_options *o)
 {
@@ -39,18 +41,43 @@ static struct kage_err *store(struct kage_store *store, struct kage_image *image
 	return NULL;
 }
 
-static struct kage_err *snap(struct kage_ctx *ctx, struct kage_store *into, struct kage_target *t,
-			     const struct kage_snap_options *o, struct kage_snap_result *result)
+/* Copying so much would stop the target for longer than it takes to have its writes tracked. */
+enum { LARGE_KB = 64 * 1024 };
+
+/* For a target with much memory of its own, what follows it while it runs; else NULL. One that is to
+ * end is stopped until its image is stored, so its pause does not matter; and tests force a rung. */
+static struct kage_err *follow_large(const struct kage_target *t, const struct kage_snap_options *o,
+				     struct follow **ret_follow)
+{
+	_cleanup_free_ char *status = NULL;
+	uint64_t kb = 0;
+	size_t size;
+
+	*ret_follow = NULL;
+	if (o->kill || secure_getenv("KAGE_RUNG"))
+		return NULL;
+	TRY(kage_file_slurp(t->proc_fd, "status", 1 << 20, &status, &size));
+	if (!kage_text_u64(status, "RssAnon", 10, &kb) || kb < LARGE_KB)
+		return NULL;
+	return follow_create(-1, ret_follow);
+}
+
+static struct kage_err *capture_and_store(struct kage_ctx *ctx, struct kage_store *into,
+					  struct kage_target *t, const struct kage_snap_options *o,
+					  struct follow *follow, struct kage_snap_result *result)
 {
 	_cleanup_(kage_obstacles_cleanup) struct kage_obstacles *obstacles =
 		kage_obstacles_create();
-	const struct capture_options co = { .carry = o->carry, .keep_still = o->kill };
+	const struct capture_options co = { .carry = o->carry,
+					    .keep_still = o->kill,
+					    .follow = follow };
 	struct kage_image *image = NULL;
 	struct kage_err *e;
 
 	if (!obstacles)
 		return kage_err_nomem();
 	TRY(kage_capture(ctx, t, &co, obstacles, &image));
+	follow_let_go(follow);
 	e = store(into, image, o, result);
 	if (o->kill)
 		kage_target_thaw(t, e == NULL);
@@ -59,6 +86,18 @@ static struct kage_err *snap(struct kage_ctx *ctx, struct kage_store *into, stru
 	result->memory_bytes = image->msg->source->copied_bytes;
 	result->n_threads = (uint32_t)image->msg->processes[0]->n_threads;
 	kage_image_close(image);
+	return e;
+}
+
+static struct kage_err *snap(struct kage_ctx *ctx, struct kage_store *into, struct kage_target *t,
+			     const struct kage_snap_options *o, struct kage_snap_result *result)
+{
+	struct follow *follow;
+	struct kage_err *e;
+
+	TRY(follow_large(t, o, &follow));
+	e = capture_and_store(ctx, into, t, o, follow, result);
+	follow_destroy(follow);
 	return e;
 }
 
