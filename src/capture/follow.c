@@ -458,6 +458,15 @@ static uint64_t predict(const struct follow *f, uint64_t begin_ns, uint64_t foun
 	return f->looked_ns && span ? found * took / span : found;
 }
 
+/* Between the look and the copy: what is under way, and does not begin after the one and end before the other, is seen
+ * then. */
+static struct kage_err *look_for_pins(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+
+	return f->pinned ? NULL : kage_pins_look(c->target, &f->pinned);
+}
+
 /* Rounds go on while they help. Each costs both sides something: a page that was written faults once more, and for
  * each 2 MiB with such pages the processors tell each other. So there is none where the stop can copy all, if
  * this image is like the last one, and no further one that would find little. */
@@ -465,7 +474,6 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 {
 	struct follow *f = c->follow;
 	uint64_t before = UINT64_MAX, now = f->expected;
-	bool pinned;
 
 	if (!f->tracker || (f->filled && f->committed && f->expected <= FEW_PAGES))
 		return reserve(c, f->expected);
@@ -473,6 +481,7 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 		uint64_t begin = kage_clock_mono_ns();
 
 		TRY(look_around(c, &c->maps, true));
+		TRY(look_for_pins(c));
 		now = kage_runs_total(&f->written);
 		if (!f->filled)
 			TRY(fill(c));
@@ -483,9 +492,6 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 		f->looked_ns = begin;
 		before = now;
 	}
-	/* After the last copy of what is written while it runs: whatever is under way by then may miss it. */
-	TRY(kage_pins_look(c->target, &pinned));
-	f->pinned |= pinned;
 	now = f->pinned ? kage_runs_total(&f->populated) : now;
 	return reserve(c, now < RESERVE_PAGES ? now : RESERVE_PAGES);
 }

@@ -166,6 +166,15 @@ def quiet(seed):
         passes(box, program.wait(), "quiet")
 
 
+def direct_reads(words):
+    """The disk writes to memory without a fault: it does so in nearly every instant."""
+    with Sandbox() as box:
+        box.write("data", os.urandom(64 << 20))
+        program = box.start([helper("record/direct_reads"), "data", *words])
+        box.wait_log("ready", process=program)
+        record(box, program, ["--every", "5ms", "--verify"], SECONDS)
+
+
 def main():
     tap = Tap()
     rng = seeded()
@@ -180,6 +189,9 @@ def main():
     for name, words, options in VARIANTS:
         jobs.append(lambda n=name, w=words, o=options, s=rng.randrange(1 << 31):
                     tap.run(n, variant, w, o, s))
+    for name, words in (("reads past the page cache", []),
+                        ("reads past the page cache, by many descriptors", ["anew"])):
+        jobs.append(lambda n=name, w=words: tap.run(n, direct_reads, w))
     try:
         in_parallel(jobs)
     finally:
