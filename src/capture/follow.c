@@ -140,7 +140,7 @@ static void start_over(struct follow *f)
 
 static struct kage_thread *who_stands(const struct kage_target *t)
 {
-	for (size_t i = 0; i < t->n_threads; i++)
+	for (size_t i = 0; i < t->n_own; i++)
 		if (t->threads[i]->stopped && !t->threads[i]->asleep)
 			return t->threads[i];
 	return NULL;

@@ -213,7 +213,7 @@ static void check_tables(struct kage_capture *c)
 	pid_t leader = c->target->pid;
 	char object[48];
 
-	for (size_t i = 0; i < c->target->n_threads; i++) {
+	for (size_t i = 0; i < c->target->n_own; i++) {
 		pid_t tid = c->target->threads[i]->tid;
 
 		if (tid == leader || syscall(SYS_kcmp, leader, tid, KCMP_FILES, 0, 0) <= 0)

@@ -36,7 +36,7 @@ static void check_threads(struct kage_capture *c)
 {
 	char object[48];
 
-	for (size_t i = 0; i < c->target->n_threads; i++) {
+	for (size_t i = 0; i < c->target->n_own; i++) {
 		pid_t tid = c->target->threads[i]->tid;
 
 		if (tid == c->target->pid ||

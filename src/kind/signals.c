@@ -202,7 +202,7 @@ static struct kage_err *capture_shared(struct kage_capture *c)
 	const struct kage_taskinfo *info = c->target->info;
 	Kage__Process *p = c->process;
 
-	for (size_t i = 0; i < c->target->n_threads; i++)
+	for (size_t i = 0; i < c->target->n_own; i++)
 		if (!c->target->threads[i]->asleep)
 			return peek_queue(&c->image->arena, c->target->threads[i]->tid, true,
 					  &p->pending, &p->n_pending);

@@ -80,7 +80,7 @@ static struct kage_err *capture_namespaces(struct kage_capture *c)
 
 static struct kage_err *check_children(struct kage_capture *c)
 {
-	for (size_t i = 0; i < c->target->n_threads; i++) {
+	for (size_t i = 0; i < c->target->n_own; i++) {
 		const struct kage_thread *thread = c->target->threads[i];
 		_cleanup_free_ char *text = NULL;
 		const char *p;

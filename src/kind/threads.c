@@ -231,7 +231,7 @@ static struct kage_err *capture_thread(struct kage_capture *c, size_t i)
 
 static struct kage_err *capture(struct kage_capture *c)
 {
-	for (size_t i = 0; i < c->target->n_threads; i++)
+	for (size_t i = 0; i < c->target->n_own; i++)
 		TRY_WRAP(capture_thread(c, i), "thread %d", c->target->threads[i]->tid);
 	return NULL;
 }

@@ -190,6 +190,14 @@ static struct kage_err *does_not_stop(struct kage_target *t, pid_t tid)
 		t->pid, tid, KAGE_STOP_TIMEOUT_MS, text ? text : "?");
 }
 
+/* The kernel's own, as io_uring(7) makes them in a process that reads or writes by it, never were in the program and
+ * have no registers there: copy_thread() (arch/x86/kernel/process.c) clears two of them so that debuggers see it. They are
+ * held like all others, since they write to memory, but are not part of an image. */
+static bool is_of_kernel(const struct kage_thread *thread)
+{
+	return kage_arch_ip(&thread->regs) == 0 && kage_arch_sp(&thread->regs) == 0;
+}
+
 /* Of the time that the call of THREAD, when it was seen asleep, still had; all of it for one that has no end. */
 static uint64_t time_left(const struct kage_thread *thread)
 {
@@ -210,7 +218,7 @@ static struct kage_err *stands(struct kage_thread *thread, const struct kage_sto
 	thread->stopped = true;
 	thread->job_stopped = stop->signal != SIGTRAP;
 	TRY(kage_arch_get_regs(thread->tid, false, &thread->regs));
-	if (kage_arch_undo_eintr(&thread->regs)) {
+	if (!is_of_kernel(thread) && kage_arch_undo_eintr(&thread->regs)) {
 		kage_arch_shorten_wait(&thread->regs, time_left(thread));
 		TRY(kage_arch_set_regs(thread->tid, false, &thread->regs));
 	}
@@ -306,6 +314,21 @@ static void order(struct kage_target *t)
 		}
 }
 
+/* To the end with those of the kernel; the others stay in their order. */
+static void set_own_apart(struct kage_target *t)
+{
+	t->n_own = 0;
+	for (size_t i = 0; i < t->n_threads; i++) {
+		struct kage_thread *thread = t->threads[i];
+
+		if (is_of_kernel(thread))
+			continue;
+		memmove(&t->threads[t->n_own + 1], &t->threads[t->n_own],
+			(i - t->n_own) * sizeof(*t->threads));
+		t->threads[t->n_own++] = thread;
+	}
+}
+
 /* Rounds until one finds nobody who ran: then every thread stands or slept when the round looked. */
 static struct kage_err *freeze(struct kage_target *t)
 {
@@ -323,7 +346,8 @@ static struct kage_err *freeze(struct kage_target *t)
 		drop_unseen(t);
 		order(t);
 	}
-	if (!t->n_threads)
+	set_own_apart(t);
+	if (!t->n_own)
 		return kage_err_new(KAGE_GONE, "process %d has ended", t->pid);
 	if (t->threads[0]->tid != t->pid)
 		return kage_err_new(KAGE_UNSUPPORTED,

@@ -169,15 +169,15 @@ struct kage_err *kage_inside_ask(struct kage_target *t, const int32_t *timer_ids
 {
 	_cleanup_(kage_inside_deinit) struct kage_inside in = { .rung = 2 };
 
-	in.threads = calloc(t->n_threads, sizeof(*in.threads));
+	in.threads = calloc(t->n_own, sizeof(*in.threads));
 	in.timers = calloc(n_timers + 1, sizeof(*in.timers));
 	if (!in.threads || !in.timers)
 		return kage_err_nomem();
-	in.n_threads = t->n_threads;
+	in.n_threads = t->n_own;
 	in.n_timers = n_timers;
 	for (size_t i = 0; i < n_timers; i++)
 		in.timers[i].id = timer_ids[i];
-	for (size_t i = 0; i < t->n_threads; i++)
+	for (size_t i = 0; i < t->n_own; i++)
 		TRY_WRAP(ask_one(t, i, &in), "ask thread %d", t->threads[i]->tid);
 	*ret_inside = in;
 	in = (struct kage_inside){ 0 };

@@ -122,11 +122,11 @@ static bool complete(const struct kage_taskinfo *info)
 static struct kage_err *fill(const struct kage_target *t, struct kage_inside *in, bool *ret_all)
 {
 	*ret_all = true;
-	in->n_threads = t->n_threads;
-	in->threads = calloc(t->n_threads, sizeof(*in->threads));
+	in->n_threads = t->n_own;
+	in->threads = calloc(t->n_own, sizeof(*in->threads));
 	if (!in->threads)
 		return kage_err_nomem();
-	for (size_t i = 0; i < t->n_threads; i++) {
+	for (size_t i = 0; i < t->n_own; i++) {
 		const struct kage_thread *thread = t->threads[i];
 
 		if (thread->seen)

@@ -46,6 +46,7 @@ struct kage_target {
 	uint64_t start_ticks;         /* since boot; with the PID it names a process for ever */
 	struct kage_thread **threads; /* the leader first */
 	size_t n_threads;
+	size_t n_own; /* as of the freeze, the first in `threads`: the program's, not the kernel's */
 	const struct kage_taskread *reader; /* borrowed, as long as it is frozen; may be NULL */
 	struct kage_taskinfo *info;         /* all threads as of the freeze; NULL: not to be had */
 	struct kage_taskinfo *earlier;      /* some time before the freeze; may be NULL */

@@ -30,12 +30,13 @@ KINDS = [
     ("threads", ["threads"]), ("regs", ["regs"]), ("rseq", ["rseq"]), ("signals", ["signals"]),
     ("timers", ["timers"]), ("creds plain", ["creds", "plain"]), ("creds caps", ["creds", "caps"]),
     ("creds bits", ["creds", "bits"]), ("creds thread", ["creds", "thread"]),
+    ("ring_closed", ["ring_closed"]),
     ("attributes", ["attributes"]), ("seccomp", ["seccomp"]),
     ("seccomp tight", ["seccomp", "tight"]), ("fd_files", ["fd_files"]), ("fd_pipe", ["fd_pipe"]),
     ("fd_event", ["fd_event"]), ("fd_inotify", ["fd_inotify"]), ("fd_sockets", ["fd_sockets"]),
     ("fd_locks", ["fd_locks"]),
     # Images for which threads are made to run system calls, as without the rights for BPF (rung 2).
-    *((f"{kind} asked", [kind, "asked"]) for kind in ("threads", "rseq", "signals", "timers")),
+    *((f"{kind} asked", [kind, "asked"]) for kind in ("threads", "rseq", "signals", "timers", "ring_closed")),
 ]
 SURVIVE_SECONDS = 60 if SOAK else 3
 HUGE_PAGES = "/proc/sys/vm/nr_hugepages"

@@ -69,6 +69,8 @@ __attribute__((unused)) static int ring_read_fixed(struct ring *r, int fd, void 
 	long n;
 
 	r->sqes[i] = (struct io_uring_sqe){ .opcode = IORING_OP_READ_FIXED,
+					    /* Every second one by a worker thread. */
+					    .flags = *tail & 1 ? IOSQE_ASYNC : 0,
 					    .fd = fd,
 					    .off = offset,
 					    .addr = (uintptr_t)buffer,
