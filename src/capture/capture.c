@@ -357,7 +357,8 @@ struct kage_err *kage_capture(struct kage_ctx *ctx, struct kage_target *t,
 				  .lenient = options->lenient,
 				  .follow = options->follow,
 				  .obstacles = obstacles };
-	struct kage_err *e = kage_mem_pages_create(&c.pages);
+	struct kage_err *e =
+		c.follow ? follow_take_room(c.follow, &c.pages) : kage_mem_pages_create(&c.pages);
 
 	if (!e && options->verify)
 		e = kage_mem_pages_create(&c.verify);

@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "capture/pins.h"
+#include "capture/room.h"
 #include "capture/shadow.h"
 #include "image/layers.h"
 #include "kind/looked.h"
@@ -20,7 +21,8 @@
 
 enum {
 	MAX_ROUNDS = 6,
-	FEW_PAGES = 128, /* copied in less time than a round takes */
+	FEW_PAGES = 1536,  /* copied in less than a millisecond */
+	ROUND_PAGES = 256, /* copied in less time than another round takes */
 	RESERVE_PAGES = 2048,
 	FILL_PAGES = 8192, /* at most so many are in memory on their way to the shadow */
 	SPARE_PAGES = 256,
@@ -39,9 +41,10 @@ struct follow {
 	bool pinned;    /* pages may have changed without the tracker's telling (capture/pins.h) */
 	struct kage_pages **layers; /* of private memory, the latest last */
 	size_t n_layers;
-	struct mem_pages *next; /* room for the next layer, or NULL */
-	uint64_t looked_ns;     /* CLOCK_MONOTONIC: the last look; 0: none */
-	uint64_t expected; /* pages that the next image will have to copy, going by the last one */
+	struct mem_pages *next; /* for the next layer, or NULL */
+	struct room room;
+	uint64_t looked_ns; /* CLOCK_MONOTONIC: the last look; 0: none */
+	uint64_t expected;  /* pages that the next image will have to copy, going by the last one */
 	struct kage_pages *others;  /* the rest of the captured image, or NULL */
 	struct page_runs populated; /* private memory as of the last look */
 	struct page_runs guards;    /* likewise */
@@ -76,9 +79,9 @@ struct kage_err *follow_create(int dir_fd, struct follow **ret_follow)
 static void drop_layers(struct follow *f)
 {
 	for (size_t i = 0; i < f->n_layers; i++)
-		kage_pages_destroy(f->layers[i]);
+		room_give(&f->room, kage_mem_pages_of(f->layers[i]));
 	f->n_layers = 0;
-	kage_pages_destroy(f->others);
+	room_give(&f->room, kage_mem_pages_of(f->others));
 	f->others = NULL;
 }
 
@@ -91,6 +94,7 @@ void follow_destroy(struct follow *f)
 	kage_tracker_destroy(f->tracker);
 	drop_layers(f);
 	kage_mem_pages_destroy(f->next);
+	room_deinit(&f->room);
 	free(f->layers);
 	shadow_destroy(f->shadow);
 	kage_runs_deinit(&f->populated);
@@ -337,7 +341,7 @@ static struct kage_err *copy_written(struct kage_capture *c, bool loose)
 	if (!f->written.n)
 		return NULL;
 	if (!f->next)
-		TRY(kage_mem_pages_create(&f->next));
+		TRY(room_take(&f->room, &f->next));
 	m = take_ptr(f->next);
 	e = copy_runs(c, f->written.v, f->written.n, loose, m);
 	if (!e)
@@ -367,11 +371,11 @@ static struct kage_err *fill_piece(struct kage_capture *c, const struct page_run
 	struct kage_err *e;
 
 	TRY(kage_ctx_poll(c->ctx));
-	TRY(kage_mem_pages_create(&m));
+	TRY(room_take(&c->follow->room, &m));
 	e = copy_runs(c, run, 1, true, m);
 	if (!e)
 		e = to_shadow(c->follow->shadow, kage_mem_pages_finish(m));
-	kage_mem_pages_destroy(m);
+	room_give(&c->follow->room, m);
 	return e;
 }
 
@@ -383,7 +387,7 @@ static struct kage_err *fill_layer(struct kage_capture *c)
 	kage_runs_clear(&f->written);
 	TRY(kage_runs_add_all(&f->written, f->populated.v, f->populated.n));
 	if (!f->next)
-		TRY(kage_mem_pages_create(&f->next));
+		TRY(room_take(&f->room, &f->next));
 	TRY(kage_mem_pages_reserve(f->next, kage_runs_total(&f->written) * KAGE_PAGE_BYTES));
 	TRY(copy_written(c, true));
 	f->filled = true;
@@ -444,7 +448,7 @@ static struct kage_err *reserve(struct kage_capture *c, uint64_t expected)
 
 	c->span_ns = SPAN_NS + expected * KAGE_PAGE_BYTES / COPY_BYTES_PER_NS;
 	if (!f->next)
-		TRY(kage_mem_pages_create(&f->next));
+		TRY(room_take(&f->room, &f->next));
 	return kage_mem_pages_reserve(f->next,
 				      (expected + expected / 2 + SPARE_PAGES) * KAGE_PAGE_BYTES);
 }
@@ -487,7 +491,7 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 			TRY(fill(c));
 		else
 			TRY(copy_written(c, true));
-		if (now > before / 2 || predict(f, begin, now) <= FEW_PAGES)
+		if (now > before / 2 || predict(f, begin, now) <= ROUND_PAGES)
 			break;
 		f->looked_ns = begin;
 		before = now;
@@ -551,6 +555,11 @@ static bool try_again(struct kage_capture *c)
 	kage_maps_deinit(&c->maps);
 	c->maps = (struct kage_maps){ 0 };
 	return true;
+}
+
+struct kage_err *follow_take_room(struct follow *f, struct mem_pages **ret_pages)
+{
+	return room_take(&f->room, ret_pages);
 }
 
 struct kage_err *follow_look(struct kage_capture *c)

@@ -31,6 +31,9 @@ void follow_destroy(struct follow *f);
 /** The same, but what was captured stays: no other image follows. NULL is fine. */
 void follow_let_go(struct follow *f);
 
+/** An empty set of pages, for what is not private memory. */
+struct kage_err *follow_take_room(struct follow *f, struct mem_pages **ret_pages) _must_check_;
+
 /** The steps of a capture (capture.c), in this order. LOOK also makes the tracker when there is none. */
 struct kage_err *follow_look(struct kage_capture *c) _must_check_;
 struct kage_err *follow_copy(struct kage_capture *c) _must_check_;

@@ -122,6 +122,7 @@ struct mem_chunk {
 	size_t mapped;
 	unsigned char *bytes; /* within the mapping */
 	size_t size, used;
+	size_t faulted; /* of SIZE, from the beginning */
 };
 
 struct mem_run {
@@ -249,6 +250,24 @@ static struct kage_err *reserve_items(struct mem_pages *m, size_t spare)
 	return NULL;
 }
 
+/* The first END bytes of C. */
+static struct kage_err *fault_in(struct mem_chunk *c, size_t end)
+{
+	size_t begin = c->faulted > c->used ? c->faulted : c->used;
+
+	if (end <= begin)
+		return NULL;
+	if (madvise(c->bytes + begin, end - begin, MADV_POPULATE_WRITE) < 0) {
+		if (errno != EINVAL) /* a kernel before 5.14 does not know it */
+			return kage_err_sys(errno, "get %zu bytes of memory for pages of an image",
+					    end - begin);
+		for (size_t at = begin; at < end; at += KAGE_PAGE_BYTES)
+			((volatile unsigned char *)c->bytes)[at] = 0;
+	}
+	c->faulted = end;
+	return NULL;
+}
+
 struct kage_err *kage_mem_pages_reserve(struct mem_pages *m, uint64_t bytes)
 {
 	struct mem_chunk *c = m->n_chunks ? &m->chunks[m->n_chunks - 1] : NULL;
@@ -259,14 +278,7 @@ struct kage_err *kage_mem_pages_reserve(struct mem_pages *m, uint64_t bytes)
 		TRY(add_chunk(m, bytes ? bytes : KAGE_PAGE_BYTES));
 		c = &m->chunks[m->n_chunks - 1];
 	}
-	if (bytes == 0 || madvise(c->bytes + c->used, bytes, MADV_POPULATE_WRITE) == 0)
-		return NULL;
-	if (errno != EINVAL) /* a kernel before 5.14 does not know it */
-		return kage_err_sys(errno, "get %llu bytes of memory for pages of an image",
-				    (unsigned long long)bytes);
-	for (size_t at = 0; at < bytes; at += KAGE_PAGE_BYTES)
-		((volatile unsigned char *)c->bytes)[c->used + at] = 0;
-	return NULL;
+	return fault_in(c, c->used + bytes);
 }
 
 struct kage_err *kage_mem_pages_add(struct mem_pages *m, uint32_t space, uint64_t first,
@@ -308,14 +320,38 @@ void kage_mem_pages_trim(struct mem_pages *m, uint64_t count)
 
 void kage_mem_pages_clear(struct mem_pages *m)
 {
-	while (m->n_chunks > 1) {
-		const struct mem_chunk *c = &m->chunks[--m->n_chunks];
+	struct mem_chunk kept = { 0 };
 
-		munmap(c->mapping, c->mapped);
+	for (size_t i = 0; i < m->n_chunks; i++) {
+		struct mem_chunk c = m->chunks[i];
+
+		if (c.used > c.faulted)
+			c.faulted = c.used;
+		if (c.faulted > kept.faulted || !kept.mapping) {
+			struct mem_chunk smaller = kept;
+
+			kept = c;
+			c = smaller;
+		}
+		if (c.mapping)
+			munmap(c.mapping, c.mapped);
 	}
+	m->n_chunks = kept.mapping != NULL;
+	if (m->n_chunks)
+		m->chunks[0] = kept;
 	if (m->n_chunks)
 		m->chunks[0].used = 0;
 	m->n_items = 0;
+}
+
+uint64_t kage_mem_pages_room(const struct mem_pages *m)
+{
+	return m->n_chunks ? m->chunks[0].faulted : 0;
+}
+
+struct mem_pages *kage_mem_pages_of(struct kage_pages *p)
+{
+	return p && p->ops == &mem_ops ? mem_of(p) : NULL;
 }
 
 static int compare_items(const void *a, const void *b)

@@ -93,8 +93,14 @@ struct kage_err *kage_mem_pages_add(struct mem_pages *m, uint32_t space, uint64_
 /** Takes back the last added run's pages beyond its first COUNT (0 takes it back whole). */
 void kage_mem_pages_trim(struct mem_pages *m, uint64_t count);
 
-/** Takes back all runs. Room that was reserved stays. */
+/** Takes back all runs, also after finish. The largest piece of the room that M has stays. */
 void kage_mem_pages_clear(struct mem_pages *m);
+
+/** How many bytes of room M, empty, has. */
+uint64_t kage_mem_pages_room(const struct mem_pages *m);
+
+/** The set whose general view P is, NULL if it is none. */
+struct mem_pages *kage_mem_pages_of(struct kage_pages *p);
 
 /** Sorts the runs, joins those that meet in the space and in memory, and gives the general view, which stays owned by M; M must not grow afterwards. */
 struct kage_pages *kage_mem_pages_finish(struct mem_pages *m);

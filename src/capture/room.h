@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Memory for copies that is used again for the next image: to get it from the kernel anew, zeroed, would take a
+ * quarter of a recorder's time.
+ */
+#ifndef CAPTURE_ROOM_H
+#define CAPTURE_ROOM_H
+
+#include "image/pages.h"
+
+enum { ROOM_SETS = 4, ROOM_BYTES = 48 << 20 };
+
+/* At most so many sets, and bytes in all; what is beyond goes back. Zero-initialise. */
+struct room {
+	struct mem_pages *sets[ROOM_SETS];
+	size_t n;
+};
+
+/** An empty set of pages, which belongs to the caller. */
+struct kage_err *room_take(struct room *r, struct mem_pages **ret_pages) _must_check_;
+
+/** Takes M over; NULL is fine. */
+void room_give(struct room *r, struct mem_pages *m);
+
+void room_deinit(struct room *r);
+
+#endif
