@@ -28,6 +28,7 @@ LIB_OBJS := $(LIB_SRCS:%.c=$(B)/%.o) $(LIB_ASMS:%.S=$(B)/%.o) $(B)/proto/image.p
 CLI_OBJS := $(CLI_SRCS:%.c=$(B)/%.o)
 UNIT_TESTS := $(patsubst test/unit/%.c,$(B)/test/unit/%,$(wildcard test/unit/test_*.c))
 HELPERS := $(patsubst test/%.c,$(B)/test/%,$(wildcard test/kind/*.c test/programs/*.c test/fault/*.c test/target/*.c test/cli/*.c test/record/*.c))
+SHIMS := $(patsubst test/%.c,$(B)/test/%.so,$(wildcard test/shim/*.c))
 FUZZERS := $(patsubst test/fuzz/%.c,$(B)/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
 BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(wildcard bench/*.c))
 
@@ -93,8 +94,13 @@ $(B)/test/%: test/%.c $(wildcard test/lib/*.h)
 	@mkdir -p $(@D)
 	@echo "  CC   $<"
 	$(Q)$(CC) -std=gnu17 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Itest $(TARGET_CFLAGS) $< -o $@ -pthread $(TARGET_LIBS)
+# What tests load into kage with LD_PRELOAD.
+$(B)/test/%.so: test/%.c
+	@mkdir -p $(@D)
+	@echo "  LD   $@"
+	$(Q)$(CC) -std=gnu17 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Werror -fPIC -shared $< -o $@ -pthread
 
-tests-built: all $(UNIT_TESTS) $(HELPERS)
+tests-built: all $(UNIT_TESTS) $(HELPERS) $(SHIMS)
 
 test:
 	@scripts/install-deps

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "store/removal.h"
 #include "store/suggest.h"
 #include "store/tags.h"
 
@@ -144,7 +145,8 @@ static int compare_numbers(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-struct kage_err *kage_dir_numbers(const struct history *h, uint64_t **ret_numbers, size_t *ret_n)
+struct kage_err *kage_dir_all_numbers(const struct history *h, uint64_t **ret_numbers,
+				      size_t *ret_n)
 {
 	_cleanup_free_ uint64_t *numbers = NULL;
 	_cleanup_dir_ DIR *dir = NULL;
@@ -169,6 +171,22 @@ struct kage_err *kage_dir_numbers(const struct history *h, uint64_t **ret_number
 	if (n > 1)
 		qsort(numbers, n, sizeof(*numbers), compare_numbers);
 	*ret_numbers = take_ptr(numbers);
+	*ret_n = n;
+	return NULL;
+}
+
+struct kage_err *kage_dir_numbers(const struct history *h, uint64_t **ret_numbers, size_t *ret_n)
+{
+	/* Before the names are read: a removal that ends in between has taken its packs away. */
+	struct removal going = kage_removal_read(h);
+	uint64_t *numbers;
+	size_t all, n = 0;
+
+	TRY(kage_dir_all_numbers(h, &numbers, &all));
+	for (size_t i = 0; i < all; i++)
+		if (numbers[i] < going.first || numbers[i] > going.last)
+			numbers[n++] = numbers[i];
+	*ret_numbers = numbers;
 	*ret_n = n;
 	return NULL;
 }
@@ -359,12 +377,17 @@ struct kage_err *kage_dir_history_lock(const struct kage_store *store, const cha
 				       bool create, struct history *ret_history)
 {
 	struct history h = HISTORY_INIT;
+	struct kage_err *e;
 
 	TRY(kage_store_check_name(name));
 	while (h.fd < 0)
 		TRY(try_lock(store, name, create, &h));
-	*ret_history = h;
-	return NULL;
+	e = kage_removal_finish(&h);
+	if (e)
+		kage_dir_history_close(&h);
+	else
+		*ret_history = h;
+	return e;
 }
 
 struct kage_err *kage_dir_history_share(const struct kage_store *store, const char *name,

@@ -32,7 +32,7 @@ struct kage_err *kage_dir_history_open(const struct kage_store *store, const cha
 				       struct history *ret_history) _must_check_;
 
 /** The same with its lock held; makes the history when CREATE. Waits for the lock, until the
- *  context's interrupt flag is raised. */
+ *  context's interrupt flag is raised. Finishes a removal whose process ended early. */
 struct kage_err *kage_dir_history_lock(const struct kage_store *store, const char *name,
 				       bool create, struct history *ret_history) _must_check_;
 
@@ -43,6 +43,10 @@ struct kage_err *kage_dir_history_share(const struct kage_store *store, const ch
 
 /** Removes the locked history H if there is no image in it. Those who wait for its lock see that. */
 void kage_dir_history_drop_empty(const struct history *h);
+
+/** The numbers of all packs of H, ascending, as a fresh array; of packs that are being removed, too. */
+struct kage_err *kage_dir_all_numbers(const struct history *h, uint64_t **ret_numbers,
+				      size_t *ret_n) _must_check_;
 
 /** The numbers of all images of H, ascending, as a fresh array. */
 struct kage_err *kage_dir_numbers(const struct history *h, uint64_t **ret_numbers, size_t *ret_n)

@@ -6,6 +6,9 @@
  *	2. fdatasync of the file: from here on it is whole and durable,
  *	3. the lock is taken, the file gets its name, the directory is synced, the lock is given back.
  *
+ * Before the first pack of a history gets its name, those of the history, of the store and of what is above it are
+ * made durable: where there is a pack, the way to it is.
+ *
  * Who is killed before 3 leaves nothing; the kernel frees the file. The lock is held only for 3, so
  * that nobody waits for somebody else's compression.
  *
@@ -165,6 +168,36 @@ static struct kage_err *check_neighbour(const struct history *h, const struct ka
 			    h->name, (unsigned long long)changes->base_number);
 }
 
+/* Makes the names of S's histories durable, and its own, up to the root of its file system: its path may have been
+ * made just now, by us or by one who was killed then. What is not ours to open was there before us. */
+static struct kage_err *sync_path(const struct kage_store *s)
+{
+	int fd = openat(s->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct stat here, above;
+
+	if (fd < 0 || fsync(fd) < 0 || fstat(fd, &here) < 0) {
+		int failed = errno;
+
+		close_fd(fd);
+		return kage_err_sys(failed, "sync the directory %s", s->path);
+	}
+	while (fd >= 0) {
+		_cleanup_fd_ int below = fd;
+
+		fd = openat(below, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0 || fstat(fd, &above) < 0 || above.st_dev != here.st_dev ||
+		    above.st_ino == here.st_ino)
+			break;
+		if (fsync(fd) < 0 && errno == EIO) {
+			close_fd(fd);
+			return kage_err_sys(EIO, "sync a directory above %s", s->path);
+		}
+		here = above;
+	}
+	close_fd(fd);
+	return NULL;
+}
+
 static struct kage_err *publish_in(const struct history *h, struct new_file *f,
 				   const struct kage_changes *changes, uint64_t *ret_number)
 {
@@ -175,9 +208,11 @@ static struct kage_err *publish_in(const struct history *h, struct new_file *f,
 	TRY(check_neighbour(h, changes));
 	TRY(next_number(h, &number));
 	kage_dir_pack_name(number, name);
+	if (number == 1)
+		TRY(sync_path(s));
 	if (give_name(f, h, name) < 0)
 		return kage_err_sys(errno, "name the pack %s/%s/%s", s->path, h->name, name);
-	if (fsync(h->fd) < 0 || (number == 1 && fsync(s->fd) < 0)) {
+	if (fsync(h->fd) < 0) {
 		int failed = errno;
 
 		unlinkat(h->fd, name, 0); /* not known to be durable: rather none */

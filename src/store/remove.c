@@ -2,9 +2,9 @@
 /*
  * Removing images, under the history's lock.
  *
- * Before a range goes, packs that need it are written anew (prune.h). Then it goes pack by pack, the
- * newest first: who is killed meanwhile leaves a history that lacks only what was to be removed. A whole history first loses its name, so it is there or it is not;
- * what bears a name with removed_prefix is rubbish and goes with the next removal.
+ * Before a range goes, packs that need it are written anew (prune.h). Then it goes,
+ * in one step (removal.h). A whole history first loses its name, so it is there or it is not; what bears a name with
+ * removed_prefix is rubbish and goes with the next removal.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "store/prune.h"
+#include "store/removal.h"
 #include "store/rewrite.h"
 #include "store/tags.h"
 
@@ -80,21 +81,17 @@ static struct kage_err *remove_history(struct history *h, size_t n)
 	return NULL;
 }
 
-/* Takes the packs that are GONE away, the newest first. */
-static struct kage_err *unlink_packs(const struct way_map *m, const bool *gone)
+static struct kage_err *unlink_packs(const struct history *h, const struct removal *r, size_t n)
 {
-	const struct history *h = m->h;
+	char name[PACK_NAME_BYTES];
 
-	for (size_t i = m->n; i-- > 0;) {
-		char name[PACK_NAME_BYTES];
-
-		if (!gone[i])
-			continue;
-		kage_dir_pack_name(m->nodes[i].number, name);
-		if (unlinkat(h->fd, name, 0) < 0 && errno != ENOENT)
-			return kage_err_sys(errno, "remove %s@%llu", h->name,
-					    (unsigned long long)m->nodes[i].number);
+	if (n > 1) {
+		TRY(kage_removal_begin(h, r));
+		return kage_removal_finish(h);
 	}
+	kage_dir_pack_name(r->first, name);
+	if (unlinkat(h->fd, name, 0) < 0 && errno != ENOENT)
+		return kage_err_sys(errno, "remove %s@%llu", h->name, (unsigned long long)r->first);
 	return sync_dir(h->fd, h->name);
 }
 
@@ -103,6 +100,7 @@ static struct kage_err *remove_range(const struct history *h, uint64_t first, ui
 {
 	_cleanup_way_ struct way_map m = { 0 };
 	_cleanup_free_ bool *gone = NULL;
+	struct removal r = { 0 };
 	struct kage_err *e;
 	size_t removed = 0;
 
@@ -113,6 +111,10 @@ static struct kage_err *remove_range(const struct history *h, uint64_t first, ui
 	for (size_t i = 0; i < m.n; i++) {
 		gone[i] = m.nodes[i].number >= first && m.nodes[i].number <= last;
 		removed += gone[i];
+		if (gone[i])
+			r.last = m.nodes[i].number;
+		if (gone[i] && !r.first)
+			r.first = m.nodes[i].number;
 	}
 	if (removed == 0)
 		return kage_err_new(KAGE_NOTFOUND, "%s has no image from %llu to %llu", h->name,
@@ -124,7 +126,7 @@ static struct kage_err *remove_range(const struct history *h, uint64_t first, ui
 		e = kage_err_advise(e, "'kage fsck --repair' keeps what can be kept");
 	TRY(e);
 	*ret_removed = removed;
-	return unlink_packs(&m, gone);
+	return unlink_packs(h, &r, removed);
 }
 
 struct kage_err *kage_store_remove(struct kage_store *store, const char *name, uint64_t first,

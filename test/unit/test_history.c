@@ -520,21 +520,25 @@ static void right_or_refused(struct fixture *f)
 	}
 }
 
-static bool pack_is_there(const struct fixture *f, uint64_t number)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), "%s/h/%010llu.kage", f->dir, (unsigned long long)number);
-	return access(path, F_OK) == 0;
-}
-
 /* Forgets images that went. Returns how many. */
 static size_t forget_gone(struct fixture *f)
 {
+	bool there[LAST_NUMBER] = { false };
+	struct kage_list list;
+	struct kage_err *e = kage_store_list(f->store, "h", &list);
 	size_t n_gone = 0;
 
+	if (e && kage_err_code(e) == KAGE_NOTFOUND)
+		kage_err_free(e);
+	else
+		must(e);
+	for (size_t i = 0; !e && i < list.n; i++)
+		if (list.entries[i].number < LAST_NUMBER)
+			there[list.entries[i].number] = true;
+	if (!e)
+		kage_list_free(&list);
 	for (uint64_t n = 1; n < LAST_NUMBER; n++)
-		if (f->states[n] && !pack_is_there(f, n)) {
+		if (f->states[n] && !there[n]) {
 			free(take_ptr(f->states[n]));
 			n_gone++;
 		}
