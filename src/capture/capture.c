@@ -29,7 +29,9 @@
 #include "kind/memory.h"
 #include "kind/obstacles.h"
 #include "kind/timers.h"
+#include "sys/iter.h"
 #include "sys/taskread.h"
+#include "sys/vmaread.h"
 
 enum {
 	STATUS_MAX = 1 << 20,
@@ -64,6 +66,7 @@ static void deinit(struct kage_capture *c)
 	kage_looked_free(c);
 	kage_maps_deinit(&c->maps);
 	kage_taskread_close(c->reader);
+	kage_vmaread_close(c->vmas);
 }
 
 static struct kage_err *begin_round(struct kage_capture *c)
@@ -86,12 +89,19 @@ static struct kage_err *open_reader(struct kage_capture *c)
 	c->stop_all = c->keep_still || (forced && strcmp(forced, "0") != 0);
 	if (forced && strcmp(forced, "2") == 0)
 		return NULL;
-	e = kage_taskread_open(KAGE_TASKREAD_PINS, &c->reader);
+	e = kage_taskread_open(KAGE_ITER_PINS, &c->reader);
+	if (!e)
+		e = kage_vmaread_open(KAGE_ITER_PINS, &c->vmas);
 	if (e && (kage_err_code(e) == KAGE_PERM || kage_err_code(e) == KAGE_UNSUPPORTED)) {
 		err_drop(e);
 		return NULL;
 	}
 	return e;
+}
+
+static struct kage_err *read_maps(struct kage_capture *c)
+{
+	return kage_vmaread_maps(c->vmas, c->target->proc_fd, c->target->pid, &c->maps);
 }
 
 /* Beside the running target. Flags of mappings are slow to read (a walk over all page tables), so
@@ -105,7 +115,7 @@ static struct kage_err *look(struct kage_capture *c)
 		TRY(kage_target_survey(c->target, c->reader));
 	if (c->follow)
 		return follow_look(c);
-	TRY(kage_maps_read(c->target->proc_fd, true, &c->maps));
+	TRY(read_maps(c));
 	TRY(kage_looked_look(c));
 	if (c->checking)
 		return NULL;
@@ -114,16 +124,24 @@ static struct kage_err *look(struct kage_capture *c)
 	return kage_mem_pages_reserve(c->pages, bytes);
 }
 
+/* In the freeze. Where only smaps tells flags, they are those of the look as long as the map is the same. */
 static struct kage_err *reread_maps(struct kage_capture *c)
 {
-	_cleanup_(kage_maps_deinit) struct kage_maps now = { 0 };
+	_cleanup_(kage_maps_deinit) struct kage_maps before = c->maps;
+	bool same;
 
-	TRY(kage_maps_read(c->target->proc_fd, false, &now));
-	if (kage_maps_equal(&now, &c->maps))
+	c->maps = (struct kage_maps){ 0 };
+	TRY(c->vmas ? read_maps(c) : kage_maps_read(c->target->proc_fd, false, &c->maps));
+	same = kage_maps_equal(&c->maps, &before);
+	c->maps_changed |= !same;
+	if (c->maps.has_flags)
 		return NULL;
 	kage_maps_deinit(&c->maps);
-	c->maps_changed = true;
-	return kage_maps_read(c->target->proc_fd, true, &c->maps);
+	if (!same)
+		return read_maps(c);
+	c->maps = before;
+	before = (struct kage_maps){ 0 };
+	return NULL;
 }
 
 static struct kage_err *ask_inside(struct kage_capture *c)

@@ -16,6 +16,7 @@
 #include "image/layers.h"
 #include "kind/looked.h"
 #include "kind/memory.h"
+#include "sys/vmaread.h"
 #include "target/copy.h"
 #include "target/tracker.h"
 
@@ -423,22 +424,33 @@ static struct kage_err *fill(struct kage_capture *c)
 
 /* --- beside the running target ---------------------------------------------------------------- */
 
-/* Flags of mappings are slow to read (a walk over all page tables): as long as the map is the same they are
- * taken to be. */
+/* Flags of mappings are slow to read where only smaps tells them (a walk over all page tables): as long as the map is the
+ * same they are then taken to be. */
 static struct kage_err *read_maps(struct kage_capture *c)
 {
 	struct follow *f = c->follow;
-	_cleanup_(kage_maps_deinit) struct kage_maps now = { 0 };
+	struct kage_maps now = { 0 };
+	bool same;
 
-	TRY(kage_maps_read(c->target->proc_fd, false, &now));
-	if (f->looked && kage_maps_equal(&now, &f->maps)) {
+	if (c->vmas)
+		TRY(kage_vmaread_maps(c->vmas, c->target->proc_fd, c->target->pid, &now));
+	else
+		TRY(kage_maps_read(c->target->proc_fd, false, &now));
+	same = f->looked && kage_maps_equal(&now, &f->maps);
+	if (same)
+		c->looked = take_ptr(f->looked);
+	if (same && !now.has_flags) {
 		c->maps = f->maps;
 		f->maps = (struct kage_maps){ 0 };
-		c->looked = take_ptr(f->looked);
+		kage_maps_deinit(&now);
 		return NULL;
 	}
-	TRY(kage_maps_read(c->target->proc_fd, true, &c->maps));
-	return kage_looked_look(c);
+	c->maps = now;
+	if (!now.has_flags) {
+		kage_maps_deinit(&c->maps);
+		TRY(kage_maps_read(c->target->proc_fd, true, &c->maps));
+	}
+	return same ? NULL : kage_looked_look(c);
 }
 
 /* Room for what the stop will copy is made and faulted in. EXPECTED pages, about. */

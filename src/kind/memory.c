@@ -115,6 +115,7 @@ static void copy_flags(const struct kage_vma *v, Kage__Mapping *m)
 	m->sealed = kage_vma_has(v, VMFLAG('s', 'l'));
 	m->max_writable = kage_vma_has(v, VMFLAG('m', 'w'));
 	m->droppable = kage_vma_has(v, VMFLAG('d', 'p'));
+	m->maybe_guards = kage_vma_has(v, VMFLAG('g', 'u'));
 	m->hugetlb_bytes = kage_vma_has(v, VMFLAG('h', 't')) ? v->huge_bytes : 0;
 	m->pkey = v->pkey;
 }

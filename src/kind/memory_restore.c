@@ -278,6 +278,15 @@ static void advise(struct kage_restore *r, const Kage__Mapping *m, bool wanted, 
 		      V(m->end - m->start), V(advice));
 }
 
+/* The note stays when the last guard is gone, or was in another mapping that became one with this. */
+static void had_guards(struct kage_restore *r, const Kage__Mapping *m, struct kage_batch *b)
+{
+	BATCH_TRY(b, label(r, "install a guard in", m), SYS_madvise, V(m->start),
+		  V(KAGE_PAGE_BYTES), V(KMADV_GUARD_INSTALL));
+	BATCH_TRY(b, label(r, "remove a guard from", m), SYS_madvise, V(m->start),
+		  V(KAGE_PAGE_BYTES), V(KMADV_GUARD_REMOVE));
+}
+
 static struct kage_err *build_mapping(struct kage_restore *r, const Kage__Mapping *m,
 				      struct kage_batch *b)
 {
@@ -290,6 +299,8 @@ static struct kage_err *build_mapping(struct kage_restore *r, const Kage__Mappin
 	/* These decide how pages come into being, so they stand before the contents. */
 	advise(r, m, m->huge_page, MADV_HUGEPAGE, b);
 	advise(r, m, m->no_huge_page, MADV_NOHUGEPAGE, b);
+	if (m->maybe_guards && !m->n_guards)
+		had_guards(r, m, b);
 	return NULL;
 }
 

@@ -96,5 +96,6 @@ struct krseq_cs {
 
 /* include/uapi/asm-generic/mman-common.h */
 #define KMADV_GUARD_INSTALL 102 /* since 6.13 */
+#define KMADV_GUARD_REMOVE  103
 
 #endif

@@ -11,13 +11,6 @@
  * Needs a kernel with BTF whose task iterator can be told the process (Linux 6.1), and CAP_BPF
  * with CAP_PERFMON, which root has.
  *
- * Pinned programs. Loading takes milliseconds, mostly the kernel's verifier. So that the next open
- * takes microseconds, root keeps the loaded program at KAGE_TASKREAD_PINS/<hash of the program>. A pin
- * is used only when that directory lies on a BPF file system, belongs to root and is closed to all
- * others (0700); it is made so when it is missing. Where no BPF file system is mounted at its usual place,
- * one is mounted at KAGE_TASKREAD_OWN_PINS. Otherwise the program is loaded each time. A pin
- * lives until the machine restarts or the file is removed.
- *
  * Not told, because the kernel does not keep it in a form that can be read from there: rseq_cs (it
  * lies in the target's memory, at kage_task_thread.rseq + 8), seccomp filters, mempolicy.
  */
@@ -29,9 +22,6 @@
 
 #include "base/err.h"
 #include "sys/bpf/task_record.h"
-
-#define KAGE_TASKREAD_PINS     "/sys/fs/bpf/kage"
-#define KAGE_TASKREAD_OWN_PINS "/run/kage/bpf"
 
 /* What restart_syscall would go on with, by the kernel function that does it. */
 enum kage_restart {
@@ -120,7 +110,7 @@ struct kage_taskinfo {
 
 struct kage_taskread;
 
-/** Gets the program ready. PINS is the directory of pins, KAGE_TASKREAD_PINS unless in tests; NULL: load,
+/** Gets the program ready. PINS is the directory of pins (sys/iter.h), KAGE_ITER_PINS unless in tests; NULL: load,
  *  and leave nothing behind. Fails with KAGE_PERM without the rights, KAGE_UNSUPPORTED when the kernel
  *  cannot. */
 struct kage_err *kage_taskread_open(const char *pins, struct kage_taskread **ret_reader)

@@ -17,6 +17,7 @@
 #include <sys/user.h>
 
 #include "arch/x86_64/xsave.h"
+#include "sys/iter.h"
 
 /* --- one process with everything ------------------------------------------------------------------ */
 
@@ -706,7 +707,7 @@ static void test_rights(void **state)
 
 		if (setresuid(65534, 65534, 65534) < 0)
 			_exit(2);
-		e = kage_taskread_open(KAGE_TASKREAD_PINS, &r);
+		e = kage_taskread_open(KAGE_ITER_PINS, &r);
 		_exit(e && kage_err_code(e) == KAGE_PERM ? 0 : 1);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);

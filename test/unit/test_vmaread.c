@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The map of this process, with mappings of many kinds, by the iterator and by smaps. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "sys/iter.h"
+#include "sys/vmaread.h"
+
+enum { SIZE = 64 * 4096 };
+
+static void must(struct kage_err *e)
+{
+	if (e)
+		fail_msg("%s", kage_err_message(e));
+}
+
+static void *mapped(int flags, int advice)
+{
+	void *p = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | flags, -1, 0);
+
+	assert_ptr_not_equal(p, MAP_FAILED);
+	if (advice >= 0)
+		assert_int_equal(madvise(p, SIZE, advice), 0);
+	return p;
+}
+
+static void map_all_kinds(void)
+{
+	static const int advices[] = { MADV_DONTFORK,   MADV_WIPEONFORK, MADV_DONTDUMP,
+				       MADV_SEQUENTIAL, MADV_RANDOM,     MADV_NOHUGEPAGE };
+
+	for (size_t i = 0; i < sizeof(advices) / sizeof(*advices); i++)
+		mapped(MAP_PRIVATE, advices[i]);
+	mapped(MAP_PRIVATE | MAP_NORESERVE, -1);
+	mapped(MAP_PRIVATE | MAP_GROWSDOWN, -1);
+	mapped(MAP_SHARED, -1);
+	assert_int_equal(mlock2(mapped(MAP_PRIVATE, -1), 4 * 4096, MLOCK_ONFAULT), 0);
+	assert_int_equal(mprotect(mapped(MAP_PRIVATE, -1), 4096, PROT_EXEC), 0);
+}
+
+static struct kage_vmaread *reader;
+
+static struct kage_err *read_both(struct kage_maps *ret_one, struct kage_maps *ret_other)
+{
+	_cleanup_fd_ int self = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	TRY(kage_vmaread_maps(reader, self, getpid(), ret_one));
+	return kage_maps_read(self, true, ret_other);
+}
+
+static bool same(const struct kage_maps *a, const struct kage_maps *b)
+{
+	if (!kage_maps_equal(a, b))
+		return false;
+	for (size_t i = 0; i < a->n; i++) {
+		const struct kage_vma *x = &a->vmas[i], *y = &b->vmas[i];
+
+		if (x->n_flags != y->n_flags || memcmp(x->flags, y->flags, 2 * x->n_flags) != 0 ||
+		    x->huge_bytes != y->huge_bytes)
+			return false;
+	}
+	return true;
+}
+
+static void test_same(void **state)
+{
+	struct kage_maps a, b;
+
+	(void)state;
+	map_all_kinds();
+	must(read_both(&a, &b));
+	assert_true(a.has_flags);
+	assert_true(a.n > 20);
+	assert_true(same(&a, &b));
+	kage_maps_deinit(&a);
+	kage_maps_deinit(&b);
+}
+
+/* What the iterator cannot tell comes from smaps. */
+static void test_huge(void **state)
+{
+	void *p = mmap(NULL, 2 << 20, PROT_READ,
+		       MAP_ANONYMOUS | MAP_PRIVATE | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
+	struct kage_maps a, b;
+
+	(void)state;
+	if (p == MAP_FAILED)
+		skip();
+	must(read_both(&a, &b));
+	assert_true(same(&a, &b));
+	assert_int_equal(kage_maps_find(&a, (uintptr_t)p)->huge_bytes, 2 << 20);
+	kage_maps_deinit(&a);
+	kage_maps_deinit(&b);
+	munmap(p, 2 << 20);
+}
+
+static void test_bits(void **state)
+{
+	struct arena a = { 0 };
+	const uint16_t *flags;
+	size_t n;
+
+	(void)state;
+	must(kage_vmaread_flags(&a, 0x8000000000000001, &flags, &n));
+	assert_null(flags);
+	must(kage_vmaread_flags(&a, 0x102, &flags, &n));
+	assert_int_equal(n, 2);
+	assert_int_equal(flags[0], VMFLAG('w', 'r'));
+	assert_int_equal(flags[1], VMFLAG('g', 'd'));
+	arena_deinit(&a);
+}
+
+static int open_reader(void **state)
+{
+	struct kage_err *e = kage_vmaread_open(NULL, &reader);
+
+	(void)state;
+	/* Then all comes from smaps. */
+	if (e && kage_err_code(e) != KAGE_UNSUPPORTED && kage_err_code(e) != KAGE_PERM)
+		return 1;
+	err_drop(e);
+	return 0;
+}
+
+static int close_reader(void **state)
+{
+	(void)state;
+	kage_vmaread_close(reader);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_same),
+		cmocka_unit_test(test_huge),
+		cmocka_unit_test(test_bits),
+	};
+
+	return cmocka_run_group_tests(tests, open_reader, close_reader);
+}
