@@ -22,6 +22,7 @@ struct page_run {
 };
 
 struct kage_pages;
+struct kage_units; /* image/units.h */
 
 /** Is given COUNT pages from FIRST of SPACE. BYTES are theirs, valid during the call; NULL means that
  *  they are all zero. */
@@ -39,6 +40,9 @@ struct kage_pages_ops {
 	/** As kage_pages_each(), where this implementation has a better way than read. May be NULL. */
 	struct kage_err *(*each)(struct kage_pages *p, uint32_t space, kage_pages_fn *fn,
 				 void *user);
+	/** As kage_units_create(), where this implementation has a better way than read. May be NULL. */
+	struct kage_err *(*units)(struct kage_pages *p, uint32_t space,
+				  struct kage_units **ret_units);
 	void (*destroy)(struct kage_pages *p);
 };
 

@@ -44,7 +44,4 @@ void kage_memory_print(const struct kage_image *image, const Kage__Process *p, F
 		       bool full);
 extern const struct kage_kind kage_kind_memory;
 
-/** Writes the contents of all private mappings into the stub. */
-struct kage_err *kage_memory_fill(struct kage_restore *r) _must_check_;
-
 #endif

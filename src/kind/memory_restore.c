@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The memory map of a restored process: emptying the stub, mapping, filling, and what comes last.
+ * The memory map of a restored process: emptying the stub, mapping, and what comes last. It is filled in
+ * between (restore/fill.c).
  *
  * The kernel's own mappings (vDSO and its data) are those that the stub was born with, moved to
  * where the program knows them; mremap(2) tells the kernel.
@@ -353,55 +354,6 @@ struct kage_err *kage_memory_build(struct kage_restore *r, const struct kage_map
 		if (is_mapped_by_us(m->mappings[i]))
 			TRY(build_mapping(r, m->mappings[i], b));
 	return build_mm(r, b);
-}
-
-/* --- contents ----------------------------------------------------------------------------------- */
-
-static const Kage__Mapping *mapping_of(const Kage__Memory *m, uint64_t address)
-{
-	size_t low = 0, high = m->n_mappings;
-
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-
-		if (m->mappings[mid]->end <= address)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return low < m->n_mappings ? m->mappings[low] : NULL;
-}
-
-/* Zeros: fresh anonymous memory has them already; over a file's page they must be written. */
-static struct kage_err *fill_zeros(struct kage_restore *r, uint64_t first, uint64_t count)
-{
-	static const uint8_t zeros[KAGE_PAGE_BYTES];
-
-	for (uint64_t i = 0; i < count; i++) {
-		kage_addr at = addr((first + i) << KAGE_PAGE_SHIFT);
-		const Kage__Mapping *m = mapping_of(r->process->memory, at.v);
-
-		if (m && m->backing != KAGE__MAPPING__BACKING__ANONYMOUS)
-			TRY(kage_target_write(r->stub, at, zeros, sizeof(zeros)));
-	}
-	return NULL;
-}
-
-static struct kage_err *fill_piece(void *user, uint32_t space, uint64_t first, uint64_t count,
-				   const void *bytes)
-{
-	struct kage_restore *r = user;
-
-	(void)space;
-	if (!bytes)
-		return fill_zeros(r, first, count);
-	return kage_target_write(r->stub, addr(first << KAGE_PAGE_SHIFT), bytes,
-				 count << KAGE_PAGE_SHIFT);
-}
-
-struct kage_err *kage_memory_fill(struct kage_restore *r)
-{
-	return kage_pages_each(r->image->pages, r->process->memory->space, fill_piece, r);
 }
 
 /* --- the end: what would have been in the way before --------------------------------------------- */

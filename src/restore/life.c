@@ -130,7 +130,7 @@ static struct kage_err *build_memory(struct kage_restore *r, const struct stub_a
 	TRY(kage_maps_read(r->stub->proc_fd, false, &now));
 	TRY(kage_memory_build(r, &now, area->spare, &b));
 	TRY(kage_batch_run(r->stub, r->stub->threads[0], &b));
-	TRY(kage_memory_fill(r));
+	TRY(restore_fill(r));
 	return patch_memory(r);
 }
 

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "base/cleanup.h"
+#include "image/units.h"
 #include "store/pack_read.h"
 #include "store/patch.h"
 
@@ -25,7 +26,6 @@ struct chain {
 	uint64_t difference_bytes, unpacked_bytes; /* in all groups; in those unpacked one by one */
 	struct patch *patch;                       /* all of it, once made */
 	struct difference_reader reader;
-	uint8_t *room;   /* KAGE_PAGES_PIECE pages */
 	size_t doubtful; /* while opening: a node that others may have written, or NO_NODE */
 };
 
@@ -45,7 +45,6 @@ static void chain_destroy(struct kage_pages *base)
 	kage_difference_reader_deinit(&c->reader);
 	kage_pages_destroy(c->own);
 	kage_pages_destroy(c->key);
-	free(c->room);
 	free(c);
 }
 
@@ -124,23 +123,25 @@ static struct kage_err *chain_read(struct kage_pages *base, uint32_t space, uint
 
 struct each {
 	struct chain *chain;
+	uint8_t *room; /* KAGE_PAGES_PIECE pages */
 	kage_pages_fn *fn;
 	void *user;
 };
 
 /* COUNT pages, at most KAGE_PAGES_PIECE, which are BYTES (NULL: zeros) in the keyframe. */
-static struct kage_err *give(const struct each *s, uint32_t space, uint64_t first, uint64_t count,
+static struct kage_err *give(void *user, uint32_t space, uint64_t first, uint64_t count,
 			     const void *bytes)
 {
-	struct chain *c = s->chain;
+	const struct each *s = user;
+	const struct chain *c = s->chain;
 
 	if (kage_patch_touches(c->patch, space, first, count)) {
 		if (bytes)
-			memcpy(c->room, bytes, count * KAGE_PAGE_BYTES);
+			memcpy(s->room, bytes, count * KAGE_PAGE_BYTES);
 		else
-			memset(c->room, 0, count * KAGE_PAGE_BYTES);
-		kage_patch_apply(c->patch, space, first, count, c->room);
-		bytes = c->room;
+			memset(s->room, 0, count * KAGE_PAGE_BYTES);
+		kage_patch_apply(c->patch, space, first, count, s->room);
+		bytes = s->room;
 	}
 	return s->fn(s->user, space, first, count, bytes);
 }
@@ -163,25 +164,27 @@ static struct kage_err *give_from_key(void *user, uint32_t space, uint64_t first
 			break;
 		if (at)
 			at += (from - first) * KAGE_PAGE_BYTES;
-		TRY(give(s, space, from, to - from, at));
+		TRY(give(user, space, from, to - from, at));
 	}
 	return NULL;
 }
 
 /* Pages FROM to TO of SPACE, which the keyframe does not have. */
-static struct kage_err *give_new(const struct each *s, uint32_t space, uint64_t from, uint64_t to)
+static struct kage_err *give_new(uint32_t space, uint64_t from, uint64_t to, kage_pages_fn *fn,
+				 void *user)
 {
 	for (uint64_t n; from < to; from += n) {
 		n = to - from < KAGE_PAGES_PIECE ? to - from : KAGE_PAGES_PIECE;
-		TRY(give(s, space, from, n, NULL));
+		TRY(fn(user, space, from, n, NULL));
 	}
 	return NULL;
 }
 
-/* All pages of R, a run of the image, that the keyframe does not have. */
-static struct kage_err *give_rest_of(const struct each *s, const struct page_run *r)
+/* Calls FN for all pages of R, a run of the image, that the keyframe does not have. */
+static struct kage_err *each_rest_of(const struct chain *c, const struct page_run *r,
+				     kage_pages_fn *fn, void *user)
 {
-	const struct kage_pages *key = s->chain->key;
+	const struct kage_pages *key = c->key;
 	uint64_t at = r->first, end = r->first + r->count;
 
 	for (size_t i = kage_pages_find(key, r->space, at); i < key->n_runs && at < end; i++) {
@@ -190,33 +193,175 @@ static struct kage_err *give_rest_of(const struct each *s, const struct page_run
 		if (k->space != r->space || k->first >= end)
 			break;
 		if (k->first > at)
-			TRY(give_new(s, r->space, at, k->first));
+			TRY(give_new(r->space, at, k->first, fn, user));
 		at = k->first + k->count;
 	}
-	return at < end ? give_new(s, r->space, at, end) : NULL;
+	return at < end ? give_new(r->space, at, end, fn, user) : NULL;
+}
+
+static uint8_t *new_room(void)
+{
+	return malloc((size_t)KAGE_PAGES_PIECE * KAGE_PAGE_BYTES);
 }
 
 static struct kage_err *chain_each(struct kage_pages *base, uint32_t space, kage_pages_fn *fn,
 				   void *user)
 {
 	struct chain *c = chain_of(base);
-	struct each s = { .chain = c, .fn = fn, .user = user };
+	_cleanup_free_ uint8_t *room = new_room();
+	struct each s = { c, room, fn, user };
 
 	TRY(make_patch(c));
-	if (!c->room)
-		c->room = malloc((size_t)KAGE_PAGES_PIECE * KAGE_PAGE_BYTES);
-	if (!c->room)
+	if (!room)
 		return kage_err_nomem();
 	TRY(kage_pages_each(c->key, space, give_from_key, &s));
 	for (size_t i = 0; i < base->n_runs; i++)
 		if (!space || base->runs[i].space == space)
-			TRY(give_rest_of(&s, &base->runs[i]));
+			TRY(each_rest_of(c, &base->runs[i], give, &s));
+	return NULL;
+}
+
+/* --- units: the keyframe's, and the pages that it does not have ---------------------------------- */
+
+struct chain_units {
+	struct kage_units base;
+	struct chain *chain;
+	struct kage_units *key;
+	struct page_run *rest; /* a unit each, after the keyframe's */
+	size_t n_rest, max_rest;
+};
+
+struct chain_room {
+	const struct kage_units *key;
+	void *key_room;
+	uint8_t *bytes;
+};
+
+static struct chain_units *units_of(struct kage_units *u)
+{
+	return (struct chain_units *)u;
+}
+
+static void units_room_destroy(void *room)
+{
+	struct chain_room *r = room;
+
+	if (r->key_room)
+		r->key->ops->room_destroy(r->key_room);
+	free(r->bytes);
+	free(r);
+}
+
+static void *units_room(const struct kage_units *base)
+{
+	const struct kage_units *key = ((const struct chain_units *)base)->key;
+	struct chain_room *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return NULL;
+	r->key = key;
+	r->key_room = key->ops->room_create(key);
+	r->bytes = new_room();
+	if (r->key_room && r->bytes)
+		return r;
+	units_room_destroy(r);
+	return NULL;
+}
+
+static struct kage_err *units_read(struct kage_units *base, size_t i, void *room, kage_pages_fn *fn,
+				   void *user)
+{
+	struct chain_units *u = units_of(base);
+	struct chain_room *r = room;
+	struct each s = { u->chain, r->bytes, fn, user };
+	const struct page_run *rest;
+
+	if (i < u->key->n)
+		return u->key->ops->read(u->key, i, r->key_room, give_from_key, &s);
+	rest = &u->rest[i - u->key->n];
+	return give(&s, rest->space, rest->first, rest->count, NULL);
+}
+
+static void units_destroy(struct kage_units *base)
+{
+	struct chain_units *u = units_of(base);
+
+	kage_units_destroy(u->key);
+	free(u->rest);
+	free(base->pieces);
+	free(u);
+}
+
+static const struct kage_units_ops units_ops = {
+	.room_create = units_room,
+	.room_destroy = units_room_destroy,
+	.read = units_read,
+	.destroy = units_destroy,
+};
+
+static struct kage_err *note_rest(void *user, uint32_t space, uint64_t first, uint64_t count,
+				  const void *bytes)
+{
+	struct chain_units *u = user;
+
+	(void)bytes;
+	if (u->n_rest == u->max_rest) {
+		size_t max = u->max_rest ? u->max_rest * 2 : 64;
+		struct page_run *grown = reallocarray(u->rest, max, sizeof(*grown));
+
+		if (!grown)
+			return kage_err_nomem();
+		u->rest = grown;
+		u->max_rest = max;
+	}
+	TRY(kage_units_add(&u->base, first, count, u->base.n));
+	u->base.n++;
+	u->rest[u->n_rest++] = (struct page_run){ space, first, count };
+	return NULL;
+}
+
+static struct kage_err *cut(struct chain_units *u, uint32_t space)
+{
+	struct chain *c = u->chain;
+
+	TRY(make_patch(c));
+	TRY(kage_units_create(c->key, space, &u->key));
+	for (size_t i = 0; i < u->key->n_pieces; i++) {
+		const struct kage_unit_piece *p = &u->key->pieces[i];
+
+		TRY(kage_units_add(&u->base, p->page, p->count, p->unit));
+	}
+	u->base.n = u->key->n;
+	for (size_t i = 0; i < c->base.n_runs; i++)
+		if (c->base.runs[i].space == space)
+			TRY(each_rest_of(c, &c->base.runs[i], note_rest, u));
+	kage_units_sort(&u->base);
+	return NULL;
+}
+
+static struct kage_err *chain_units(struct kage_pages *base, uint32_t space,
+				    struct kage_units **ret_units)
+{
+	struct chain_units *u = calloc(1, sizeof(*u));
+	struct kage_err *e;
+
+	if (!u)
+		return kage_err_nomem();
+	u->base.ops = &units_ops;
+	u->chain = chain_of(base);
+	e = cut(u, space);
+	if (e) {
+		units_destroy(&u->base);
+		return e;
+	}
+	*ret_units = &u->base;
 	return NULL;
 }
 
 static const struct kage_pages_ops chain_ops = {
 	.read = chain_read,
 	.each = chain_each,
+	.units = chain_units,
 	.destroy = chain_destroy,
 };
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "image/units.h"
 #include "store/group.h"
 
 enum {
@@ -326,9 +327,142 @@ static struct kage_err *pack_each(struct kage_pages *base, uint32_t space, kage_
 	return e;
 }
 
+/* --- units: its groups, and pages of zeros ------------------------------------------------------ */
+
+struct pack_units {
+	struct kage_units base;
+	struct pack_pages *pages;
+	struct pieces list;  /* sorted */
+	struct pieces zeros; /* a unit each, after those of the groups; no slots */
+	size_t *begins;      /* of each group's unit: in the list; one more than there are */
+	size_t n_groups;     /* units that are groups */
+};
+
+static struct pack_units *units_of(struct kage_units *u)
+{
+	return (struct pack_units *)u;
+}
+
+static void *units_room(const struct kage_units *u)
+{
+	(void)u;
+	return calloc(1, sizeof(struct group_reader));
+}
+
+static void units_room_destroy(void *room)
+{
+	kage_group_reader_deinit(room);
+	free(room);
+}
+
+static struct kage_err *units_read(struct kage_units *base, size_t i, void *room, kage_pages_fn *fn,
+				   void *user)
+{
+	struct pack_units *u = units_of(base);
+	const struct pack_pages *p = u->pages;
+	const uint8_t *bytes;
+
+	if (i >= u->n_groups) {
+		const struct piece *c = &u->zeros.v[i - u->n_groups];
+
+		return fn(user, c->space, c->page, c->count, NULL);
+	}
+	TRY(kage_group_prepare(room));
+	TRY_WRAP(kage_group_read(&p->file, &p->index,
+				 u->list.v[u->begins[i]].slot / p->index.group_pages, room, &bytes),
+		 "pack %s", p->file.path);
+	for (size_t at = u->begins[i]; at < u->begins[i + 1]; at++) {
+		const struct piece *c = &u->list.v[at];
+
+		TRY(fn(user, c->space, c->page, c->count,
+		       bytes + c->slot % p->index.group_pages * KAGE_PAGE_BYTES));
+	}
+	return NULL;
+}
+
+static void units_destroy(struct kage_units *base)
+{
+	struct pack_units *u = units_of(base);
+
+	free(u->list.v);
+	free(u->zeros.v);
+	free(u->begins);
+	free(base->pieces);
+	free(u);
+}
+
+static const struct kage_units_ops units_ops = {
+	.room_create = units_room,
+	.room_destroy = units_room_destroy,
+	.read = units_read,
+	.destroy = units_destroy,
+};
+
+static struct kage_err *note_zeros(void *user, uint32_t space, uint64_t first, uint64_t count,
+				   const void *bytes)
+{
+	struct pack_units *u = user;
+
+	(void)bytes;
+	return add_piece(&u->zeros, &(struct piece){ 0, first, space, (uint32_t)count });
+}
+
+/* Makes units of both lists. */
+static struct kage_err *number_units(struct pack_units *u)
+{
+	uint64_t group_pages = u->pages->index.group_pages, now = UINT64_MAX;
+
+	u->begins = calloc(u->list.n + 1, sizeof(*u->begins));
+	if (!u->begins)
+		return kage_err_nomem();
+	for (size_t i = 0; i < u->list.n; i++) {
+		const struct piece *c = &u->list.v[i];
+
+		if (c->slot / group_pages != now)
+			u->begins[u->n_groups++] = i;
+		now = c->slot / group_pages;
+		TRY(kage_units_add(&u->base, c->page, c->count, u->n_groups - 1));
+	}
+	u->begins[u->n_groups] = u->list.n;
+	for (size_t i = 0; i < u->zeros.n; i++)
+		TRY(kage_units_add(&u->base, u->zeros.v[i].page, u->zeros.v[i].count,
+				   u->n_groups + i));
+	u->base.n = u->n_groups + u->zeros.n;
+	kage_units_sort(&u->base);
+	return NULL;
+}
+
+static struct kage_err *pack_units(struct kage_pages *base, uint32_t space,
+				   struct kage_units **ret_units)
+{
+	struct pack_pages *p = pack_of(base);
+	struct pack_units *u;
+	struct kage_err *e;
+
+	TRY(check_contents(p));
+	u = calloc(1, sizeof(*u));
+	if (!u)
+		return kage_err_nomem();
+	u->base.ops = &units_ops;
+	u->pages = p;
+	u->list.sorted = true;
+	e = cut_all(p, space, &u->list, note_zeros, u);
+	if (!e && !u->list.sorted)
+		qsort(u->list.v, u->list.n, sizeof(*u->list.v), compare_pieces);
+	if (!e)
+		e = number_units(u);
+	if (e) {
+		units_destroy(&u->base);
+		return e;
+	}
+	*ret_units = &u->base;
+	return NULL;
+}
+
 static const struct kage_pages_ops pack_ops = {
 	.read = pack_read,
 	.each = pack_each,
+	.units = pack_units,
 	.destroy = pack_destroy,
 };
 

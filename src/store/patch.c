@@ -2,18 +2,15 @@
 #include "store/patch.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/workers.h"
 
 enum {
 	HUGE_FROM_BYTES = 8 << 20,
 	MANY_PAGES = 4096,       /* from here on threads are worth it */
-	MAX_THREADS = 3,         /* beside the one that asks */
 	BATCH_BYTES = 128 << 20, /* unpacked at a time */
 	SLICE_PAGES = 256,       /* applied at a time */
 };
@@ -129,71 +126,6 @@ static struct kage_err *make_room(struct patch *p)
 	return NULL;
 }
 
-/* --- work for several threads ----------------------------------------------------------------- */
-
-/* Each takes the next of N items that nobody has taken, until one fails. */
-struct work {
-	struct kage_err *(*fn)(void *user, size_t i);
-	void *user;
-	size_t n;
-	pthread_mutex_t lock; /* of the two below */
-	size_t n_taken;
-	struct kage_err *e;
-};
-
-/* The next item; false at the end or after an error. E is that of the last one. */
-static bool take_next(struct work *w, struct kage_err *e, size_t *ret_i)
-{
-	bool more;
-
-	pthread_mutex_lock(&w->lock);
-	if (!w->e)
-		w->e = e;
-	else
-		err_drop(e);
-	more = !w->e && w->n_taken < w->n;
-	if (more)
-		*ret_i = w->n_taken++;
-	pthread_mutex_unlock(&w->lock);
-	return more;
-}
-
-static void *thread_main(void *arg)
-{
-	struct work *w = arg;
-	struct kage_err *e = NULL;
-	size_t i;
-
-	while (take_next(w, e, &i))
-		e = w->fn(w->user, i);
-	return NULL;
-}
-
-/* Calls FN for items 0 to N - 1; by threads beside this one, as many as there are processors, if MANY.
- * Signals are for the threads that were there before. */
-static struct kage_err *do_all(struct kage_err *(*fn)(void *user, size_t i), void *user, size_t n,
-			       bool many)
-{
-	long n_processors = many ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
-	struct work w = { .fn = fn, .user = user, .n = n };
-	pthread_t threads[MAX_THREADS];
-	size_t n_threads = 0;
-	sigset_t all, old;
-
-	pthread_mutex_init(&w.lock, NULL);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	while (n_threads < MAX_THREADS && (long)n_threads + 1 < n_processors &&
-	       pthread_create(&threads[n_threads], NULL, thread_main, &w) == 0)
-		n_threads++;
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	thread_main(&w);
-	for (size_t i = 0; i < n_threads; i++)
-		pthread_join(threads[i], NULL);
-	pthread_mutex_destroy(&w.lock);
-	return w.e;
-}
-
 /* --- adding ----------------------------------------------------------------------------------- */
 
 /* Differences are unpacked many at a time, and sorted by page: so each page is changed by all of them while
@@ -286,13 +218,14 @@ static struct kage_err *keep_code(void *user, uint32_t space, uint64_t page, con
 	return keep_bytes(u, code, size);
 }
 
-static struct kage_err *unpack_one(void *user, size_t i)
+static struct kage_err *unpack_one(void *user, size_t thread, size_t i)
 {
 	_cleanup_(kage_difference_reader_deinit) struct difference_reader reader = { 0 };
 	struct batch *b = user;
 	const struct difference *d = &b->differences[i];
 	struct unpack now = { b->patch, &b->unpacked[i] };
 
+	(void)thread;
 	now.to->codes = malloc((d->dirty.n_pages + 1) * sizeof(*now.to->codes));
 	if (!now.to->codes)
 		return kage_err_nomem();
@@ -332,11 +265,12 @@ static struct kage_err *sort_codes(struct batch *b, size_t *ret_n)
 	return NULL;
 }
 
-static struct kage_err *apply_some(void *user, size_t i)
+static struct kage_err *apply_some(void *user, size_t thread, size_t i)
 {
 	struct batch *b = user;
 	uint64_t first = i * SLICE_PAGES, end = first + SLICE_PAGES;
 
+	(void)thread;
 	end = end < b->n_pages ? end : b->n_pages;
 	for (uint64_t page = first; page < end; page++)
 		for (size_t c = page ? b->ends[page - 1] : 0; c < b->ends[page]; c++)
@@ -359,10 +293,10 @@ static struct kage_err *add_batch(struct patch *p, uint64_t n_pages, const struc
 	b.unpacked = calloc(n, sizeof(*b.unpacked));
 	if (!b.unpacked)
 		return kage_err_nomem();
-	TRY(do_all(unpack_one, &b, n, many && n > 1));
+	TRY(kage_workers_run(unpack_one, &b, n, many && n > 1));
 	TRY(sort_codes(&b, &n_codes));
-	return do_all(apply_some, &b, (n_pages + SLICE_PAGES - 1) / SLICE_PAGES,
-		      n_codes >= MANY_PAGES);
+	return kage_workers_run(apply_some, &b, (n_pages + SLICE_PAGES - 1) / SLICE_PAGES,
+				n_codes >= MANY_PAGES);
 }
 
 static struct kage_err *add_all(struct patch *p, const struct difference *d, size_t n)

@@ -48,3 +48,29 @@ void kage_uffd_unregister(int uffd, uint64_t start, uint64_t end)
 	/* Gone mappings need it no more. */
 	(void)ioctl(uffd, UFFDIO_UNREGISTER, &r);
 }
+
+struct kage_err *kage_uffd_begin_missing(int uffd, uint64_t features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+
+	return ioctl(uffd, UFFDIO_API, &api) == 0 ? NULL
+						  : kage_err_sys(errno, "set up a userfaultfd");
+}
+
+bool kage_uffd_register_missing(int uffd, uint64_t start, uint64_t end)
+{
+	struct uffdio_register r = { .range = { .start = start, .len = end - start },
+				     .mode = UFFDIO_REGISTER_MODE_MISSING };
+
+	return ioctl(uffd, UFFDIO_REGISTER, &r) == 0;
+}
+
+int kage_uffd_copy(int uffd, uint64_t to, const void *from, uint64_t bytes, uint64_t *ret_done)
+{
+	struct uffdio_copy c = { .dst = to, .src = (uint64_t)(uintptr_t)from, .len = bytes };
+	int num = ioctl(uffd, UFFDIO_COPY, &c) == 0 ? 0 : errno;
+
+	/* Stopped in the middle, it fails with EAGAIN and says there how far it came. */
+	*ret_done = c.copy > 0 ? (uint64_t)c.copy : 0;
+	return num;
+}

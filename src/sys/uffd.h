@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * userfaultfd(2), as far as tracking of writes needs it: mappings are registered for asynchronous
+ * userfaultfd(2). Of it, tracking of writes needs this: mappings are registered for asynchronous
  * write protection (UFFD_FEATURE_WP_ASYNC, Linux 6.7). A write to a protected page takes the
- * protection away by itself; nobody is told and nobody waits.
+ * protection away by itself; nobody is told and nobody waits. Filling needs this: mappings are
+ * registered for missing pages, and pages are put in their places, which costs neither zeroing
+ * nor a fault.
  */
 #ifndef SYS_UFFD_H
 #define SYS_UFFD_H
+
+#include <stdbool.h>
 
 #include "base/err.h"
 #include "base/types.h"
@@ -27,5 +31,16 @@ void kage_uffd_unprotect(int uffd, uint64_t start, uint64_t end);
 
 /** Undoes the registration of the mappings from START to END. */
 void kage_uffd_unregister(int uffd, uint64_t start, uint64_t end);
+
+/** The same for UFFD, fresh, that is for missing pages; FEATURES as in userfaultfd(2). */
+struct kage_err *kage_uffd_begin_missing(int uffd, uint64_t features) _must_check_;
+
+/** Registers the pages from START to END for missing pages, false where that cannot be. */
+bool kage_uffd_register_missing(int uffd, uint64_t start, uint64_t end);
+
+/** Puts BYTES (a multiple of pages) to address TO, where pages are missing. Returns 0 or an errno value, and in
+ *  *RET_DONE how many bytes are there: EEXIST: the next page is there; EAGAIN: the address space is being
+ *  changed; ENOENT: no mapping that is registered; ESRCH: no address space any more. */
+int kage_uffd_copy(int uffd, uint64_t to, const void *from, uint64_t bytes, uint64_t *ret_done);
 
 #endif
