@@ -104,6 +104,9 @@ struct kage_entry {
 	uint64_t stored_bytes; /* size of the pack */
 	int32_t pid;
 	uint32_t n_threads;
+	const char *
+		tracking; /* how what had to be copied was known: "wp", "softdirty", "twin", "copy" as in
+			       * kage(1), KAGE_TRACK; "": not known */
 	const char *comm;
 	const char *command; /* command line */
 	const char *message; /* of -m, or "" */
@@ -357,6 +360,7 @@ struct kage_snap_result {
 	uint64_t memory_bytes; /* contents in the image */
 	uint64_t stored_bytes; /* size of the pack */
 	unsigned rung;         /* see Source in image.proto */
+	const char *tracking;  /* as in struct kage_entry */
 	uint32_t n_threads;
 };
 
@@ -395,6 +399,7 @@ struct kage_record_result {
 	uint64_t stored_bytes;  /* size of the pack */
 	bool keyframe;
 	unsigned rung;
+	const char *tracking; /* as in struct kage_entry */
 	uint32_t n_threads;
 };
 

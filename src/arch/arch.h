@@ -142,6 +142,9 @@ struct kage_call {
 	uint32_t from_memory; /* bit i: args[i] is the address of the value, not the value */
 	uint32_t go_on;       /* 1: a failure does not end the batch */
 	int64_t result;       /* written by the runner: as the kernel returned it */
+	uint64_t
+		child; /* where it returns 0, that is a new process: goes on with the struct kage_run at
+	                       * this address; 0: it goes on here */
 };
 
 /* The head of the area in the target that the runner works in. The runner performs calls from

@@ -174,6 +174,7 @@ static struct kage_err *learn_inside(struct kage_capture *c, bool *ret_learnt)
 
 static struct kage_err *copy_memory(struct kage_capture *c)
 {
+	c->tracking = KAGE__SOURCE__TRACKING__COPY;
 	TRY(kage_memory_copy(c));
 	return kage_memory_guards(c);
 }
@@ -213,9 +214,11 @@ static struct kage_err *see(struct kage_capture *c, bool *ret_still)
 	if (!c->lenient)
 		TRY(kage_obstacles_refuse(c->obstacles));
 	if (c->follow)
-		TRY(follow_copy(c));
+		TRY(follow_copy(c, ret_still));
 	else
 		TRY(copy_memory(c));
+	if (!*ret_still)
+		return NULL;
 	if (c->verify)
 		TRY(copy_to_compare(c));
 	return kage_target_still(c->target, ret_still);

@@ -13,6 +13,7 @@
 #include "capture/pins.h"
 #include "capture/room.h"
 #include "capture/shadow.h"
+#include "capture/twinned.h"
 #include "image/layers.h"
 #include "kind/looked.h"
 #include "kind/memory.h"
@@ -38,8 +39,13 @@ struct follow {
 	bool filled;    /* the shadow holds what there was when tracking began, or more */
 	bool committed; /* it holds an image */
 	bool untracked; /* there is no tracker, and there will be none */
-	bool gives_way; /* the program has a userfaultfd itself */
-	bool pinned;    /* pages may have changed without the tracker's telling (capture/pins.h) */
+	bool twins;     /* then a twin of the target is read; else it stands while all is copied */
+	bool twins_forced;      /* also of a small target */
+	bool told;              /* that it had none, and why */
+	struct kage_twin *twin; /* of the image that is being taken, or NULL */
+	unsigned n_asleep;      /* attempts at which nobody stood who could have made it */
+	bool gives_way;         /* the program has a userfaultfd itself */
+	bool pinned; /* pages may have changed without the tracker's telling (capture/pins.h) */
 	struct kage_pages **layers; /* of private memory, the latest last */
 	size_t n_layers;
 	struct mem_pages *next; /* for the next layer, or NULL */
@@ -93,6 +99,7 @@ void follow_destroy(struct follow *f)
 	if (!f)
 		return;
 	kage_tracker_destroy(f->tracker);
+	kage_twin_end(f->twin);
 	drop_layers(f);
 	kage_mem_pages_destroy(f->next);
 	room_deinit(&f->room);
@@ -267,24 +274,25 @@ static struct kage_err *look_at(struct kage_capture *c, const struct kage_vma *v
 				 found, l);
 }
 
-/* One look at all of MAPS: what is there, and what was written since the last look. */
-static struct kage_err *look_around(struct kage_capture *c, const struct kage_maps *maps,
-				    bool sliced)
+/* One look at all of MAPS in process OF: what is there, and what was written since the last look. In a twin it is what
+ * the twin has; in the target, if there is a twin, what that has not. */
+static struct kage_err *look_in(struct kage_capture *c, const struct kage_target *of,
+				const struct kage_maps *maps, bool sliced)
 {
-	_cleanup_fd_ int pagemap = openat(c->target->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
+	_cleanup_fd_ int pagemap = openat(of->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
 	struct follow *f = c->follow;
 	struct looking l = { .f = f, .space = 1 };
 	struct kage_err *e = NULL;
 
 	if (pagemap < 0)
-		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
-	kage_runs_clear(&f->populated);
+		return kage_err_sys(errno, "open /proc/%d/pagemap", of->pid);
 	kage_runs_clear(&f->guards);
 	kage_runs_clear(&f->unsure);
 	for (size_t i = 0; i < maps->n && !e; i++) {
 		const struct kage_vma *v = &maps->vmas[i];
 
-		if (kage_memory_is_private(v))
+		if (kage_memory_is_private(v) &&
+		    (!f->twin || twinned_takes(v) == (of != c->target)))
 			e = look_at(c, v, pagemap, sliced, &l);
 	}
 	if (!e)
@@ -298,10 +306,17 @@ static struct kage_err *look_around(struct kage_capture *c, const struct kage_ma
 	return e;
 }
 
+static struct kage_err *look_around(struct kage_capture *c, const struct kage_maps *maps,
+				    bool sliced)
+{
+	kage_runs_clear(&c->follow->populated);
+	return look_in(c, c->target, maps, sliced);
+}
+
 /* --- copying ---------------------------------------------------------------------------------- */
 
-/* Copies N runs into M. LOOSE: the target runs. */
-static struct kage_err *copy_runs(struct kage_capture *c, const struct page_run *runs, size_t n,
+/* Copies N runs of FROM into M. LOOSE: it runs. */
+static struct kage_err *copy_runs(struct kage_target *from, const struct page_run *runs, size_t n,
 				  bool loose, struct mem_pages *m)
 {
 	struct kage_copy copy = { 0 };
@@ -316,7 +331,7 @@ static struct kage_err *copy_runs(struct kage_capture *c, const struct page_run 
 					  runs[i].count << KAGE_PAGE_SHIFT);
 	}
 	if (!e)
-		e = loose ? kage_copy_run_loose(&copy, c->target) : kage_copy_run(&copy, c->target);
+		e = loose ? kage_copy_run_loose(&copy, from) : kage_copy_run(&copy, from);
 	kage_copy_deinit(&copy);
 	return e;
 }
@@ -332,8 +347,8 @@ static struct kage_err *push_layer(struct follow *f, struct mem_pages *m)
 	return NULL;
 }
 
-/* Copies what was written into a new layer. */
-static struct kage_err *copy_written(struct kage_capture *c, bool loose)
+/* Copies what was written into a new layer, from the target or its twin. */
+static struct kage_err *copy_written(struct kage_capture *c, struct kage_target *from, bool loose)
 {
 	struct follow *f = c->follow;
 	struct mem_pages *m;
@@ -344,7 +359,7 @@ static struct kage_err *copy_written(struct kage_capture *c, bool loose)
 	if (!f->next)
 		TRY(room_take(&f->room, &f->next));
 	m = take_ptr(f->next);
-	e = copy_runs(c, f->written.v, f->written.n, loose, m);
+	e = copy_runs(from, f->written.v, f->written.n, loose, m);
 	if (!e)
 		e = push_layer(f, m);
 	if (e)
@@ -365,18 +380,20 @@ static struct kage_err *to_shadow(struct shadow *s, struct kage_pages *p)
 	return NULL;
 }
 
-/* COUNT pages from FIRST go to the shadow while the target runs. */
+/* RUN goes to the shadow while the target runs, from it or from its twin. */
 static struct kage_err *fill_piece(struct kage_capture *c, const struct page_run *run)
 {
+	struct follow *f = c->follow;
 	struct mem_pages *m = NULL;
 	struct kage_err *e;
 
 	TRY(kage_ctx_poll(c->ctx));
-	TRY(room_take(&c->follow->room, &m));
-	e = copy_runs(c, run, 1, true, m);
+	TRY(room_take(&f->room, &m));
+	e = f->twin ? copy_runs(f->twin->process, run, 1, false, m)
+		    : copy_runs(c->target, run, 1, true, m);
 	if (!e)
-		e = to_shadow(c->follow->shadow, kage_mem_pages_finish(m));
-	room_give(&c->follow->room, m);
+		e = to_shadow(f->shadow, kage_mem_pages_finish(m));
+	room_give(&f->room, m);
 	return e;
 }
 
@@ -390,23 +407,19 @@ static struct kage_err *fill_layer(struct kage_capture *c)
 	if (!f->next)
 		TRY(room_take(&f->room, &f->next));
 	TRY(kage_mem_pages_reserve(f->next, kage_runs_total(&f->written) * KAGE_PAGE_BYTES));
-	TRY(copy_written(c, true));
+	TRY(copy_written(c, c->target, true));
 	f->filled = true;
 	return NULL;
 }
 
-/* The first round copies everything, so it does not stay in memory. */
-static struct kage_err *fill(struct kage_capture *c)
+/* RUNS go to the shadow. What else is there lies in a layer. */
+static struct kage_err *fill_shadow(struct kage_capture *c, const struct page_runs *runs)
 {
 	struct follow *f = c->follow;
-	uint64_t total = kage_runs_total(&f->populated), n_done = 0;
+	uint64_t total = kage_runs_total(runs), n_done = 0;
 
-	f->committed = false;
-	drop_layers(f);
-	if (f->once)
-		return fill_layer(c);
-	for (size_t i = 0; i < f->populated.n; i++) {
-		const struct page_run *r = &f->populated.v[i];
+	for (size_t i = 0; i < runs->n; i++) {
+		const struct page_run *r = &runs->v[i];
 
 		for (uint64_t done = 0, n; done < r->count; done += n) {
 			n = r->count - done < FILL_PAGES ? r->count - done : FILL_PAGES;
@@ -420,6 +433,16 @@ static struct kage_err *fill(struct kage_capture *c)
 	kage_runs_clear(&f->written);
 	f->filled = true;
 	return NULL;
+}
+
+/* The first round copies everything, so it does not stay in memory. */
+static struct kage_err *fill(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+
+	f->committed = false;
+	drop_layers(f);
+	return f->once ? fill_layer(c) : fill_shadow(c, &f->populated);
 }
 
 /* --- beside the running target ---------------------------------------------------------------- */
@@ -439,7 +462,8 @@ static struct kage_err *read_maps(struct kage_capture *c)
 	same = f->looked && kage_maps_equal(&now, &f->maps);
 	if (same)
 		c->looked = take_ptr(f->looked);
-	if (same && !now.has_flags) {
+	/* What a fork takes along must be known as it is (twinned_check()). */
+	if (same && !now.has_flags && !f->twins) {
 		c->maps = f->maps;
 		f->maps = (struct kage_maps){ 0 };
 		kage_maps_deinit(&now);
@@ -502,7 +526,7 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 		if (!f->filled)
 			TRY(fill(c));
 		else
-			TRY(copy_written(c, true));
+			TRY(copy_written(c, c->target, true));
 		if (now > before / 2 || predict(f, begin, now) <= ROUND_PAGES)
 			break;
 		f->looked_ns = begin;
@@ -512,26 +536,37 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 	return reserve(c, now < RESERVE_PAGES ? now : RESERVE_PAGES);
 }
 
-/* Where there is no tracker (a kernel before 6.7, a program whose seccomp filter forbids it), all memory is copied
- * in the stop and compared: right, but the stop is long. For tests KAGE_TRACK=copy asks for that. */
+/* The rungs of tracking, for tests KAGE_TRACK names one. */
+static bool is_forced(const char *rung)
+{
+	const char *forced = secure_getenv("KAGE_TRACK");
+
+	return forced && strcmp(forced, rung) == 0;
+}
+
+/* Where there is no tracker (a kernel before 6.7, a program whose seccomp filter forbids it), all memory is read and
+ * compared: from a twin, or where there can be none in the stop, which is long then. */
 static void do_without(struct kage_capture *c, const char *why)
 {
-	if (!c->follow->once)
+	struct follow *f = c->follow;
+
+	f->untracked = true;
+	f->filled = true;
+	f->twins = !is_forced("copy");
+	f->twins_forced = is_forced("twin");
+	if (!f->once)
 		kage_ctx_notice(
 			c->ctx,
-			"what process %d writes cannot be tracked%s%s; each image stops it until "
-			"all of its memory is copied",
+			"what process %d writes cannot be tracked%s%s; all of its memory is "
+			"read for each image",
 			c->target->pid, why[0] ? ": " : "", why);
-	c->follow->untracked = true;
-	c->follow->filled = true;
 }
 
 static struct kage_err *make_tracker_if_possible(struct kage_capture *c)
 {
-	const char *forced = secure_getenv("KAGE_TRACK");
 	struct kage_err *e;
 
-	if (forced && strcmp(forced, "copy") == 0) {
+	if (is_forced("copy") || is_forced("twin")) {
 		do_without(c, "");
 		return NULL;
 	}
@@ -661,19 +696,12 @@ static struct kage_err *choose_written(struct follow *f)
 	return NULL;
 }
 
-struct kage_err *follow_copy(struct kage_capture *c)
+static struct kage_err *note_guards(struct kage_capture *c)
 {
-	struct follow *f = c->follow;
+	const struct page_runs *guards = &c->follow->guards;
 
-	TRY(look_around(c, &c->maps, false));
-	f->looked_ns = kage_clock_mono_ns();
-	TRY(choose_written(f));
-	TRY(copy_written(c, false));
-	/* What is under way in this instant may arrive after it. */
-	f->pinned = kage_pins_seen(c);
-	f->gives_way |= kage_pins_uffd_seen(c);
-	for (size_t i = 0; i < f->guards.n; i++) {
-		const struct page_run *r = &f->guards.v[i];
+	for (size_t i = 0; i < guards->n; i++) {
+		const struct page_run *r = &guards->v[i];
 
 		TRY(kage_memory_note_guard(c, r->first << KAGE_PAGE_SHIFT,
 					   (r->first + r->count) << KAGE_PAGE_SHIFT));
@@ -681,7 +709,168 @@ struct kage_err *follow_copy(struct kage_capture *c)
 	return NULL;
 }
 
+/* It may have one next time, so this is said once. */
+static void without_twin(struct kage_capture *c, const char *why)
+{
+	struct follow *f = c->follow;
+
+	if (!f->once && !f->told)
+		kage_ctx_notice(
+			c->ctx,
+			"process %d is not forked: %s; it is stopped until all of its memory "
+			"is copied",
+			c->target->pid, why);
+	f->told = true;
+}
+
+static struct kage_err *fork_off(struct kage_capture *c, struct kage_thread *thread)
+{
+	struct follow *f = c->follow;
+	struct kage_err *e = kage_twin_fork(c->target, thread, &f->twin);
+
+	if (e && (kage_err_code(e) == KAGE_UNSUPPORTED || kage_err_code(e) == KAGE_PERM ||
+		  kage_err_code(e) == KAGE_LIMIT)) {
+		without_twin(c, kage_err_message(e));
+		err_drop(e);
+		return NULL;
+	}
+	return e;
+}
+
+/* Of the thread that made it the kernel has written the struct rseq since, or might yet: for all that is
+ * compared with the target it is copied in the stop. */
+static struct kage_err *note_rseq(struct kage_capture *c, const struct kage_thread *thread)
+{
+	_cleanup_fd_ int pagemap = openat(c->target->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t page = page_floor(kage_thread_rseq(thread));
+	const struct kage_vma *v = kage_maps_find(&c->maps, page);
+	struct looking l = { .f = c->follow, .space = 1 };
+
+	if (!page || !v || !kage_memory_is_private(v) || !twinned_takes(v))
+		return NULL;
+	if (pagemap < 0)
+		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
+	return kage_pagemap_private(pagemap, page, page + KAGE_PAGE_BYTES, found_written, &l);
+}
+
+/* Makes a twin if that is to be, and looks at what it has not. *RET_STILL false: a thread must stand that can make it. */
+static struct kage_err *split_off(struct kage_capture *c, bool *ret_still)
+{
+	struct follow *f = c->follow;
+	struct kage_thread *thread = who_stands(c->target);
+	const char *why = twinned_obstacle(c);
+
+	kage_twin_end(f->twin);
+	f->twin = NULL;
+	/* Of an attempt before this one: nothing of it is known to be so still. */
+	drop_layers(f);
+	kage_runs_clear(&f->written);
+	if (!f->twins_forced && twinned_is_small(c))
+		return NULL;
+	if (why) {
+		without_twin(c, why);
+		return NULL;
+	}
+	if (!thread) {
+		c->stop_all |= ++f->n_asleep > 1;
+		*ret_still = false;
+		return NULL;
+	}
+	f->n_asleep = 0;
+	TRY(fork_off(c, thread));
+	if (!f->twin)
+		return NULL;
+	TRY(look_around(c, &c->maps, false));
+	TRY(note_rseq(c, thread));
+	kage_runs_sort(&f->populated);
+	kage_runs_sort(&f->written);
+	return NULL;
+}
+
+static Kage__Source__Tracking how_known(const struct follow *f)
+{
+	if (f->twin)
+		return KAGE__SOURCE__TRACKING__TWIN;
+	return f->tracker && !f->pinned ? KAGE__SOURCE__TRACKING__WRITE_PROTECT
+					: KAGE__SOURCE__TRACKING__COPY;
+}
+
+struct kage_err *follow_copy(struct kage_capture *c, bool *ret_still)
+{
+	struct follow *f = c->follow;
+
+	if (f->untracked && f->twins)
+		TRY(split_off(c, ret_still));
+	if (!*ret_still)
+		return NULL;
+	if (!f->twin)
+		TRY(look_around(c, &c->maps, false));
+	f->looked_ns = kage_clock_mono_ns();
+	TRY(choose_written(f));
+	c->tracking = how_known(f);
+	TRY(copy_written(c, c->target, false));
+	/* What is under way in this instant may arrive after it. */
+	f->pinned = kage_pins_seen(c);
+	f->gives_way |= kage_pins_uffd_seen(c);
+	return note_guards(c);
+}
+
 /* --- afterwards ------------------------------------------------------------------------------- */
+
+/* What is in the twin and was not copied in the stop. */
+static struct kage_err *choose_in_twin(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+	struct page_runs all = { 0 };
+	struct kage_err *e;
+
+	TRY(look_in(c, f->twin->process, &c->maps, false));
+	TRY(note_guards(c));
+	if (!f->n_layers)
+		return NULL;
+	all = f->written;
+	f->written = (struct page_runs){ 0 };
+	e = kage_runs_minus(all.v, all.n, f->layers[0]->runs, f->layers[0]->n_runs, &f->written);
+	kage_runs_deinit(&all);
+	return e;
+}
+
+/* Into a new layer what differs from the image before. */
+static struct kage_err *compare_twin(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+	struct mem_pages *m = NULL;
+	struct kage_err *e;
+
+	TRY(room_take(&f->room, &m));
+	e = twinned_compare(c, f->twin, &f->written, f->shadow, m);
+	if (!e)
+		e = push_layer(f, m);
+	if (e)
+		kage_mem_pages_destroy(m);
+	kage_runs_clear(&f->written);
+	return e;
+}
+
+/* Reads the twin, while the target runs, and ends it. What was copied in the stop lies in a layer and so above what
+ * comes to the shadow here. */
+static struct kage_err *drain(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+
+	TRY(twinned_check(c, f->twin));
+	TRY(choose_in_twin(c));
+	if (f->once)
+		TRY(copy_written(c, f->twin->process, false));
+	else if (f->committed)
+		TRY(compare_twin(c));
+	else
+		TRY(fill_shadow(c, &f->written));
+	TRY(kage_twin_check(f->twin));
+	kage_twin_end(f->twin);
+	f->twin = NULL;
+	return NULL;
+}
 
 static struct kage_err *find_changes(struct follow *f)
 {
@@ -717,6 +906,8 @@ struct kage_err *follow_finish(struct kage_capture *c)
 {
 	struct follow *f = c->follow;
 
+	if (f->twin)
+		TRY(drain(c));
 	kage_pages_destroy(f->others);
 	f->others = kage_mem_pages_finish(take_ptr(c->pages));
 	kage_runs_clear(&f->image);
@@ -731,6 +922,8 @@ void follow_keep(struct kage_capture *c)
 {
 	struct follow *f = c->follow;
 
+	kage_twin_end(f->twin);
+	f->twin = NULL;
 	kage_maps_deinit(&f->maps);
 	f->maps = c->maps;
 	c->maps = (struct kage_maps){ 0 };

@@ -8,6 +8,9 @@
  *	rounds   copied while it ran, of what the tracker told as written; the latest on top
  *	shadow   the image before this one; before the first image: what was copied while it ran
  *
+ * Where nothing can be tracked there are no rounds, and `final` is read from a twin of the target when that goes on
+ * again (capture/twinned.h), or else holds everything.
+ *
  * The rounds are over when one finds little. Whatever a round told once is copied once more if it is
  * written again, because each look protects what it tells. follow_commit() makes the shadow the image that was
  * stored; before that nothing is forgotten, so an image that could not be taken or stored costs nothing
@@ -34,9 +37,10 @@ void follow_let_go(struct follow *f);
 /** An empty set of pages, for what is not private memory. */
 struct kage_err *follow_take_room(struct follow *f, struct mem_pages **ret_pages) _must_check_;
 
-/** The steps of a capture (capture.c), in this order. LOOK also makes the tracker when there is none. */
+/** The steps of a capture (capture.c), in this order. LOOK also makes the tracker when there is none; COPY sets
+ *  *RET_STILL false when another instant is needed, at which some thread stands. */
 struct kage_err *follow_look(struct kage_capture *c) _must_check_;
-struct kage_err *follow_copy(struct kage_capture *c) _must_check_;
+struct kage_err *follow_copy(struct kage_capture *c, bool *ret_still) _must_check_;
 struct kage_err *follow_finish(struct kage_capture *c) _must_check_;
 
 /** Keeps what the next capture can use again, also after a failure. */

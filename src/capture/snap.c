@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "capture/capture.h"
 #include "capture/follow.h"
+#include "image/label.h"
 #include "kind/obstacles.h"
 #include "store/store.h"
 #include "sys/text.h"
@@ -56,6 +57,8 @@ static struct kage_err *follow_large(const struct kage_target *t, const struct k
 	*ret_follow = NULL;
 	if (o->kill || secure_getenv("KAGE_RUNG"))
 		return NULL;
+	if (secure_getenv("KAGE_TRACK"))
+		return follow_create(-1, ret_follow);
 	TRY(kage_file_slurp(t->proc_fd, "status", 1 << 20, &status, &size));
 	if (!kage_text_u64(status, "RssAnon", 10, &kb) || kb < LARGE_KB)
 		return NULL;
@@ -83,6 +86,7 @@ static struct kage_err *capture_and_store(struct kage_ctx *ctx, struct kage_stor
 		kage_target_thaw(t, e == NULL);
 	result->pause_ns = image->msg->source->pause_ns;
 	result->rung = image->msg->source->rung;
+	result->tracking = kage_tracking_name(image->msg->source->tracking);
 	result->memory_bytes = image->msg->source->copied_bytes;
 	result->n_threads = (uint32_t)image->msg->processes[0]->n_threads;
 	kage_image_close(image);
@@ -125,7 +129,7 @@ static void warn_trust(struct kage_ctx *ctx, const struct kage_store *into,
 	err_drop(e);
 }
 
-/* *RET_REPLACED: the program executed another one meanwhile. */
+/* *RET_REPLACED: the program executed another one meanwhile, or ended its twin. */
 static struct kage_err *open_and_snap(struct kage_ctx *ctx, struct kage_store *into, pid_t pid,
 				      const struct kage_snap_options *o,
 				      struct kage_snap_result *result, bool *ret_replaced)
@@ -136,8 +140,9 @@ static struct kage_err *open_and_snap(struct kage_ctx *ctx, struct kage_store *i
 	*ret_replaced = false;
 	TRY(kage_capture_open(ctx, pid, &t));
 	e = snap(ctx, into, t, o, result);
+	/* Of a twin that is of no use another one is made. */
 	if (e)
-		*ret_replaced = kage_target_replaced(t);
+		*ret_replaced = kage_target_replaced(t) || kage_err_code(e) == KAGE_CHANGED;
 	kage_target_close(t);
 	return e;
 }

@@ -45,6 +45,7 @@ void source_pause(struct kage_capture *c)
 {
 	c->image->msg->source->pause_ns = kage_target_pause_ns(c->target);
 	c->image->msg->source->rung = c->inside.rung;
+	c->image->msg->source->tracking = c->tracking;
 }
 
 static struct kage_err *read_string(struct kage_capture *c, int dirfd, const char *path,

@@ -94,19 +94,20 @@ static json_t *entry_json(const struct kage_entry *entry)
 	char time[CLI_TEXT_BYTES];
 
 	return json_pack(
-		"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:o, s:o}",
+		"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:o, s:o}",
 		"image", cli_json_text(label), "name", cli_json_text(entry->name), "number",
 		cli_json_number(entry->number), "time", cli_text_time_utc(time, entry->realtime_ns),
 		"realtime_ns", cli_json_number(entry->realtime_ns), "pause_ns",
 		cli_json_number(entry->pause_ns), "memory_bytes",
 		cli_json_number(entry->memory_bytes), "stored_bytes",
 		cli_json_number(entry->stored_bytes), "pid", (int)entry->pid, "threads",
-		(int)entry->n_threads, "comm", cli_json_text(entry->comm), "command",
-		cli_json_text(entry->command), "message", cli_json_text(entry->message), "reason",
-		cli_json_text(entry->reason), "damage", cli_json_text(entry->damage), "unreadable",
-		cli_json_text(entry->unreadable), "tags", tags_json(entry->tags), "keyframe",
-		(int)entry->keyframe, "base_number", cli_json_number(entry->base_number),
-		"changed_bytes", cli_json_number(entry->changed_bytes));
+		(int)entry->n_threads, "tracking", entry->tracking, "comm",
+		cli_json_text(entry->comm), "command", cli_json_text(entry->command), "message",
+		cli_json_text(entry->message), "reason", cli_json_text(entry->reason), "damage",
+		cli_json_text(entry->damage), "unreadable", cli_json_text(entry->unreadable),
+		"tags", tags_json(entry->tags), "keyframe", (int)entry->keyframe, "base_number",
+		cli_json_number(entry->base_number), "changed_bytes",
+		cli_json_number(entry->changed_bytes));
 }
 
 static void print_json(const struct kage_store *store, const struct kage_list *list)

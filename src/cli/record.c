@@ -72,12 +72,12 @@ static void tell_json(const struct recording *r, const struct kage_record_result
 						(unsigned long long)result->number);
 
 	cli_json_print_take(json_pack(
-		"{s:o, s:o, s:i, s:i, s:i, s:b, s:o, s:o, s:o, s:o, s:o}", "image",
+		"{s:o, s:o, s:i, s:i, s:i, s:s, s:b, s:o, s:o, s:o, s:o, s:o}", "image",
 		cli_json_text(label), "number", cli_json_number(result->number), "pid", (int)r->pid,
-		"threads", (int)result->n_threads, "rung", (int)result->rung, "keyframe",
-		(int)result->keyframe, "pause_ns", cli_json_number(result->pause_ns), "total_ns",
-		cli_json_number(result->total_ns), "memory_bytes",
-		cli_json_number(result->memory_bytes), "changed_bytes",
+		"threads", (int)result->n_threads, "rung", (int)result->rung, "tracking",
+		result->tracking, "keyframe", (int)result->keyframe, "pause_ns",
+		cli_json_number(result->pause_ns), "total_ns", cli_json_number(result->total_ns),
+		"memory_bytes", cli_json_number(result->memory_bytes), "changed_bytes",
 		cli_json_number(result->changed_bytes), "stored_bytes",
 		cli_json_number(result->stored_bytes)));
 	fflush(stdout);

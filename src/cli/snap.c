@@ -39,12 +39,12 @@ static void print_json(const struct kage_snap_result *result, pid_t pid, bool ki
 		cli_printf("%s@%llu", result->name, (unsigned long long)result->number);
 
 	cli_json_print_take(json_pack(
-		"{s:o, s:o, s:o, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:b}", "image",
+		"{s:o, s:o, s:o, s:i, s:i, s:i, s:s, s:o, s:o, s:o, s:o, s:b}", "image",
 		cli_json_text(label), "name", cli_json_text(result->name), "number",
 		cli_json_number(result->number), "pid", (int)pid, "threads", (int)result->n_threads,
-		"rung", (int)result->rung, "pause_ns", cli_json_number(result->pause_ns),
-		"total_ns", cli_json_number(result->total_ns), "memory_bytes",
-		cli_json_number(result->memory_bytes), "stored_bytes",
+		"rung", (int)result->rung, "tracking", result->tracking, "pause_ns",
+		cli_json_number(result->pause_ns), "total_ns", cli_json_number(result->total_ns),
+		"memory_bytes", cli_json_number(result->memory_bytes), "stored_bytes",
 		cli_json_number(result->stored_bytes), "killed", (int)killed));
 }
 

@@ -37,3 +37,19 @@ const char *kage_image_mapping_label(const struct kage_image *image, const Kage_
 		return "[heap]";
 	return map->name && map->name[0] ? map->name : "[anon]";
 }
+
+const char *kage_tracking_name(uint32_t tracking)
+{
+	switch (tracking) {
+	case KAGE__SOURCE__TRACKING__WRITE_PROTECT:
+		return "wp";
+	case KAGE__SOURCE__TRACKING__SOFT_DIRTY:
+		return "softdirty";
+	case KAGE__SOURCE__TRACKING__TWIN:
+		return "twin";
+	case KAGE__SOURCE__TRACKING__COPY:
+		return "copy";
+	default:
+		return "";
+	}
+}

@@ -15,6 +15,7 @@
 #include "capture/capture.h"
 #include "capture/follow.h"
 #include "image/changes.h"
+#include "image/label.h"
 #include "kind/obstacles.h"
 #include "store/dir.h"
 
@@ -216,6 +217,7 @@ static struct kage_err *take(struct kage_recorder *r, struct kage_target *t,
 	source = image->msg->source;
 	result->pause_ns = source->pause_ns;
 	result->rung = source->rung;
+	result->tracking = kage_tracking_name(source->tracking);
 	result->memory_bytes = source->copied_bytes;
 	result->n_threads = (uint32_t)image->msg->processes[0]->n_threads;
 	e = store(r, image, result);
@@ -223,7 +225,7 @@ static struct kage_err *take(struct kage_recorder *r, struct kage_target *t,
 	return e;
 }
 
-/* *RET_REPLACED: the program executed another one meanwhile. */
+/* *RET_REPLACED: the program executed another one meanwhile, or ended its twin. */
 static struct kage_err *open_and_take(struct kage_recorder *r, struct kage_record_result *result,
 				      bool *ret_replaced)
 {
@@ -233,8 +235,9 @@ static struct kage_err *open_and_take(struct kage_recorder *r, struct kage_recor
 	*ret_replaced = false;
 	TRY(kage_capture_open(r->ctx, r->pid, &t));
 	e = take(r, t, result);
+	/* Of a twin that is of no use another one is made. */
 	if (e)
-		*ret_replaced = kage_target_replaced(t);
+		*ret_replaced = kage_target_replaced(t) || kage_err_code(e) == KAGE_CHANGED;
 	kage_target_close(t);
 	return e;
 }

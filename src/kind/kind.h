@@ -70,6 +70,7 @@ struct kage_capture {
 	bool lenient;                     /* what cannot be restored is noted, and is no failure */
 	bool maps_changed;                /* between the look and the freeze */
 	bool stop_all;                    /* no thread may be left asleep */
+	Kage__Source__Tracking tracking;  /* how what had to be copied was known */
 	uint64_t span_ns;                 /* how long the target will be looked at, about */
 	bool checking; /* only a check: obstacles are collected, no contents are copied */
 	struct kage_obstacles *obstacles;

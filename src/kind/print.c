@@ -38,6 +38,20 @@ static void print_text(const char *text, FILE *out)
 	}
 }
 
+/* How it was known what of the memory had to be copied while the program stood. */
+static void print_tracking(Kage__Source__Tracking tracking, FILE *out)
+{
+	static const char *const words[] = {
+		[KAGE__SOURCE__TRACKING__WRITE_PROTECT] = "what it wrote was tracked (userfaultfd)",
+		[KAGE__SOURCE__TRACKING__SOFT_DIRTY] = "what it wrote was tracked (soft-dirty)",
+		[KAGE__SOURCE__TRACKING__TWIN] = "its memory was read from a twin",
+		[KAGE__SOURCE__TRACKING__COPY] = "all of its memory was copied at that instant",
+	};
+
+	if ((unsigned)tracking < ARRAY_SIZE(words) && words[tracking])
+		fprintf(out, "  %s\n", words[tracking]);
+}
+
 static void print_head(const struct kage_image *image, FILE *out, const struct style *s)
 {
 	const Kage__Source *src = image->msg->source;
@@ -54,6 +68,7 @@ static void print_head(const struct kage_image *image, FILE *out, const struct s
 			fprintf(out, "; it stood still for %.3f ms\n", (double)src->pause_ns / 1e6);
 		else
 			fputs("; it was not stopped\n", out);
+		print_tracking(src->tracking, out);
 		if (src->message && src->message[0]) {
 			fputs("  “", out);
 			print_text(src->message, out);

@@ -238,7 +238,7 @@ struct kage_err *kage_format_summary(const uint8_t *bytes, size_t size, uint64_t
 	if (at < SUMMARY_OLD_BYTES || at > size)
 		return kage_format_damage(offset, "a summary whose strings begin at %zu", at);
 	memcpy(&f, bytes, at < sizeof(f) ? at : sizeof(f));
-	if (at >= sizeof(f))
+	if (at >= SUMMARY_WITH_DIFFERENCE_BYTES)
 		TRY(summary_difference(&f, offset, &s.difference));
 	for (size_t i = 0; i < ARRAY_SIZE(strings); i++) {
 		size_t n = le32_get(f.string_bytes[i]);
@@ -256,6 +256,7 @@ struct kage_err *kage_format_summary(const uint8_t *bytes, size_t size, uint64_t
 	s.realtime_ns = le64_get(f.realtime_ns);
 	s.pause_ns = le64_get(f.pause_ns);
 	s.memory_bytes = le64_get(f.memory_bytes);
+	s.tracking = le32_get(f.tracking);
 	*ret_summary = s;
 	return NULL;
 }

@@ -22,8 +22,9 @@ enum {
 	RECORD_BYTES = 48,
 	FOOTER_BYTES = 56,
 	FOOTER_RECORD_BYTES = RECORD_BYTES + FOOTER_BYTES,
-	SUMMARY_FIXED_BYTES = 112,
-	SUMMARY_OLD_BYTES = 56, /* of packs that know no differences */
+	SUMMARY_FIXED_BYTES = 120,
+	SUMMARY_WITH_DIFFERENCE_BYTES = 112, /* of packs that do not say how they were taken */
+	SUMMARY_OLD_BYTES = 56,              /* of packs that know no differences */
 	SUMMARY_STRING_MAX = 16384,
 	DIRTY_FIXED_BYTES = 32,
 	INDEX_FIXED_BYTES = 48,
@@ -89,6 +90,8 @@ struct summary_fixed {
 	le64 dirty_offset;
 	le64 base_number;
 	uint8_t base_id[16];
+	le32 tracking; /* Source.Tracking of image.proto */
+	le32 zero;
 };
 
 struct dirty_fixed {
@@ -187,6 +190,7 @@ struct summary {
 	int32_t pid;
 	uint32_t n_threads;
 	uint64_t realtime_ns, pause_ns, memory_bytes;
+	uint32_t tracking; /* Source.Tracking of image.proto; may be a newer one */
 	struct summary_string name, comm, command, message, reason;
 	struct difference_place difference;
 };

@@ -5,6 +5,7 @@
 
 #include "base/arena.h"
 #include "base/cleanup.h"
+#include "image/label.h"
 #include "store/chain.h"
 #include "store/pack_read.h"
 #include "store/tags.h"
@@ -57,6 +58,7 @@ static struct kage_err *fill_entry(struct arena *a, const struct pack_glance *g,
 	entry->pause_ns = s->pause_ns;
 	entry->memory_bytes = s->memory_bytes;
 	entry->stored_bytes = g->file_bytes;
+	entry->tracking = kage_tracking_name(s->tracking);
 	entry->pid = s->pid;
 	entry->n_threads = s->n_threads;
 	entry->keyframe = g->head.keyframe;
@@ -112,6 +114,7 @@ static struct kage_err *add_entry(const struct history *h, uint64_t number, stru
 	*entry = (struct kage_entry){
 		.name = arena_strdup(a, h->name),
 		.number = number,
+		.tracking = "",
 		.comm = "",
 		.command = "",
 		.message = "",

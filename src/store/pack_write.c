@@ -261,6 +261,7 @@ static struct kage_err *put_summary(struct pack_writer *w, const Kage__Image *ms
 		.pause_ns = le64_of(source ? source->pause_ns : 0),
 		.memory_bytes = le64_of(w->n_pages * KAGE_PAGE_BYTES),
 		.n_threads = le32_of(leader ? (uint32_t)leader->n_threads : 0),
+		.tracking = le32_of(source ? (uint32_t)source->tracking : 0),
 	};
 	size_t at = sizeof(f);
 

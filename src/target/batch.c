@@ -90,6 +90,17 @@ void kage_batch_point(struct kage_batch *b, size_t at, size_t to)
 		b->nomem = true;
 }
 
+void kage_batch_branch(struct kage_batch *b, size_t call)
+{
+	struct batch_branch *branch =
+		arena_push(&b->arena, &b->branches, &b->n_branches, sizeof(*branch));
+
+	if (branch)
+		*branch = (struct batch_branch){ call, b->n };
+	else
+		b->nomem = true;
+}
+
 int64_t kage_batch_result(const struct kage_batch *b, size_t i)
 {
 	return b->calls[i].result;
@@ -100,20 +111,34 @@ const void *kage_batch_bytes(const struct kage_batch *b, size_t offset)
 	return b->data + offset;
 }
 
-/* How the area is laid out: the run, the calls with the event call last, the data. */
+/* How the area is laid out: the run, the calls with the event call last, those of branches, their runs, the data. */
 struct layout {
-	size_t calls, data, total;
+	size_t calls, runs, data, total;
+	size_t n_main; /* calls before the event call */
 };
 
 static struct layout lay_out(const struct kage_batch *b)
 {
 	struct layout l;
 
+	l.n_main = b->n_branches ? b->branches[0].first : b->n;
 	l.calls = sizeof(struct kage_run);
-	l.data = l.calls + (b->n + 1) * sizeof(struct kage_call);
+	l.runs = l.calls + (b->n + 1) * sizeof(struct kage_call);
+	l.data = l.runs + b->n_branches * sizeof(struct kage_run);
 	l.data = (l.data + DATA_ALIGN - 1) & ~(size_t)(DATA_ALIGN - 1);
 	l.total = l.data + b->data_size;
 	return l;
+}
+
+/* Where call I stands among the calls: the event call is in between. */
+static size_t slot(const struct layout *l, size_t i)
+{
+	return i < l->n_main ? i : i + 1;
+}
+
+static uint64_t call_at(const struct layout *l, uint64_t area, size_t i)
+{
+	return area + l->calls + slot(l, i) * sizeof(struct kage_call);
 }
 
 /* Arguments become what the runner reads: values, or addresses of values. */
@@ -121,17 +146,37 @@ static void resolve(const struct kage_batch *b, const struct layout *l, uint64_t
 		    struct kage_call *out)
 {
 	for (size_t i = 0; i < b->n; i++) {
-		out[i] = b->calls[i];
+		struct kage_call *call = &out[slot(l, i)];
+
+		*call = b->calls[i];
 		for (int k = 0; k < 6; k++) {
-			if (b->kinds[i][k] == ARG_DATA) {
-				out[i].args[k] += area + l->data;
-			} else if (b->kinds[i][k] == ARG_RESULT) {
-				out[i].from_memory |= 1u << k;
-				out[i].args[k] = area + l->calls +
-						 out[i].args[k] * sizeof(struct kage_call) +
-						 offsetof(struct kage_call, result);
-			}
+			uint8_t kind = b->kinds[i][k];
+
+			if (kind == ARG_DATA || kind == ARG_LOAD)
+				call->args[k] += area + l->data;
+			else if (kind == ARG_RESULT)
+				call->args[k] = call_at(l, area, call->args[k]) +
+						offsetof(struct kage_call, result);
+			if (kind == ARG_LOAD || kind == ARG_RESULT)
+				call->from_memory |= 1u << k;
 		}
+	}
+}
+
+/* The run of each branch, and the call that leads to it. */
+static void lay_branches(const struct kage_batch *b, const struct layout *l, uint64_t area,
+			 uint8_t *bytes)
+{
+	struct kage_run *runs = (struct kage_run *)(bytes + l->runs);
+	struct kage_call *calls = (struct kage_call *)(bytes + l->calls);
+
+	for (size_t i = 0; i < b->n_branches; i++) {
+		size_t first = b->branches[i].first;
+		size_t end = i + 1 < b->n_branches ? b->branches[i + 1].first : b->n;
+
+		runs[i] = (struct kage_run){ call_at(l, area, first), end - first };
+		calls[slot(l, b->branches[i].call)].child =
+			area + l->runs + i * sizeof(struct kage_run);
 	}
 }
 
@@ -159,9 +204,10 @@ static struct kage_err *send_in(struct kage_target *t, struct kage_thread *threa
 	if (!bytes)
 		return kage_err_nomem();
 	run->next = s->area + l->calls;
-	run->left = b->n + 1;
+	run->left = l->n_main + 1;
 	resolve(b, l, s->area, (struct kage_call *)(bytes + l->calls));
-	((struct kage_call *)(bytes + l->calls))[b->n] = event_call(t, thread);
+	((struct kage_call *)(bytes + l->calls))[l->n_main] = event_call(t, thread);
+	lay_branches(b, l, s->area, bytes);
 	if (b->data_size)
 		memcpy(bytes + l->data, b->data, b->data_size);
 	for (size_t i = 0; i < b->n_pointers; i++) {
@@ -191,7 +237,7 @@ static struct kage_err *bring_back(struct kage_target *t, struct kage_batch *b,
 		TRY(kage_target_read(t, addr(s->area), bytes, l->total));
 	calls = (const struct kage_call *)(bytes + l->calls);
 	for (size_t i = 0; i < b->n; i++)
-		b->calls[i].result = calls[i].result;
+		b->calls[i].result = calls[slot(l, i)].result;
 	if (b->data_size)
 		memcpy(b->data, bytes + l->data, b->data_size);
 	return NULL;
@@ -199,7 +245,7 @@ static struct kage_err *bring_back(struct kage_target *t, struct kage_batch *b,
 
 static struct kage_err *first_failure(const struct kage_target *t, struct kage_batch *b)
 {
-	for (size_t i = 0; i < b->n; i++) {
+	for (size_t i = 0; i < lay_out(b).n_main; i++) {
 		int64_t r = b->calls[i].result;
 
 		b->n_done = i + 1;
@@ -268,7 +314,7 @@ static struct kage_err *meet(struct kage_target *t, struct kage_thread *thread,
 {
 	struct kage_call before;
 
-	TRY(step_to(t, thread, b->n + 1 - b->meet_at));
+	TRY(step_to(t, thread, l->n_main + 1 - b->meet_at));
 	TRY(kage_target_read(
 		t, addr(t->site->area + l->calls + (b->meet_at - 1) * sizeof(struct kage_call)),
 		&before, sizeof(before)));
@@ -303,6 +349,12 @@ static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *
 		    (info.si_pid == t->pid || info.si_pid == t->inner_pid))
 			return NULL;
 	}
+}
+
+struct kage_err *kage_batch_peek(struct kage_target *t, const struct kage_batch *b, size_t offset,
+				 void *to, size_t size)
+{
+	return kage_target_read(t, addr(t->site->area + lay_out(b).data + offset), to, size);
 }
 
 static struct kage_err *set_mask(struct kage_thread *thread, uint64_t mask)
@@ -352,20 +404,26 @@ static struct kage_err *run(struct kage_target *t, struct kage_thread *thread,
 	return first_of(e, e2);
 }
 
+uint64_t kage_thread_rseq(const struct kage_thread *thread)
+{
+	struct kptrace_rseq_configuration rseq;
+
+	if (ptrace(KPTRACE_GET_RSEQ_CONFIGURATION, thread->tid, (void *)sizeof(rseq), &rseq) < 0)
+		return 0;
+	return rseq.rseq_abi_pointer;
+}
+
 /* In the middle of a restartable sequence a thread goes to its abort handler when it runs next. Only that
  * the kernel looks at where it runs then, which is the runner, and takes the sequence for left
  * (kernel/rseq.c, rseq_ip_fixup()); so we send it there. */
 static struct kage_err *abort_sequence(struct kage_target *t, struct kage_thread *thread)
 {
-	struct kptrace_rseq_configuration rseq;
 	struct krseq_cs cs;
-	uint64_t at = 0, ip = kage_arch_ip(&thread->regs);
+	uint64_t rseq = kage_thread_rseq(thread), at = 0, ip = kage_arch_ip(&thread->regs);
 
-	if (ptrace(KPTRACE_GET_RSEQ_CONFIGURATION, thread->tid, (void *)sizeof(rseq), &rseq) < 0 ||
-	    !rseq.rseq_abi_pointer)
+	if (!rseq)
 		return NULL;
-	TRY(kage_target_read(t, addr(rseq.rseq_abi_pointer + KRSEQ_CS_FIELD_BYTES), &at,
-			     sizeof(at)));
+	TRY(kage_target_read(t, addr(rseq + KRSEQ_CS_FIELD_BYTES), &at, sizeof(at)));
 	if (!at)
 		return NULL;
 	TRY(kage_target_read(t, addr(at), &cs, sizeof(cs)));

@@ -25,7 +25,7 @@
 #include "target/target.h"
 
 struct kage_arg {
-	enum { ARG_VALUE, ARG_DATA, ARG_RESULT } kind;
+	enum { ARG_VALUE, ARG_DATA, ARG_RESULT, ARG_LOAD } kind;
 	uint64_t value;
 };
 
@@ -33,6 +33,8 @@ struct kage_arg {
 #define P(addr)   ((struct kage_arg){ ARG_VALUE, (addr).v })
 #define DATA(off) ((struct kage_arg){ ARG_DATA, (off) })
 #define RESULT(i) ((struct kage_arg){ ARG_RESULT, (i) })
+#define LOAD(off) \
+	((struct kage_arg){ ARG_LOAD, (off) }) /* the 8 bytes there when the call is made */
 
 /** Is called in the middle of a batch with the RESULT of the call before. The thread stands meanwhile, and
  *  the calls behind are made whatever becomes of us or of this. */
@@ -50,6 +52,10 @@ struct kage_batch {
 		size_t at, to;
 	} * pointers;
 	size_t n_pointers;
+	struct batch_branch {
+		size_t call, first;
+	} * branches; /* the calls from `first` on are for the process that `call` makes */
+	size_t n_branches;
 	bool nomem;
 	size_t n_done;            /* after a run: calls that were made */
 	size_t meet_at;           /* before this call … */
@@ -72,6 +78,15 @@ size_t kage_batch_add(struct kage_batch *b, const char *label, long number,
 	kage_batch_add((b), (label), (number), (const struct kage_arg[6]){ __VA_ARGS__ }, false)
 #define BATCH_TRY(b, label, number, ...) \
 	kage_batch_add((b), (label), (number), (const struct kage_arg[6]){ __VA_ARGS__ }, true)
+
+/** What is appended from here on is for the new process that CALL makes (clone(2)): it performs these calls and
+ *  no others, and the last of them must end it. They are no part of the batch's success, and their results are
+ *  of use only where the process shares the memory. CALL is one of an earlier part. */
+void kage_batch_branch(struct kage_batch *b, size_t call);
+
+/** In the middle of a batch (kage_batch_meet_fn): reads SIZE bytes at OFFSET of its data. */
+struct kage_err *kage_batch_peek(struct kage_target *t, const struct kage_batch *b, size_t offset,
+				 void *to, size_t size) _must_check_;
 
 /** Puts SIZE bytes into the batch's data and returns their offset, for DATA(); BYTES NULL gives room
  *  for results. Aligned to 16 bytes. */

@@ -100,6 +100,10 @@ struct kage_err *kage_target_still(struct kage_target *t, bool *ret_still) _must
 /** Reads the registers and signal masks of all threads. */
 struct kage_err *kage_target_read_threads(struct kage_target *t) _must_check_;
 
+/** Where THREAD, which stands, has its struct rseq, whose numbers the kernel writes each time that it goes on after a
+ *  break; 0: nowhere, or the kernel does not tell. */
+uint64_t kage_thread_rseq(const struct kage_thread *thread);
+
 /** Lets every thread go on. With KILL the process is ended instead. */
 void kage_target_thaw(struct kage_target *t, bool kill);
 

@@ -73,6 +73,17 @@ is "$status" 0 "without tracking"
 like "$err" "cannot be tracked" "which is told"
 is "$("$KAGE" log c --json | json '[i["keyframe"] for i in d["images"]]')" "[True, False, False, False]" \
 	"differences all the same"
+is "$("$KAGE" log c --json | json '{i["tracking"] for i in d["images"]}')" "{'copy'}" "the images tell how they were taken"
+try env KAGE_TRACK=twin "$KAGE" record $pid --name d --every 10ms --count 4 --verify
+is "$status" 0 "from twins"
+is "$("$KAGE" log d --json | json '[(i["tracking"], i["keyframe"]) for i in d["images"]]')" \
+	"[('twin', True), ('twin', False), ('twin', False), ('twin', False)]" "differences, too"
+try env KAGE_TRACK=twin "$KAGE" snap $pid --name e --json
+is "$(json 'd["tracking"]' <<<"$out")" twin "an image of its own from one"
+try "$KAGE" show e
+like "$out" "from a twin" "which show tells"
+try "$KAGE" record $pid --name f --every 10ms --count 2
+is "$("$KAGE" log f --json | json '{i["tracking"] for i in d["images"]}')" "{'wp'}" "else what is written is tracked"
 end_subject
 
 try "$KAGE" run --every often -- true

@@ -5,7 +5,7 @@
 
 kage is killed when it begins its k-th system call, for every k with KAGE_SOAK=1, else for every
 STRIDE-th from a random first on; and at random instants. After each kill the target (busy.c) goes on with nothing
-wrong, nothing of it is tracked any more, every image that was announced is there, and the next
+wrong, nothing of it is tracked any more, no twin of it is left, every image that was announced is there, and the next
 recording goes on in the same history.
 """
 
@@ -18,7 +18,8 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from kagetest import Failed, KAGE, Sandbox, SOAK, Tap, helper, read, seeded
+from kagetest import (Failed, KAGE, Sandbox, SOAK, Tap, helper, read, seeded, twins_of,
+                      wait_until)
 from kill_snap import Target, mappings, passes
 
 KILLS = 40        # by system call, when not all
@@ -50,6 +51,7 @@ class History:
         self.target.unharmed(when)
         if tracked(self.target.pid):
             raise Failed(f"{when}: still tracked")
+        wait_until(f"{when}: its twins to end", lambda: not twins_of(self.target.pid))
         packs = [n for n in os.listdir(os.path.join(self.box.store, "r")) if n.endswith(".kage")] \
             if self.known else []
         if self.known and f"{self.known:010d}.kage" not in packs:
@@ -115,17 +117,25 @@ def goes_on(box, history, before):
         os.unlink(box.path(image))
 
 
-def main():
-    tap = Tap()
-    rng = seeded()
+def all_of(tap, rng, rung):
     with Sandbox(durable=False) as box:
+        if rung:
+            box.env["KAGE_TRACK"] = rung
         target = Target(box)
         before = mappings(target.pid)
         history = History(box, target)
-        tap.run("killed at its k-th system call", at_each_call, box, history, rng)
-        tap.run("killed at random instants", at_random, box, history, rng)
-        tap.run("the next recording goes on", goes_on, box, history, before)
-        tap.run("the target finds nothing wrong", passes, box, target)
+        by = f"{rung}: " if rung else ""
+        tap.run(by + "killed at its k-th system call", at_each_call, box, history, rng)
+        tap.run(by + "killed at random instants", at_random, box, history, rng)
+        tap.run(by + "the next recording goes on", goes_on, box, history, before)
+        tap.run(by + "the target finds nothing wrong", passes, box, target)
+
+
+def main():
+    tap = Tap()
+    rng = seeded()
+    for rung in (None, "twin"):
+        all_of(tap, rng, rung)
     tap.done()
 
 

@@ -4,7 +4,7 @@
  * contents that follow from a number that is noted beside it. Every system call must succeed that
  * would succeed in a program that nobody looks at.
  *
- *	mem_random SEED THREADS [exec] [uring] [uffd] [writers] [nofork]
+ *	mem_random SEED THREADS [exec] [uring] [uffd] [writers] [direct] [nofork]
  *
  * Says "ready", goes on until the file "go" is there, checks all that it has, and says PASS with what it has counted.
  * While there is a file "quiet" it changes nothing.
@@ -39,7 +39,7 @@ enum {
 #define RESERVED (64ull << 30)
 
 enum kind { NONE, ANON, FILE_PRIVATE, SHARED, MEMFD, MEMFD_PRIVATE };
-enum { LOCKED = 1, HUGE = 2, NO_HUGE = 4 };
+enum { LOCKED = 1, HUGE = 2, NO_HUGE = 4, DONT_FORK = 8, WIPE_ON_FORK = 16 };
 
 struct page {
 	uint32_t map, gen, spot; /* by which mmap; contents: 0 is what was there at first */
@@ -66,7 +66,7 @@ static struct worker *workers;
 static int n_workers, data_fd, direct_fd, mem_fd;
 static volatile int leave;
 static volatile uint64_t n_refused, n_busy;
-static bool with_exec, with_uring, with_uffd, with_writers, with_fork = true;
+static bool with_exec, with_uring, with_uffd, with_writers, with_direct, with_fork = true;
 static int64_t begin_ns;
 
 #define MUST(condition, ...)                                                        \
@@ -433,8 +433,32 @@ static void advise(struct worker *w)
 		return; /* a kernel without huge pages */
 	}
 	for (int i = a; i < a + n; i++)
-		w->page[i].advice =
-			(uint8_t)((w->page[i].advice & LOCKED) | (huge ? HUGE : NO_HUGE));
+		w->page[i].advice = (uint8_t)((w->page[i].advice & ~(HUGE | NO_HUGE)) |
+					      (huge ? HUGE : NO_HUGE));
+	renumber(w, a, n);
+}
+
+/* A fork from outside must not lose it; ours here check all that they have. */
+static void advise_fork(struct worker *w)
+{
+	static const struct {
+		int advice;
+		uint8_t clear, set;
+	} ways[] = {
+		{ MADV_DONTFORK, 0, DONT_FORK },
+		{ MADV_DOFORK, DONT_FORK, 0 },
+		{ MADV_WIPEONFORK, 0, WIPE_ON_FORK },
+		{ MADV_KEEPONFORK, WIPE_ON_FORK, 0 },
+	};
+	int n, a = pick(w, &n);
+	uint64_t k = below(w, sizeof(ways) / sizeof(ways[0]));
+
+	n = alike(w, a, n, false);
+	if (!n || w->page[a].kind != ANON || with_fork || with_writers)
+		return;
+	MUST(madvise(place(w, a), (size_t)n * PAGE, ways[k].advice) == 0);
+	for (int i = a; i < a + n; i++)
+		w->page[i].advice = (uint8_t)((w->page[i].advice & ~ways[k].clear) | ways[k].set);
 	renumber(w, a, n);
 }
 
@@ -793,29 +817,14 @@ static void work_once(struct worker *w)
 		void (*op)(struct worker *w);
 		int weight;
 	} ops[] = {
-		{ map_new, 40 },
-		{ unmap, 12 },
-		{ protect, 30 },
-		{ write_some, 60 },
-		{ write_spots, 60 },
-		{ check_some, 60 },
-		{ drop, 12 },
-		{ free_lazily, 8 },
-		{ guard, 10 },
-		{ advise, 10 },
-		{ lock, 6 },
-		{ move, 20 },
-		{ resize, 14 },
-		{ through_memfd, 40 },
-		{ read_directly, 8 },
-		{ fork_and_write, 1 },
-		{ written_by_child, 1 },
-		{ own_uffd, 1 },
-		{ through_ring, 1 },
-		{ touch_reserved, 20 },
-		{ touch_hugetlb, 10 },
-		{ move_brk, 10 },
-		{ go_deep, 6 },
+		{ map_new, 40 },        { unmap, 12 },         { protect, 30 },
+		{ write_some, 60 },     { write_spots, 60 },   { check_some, 60 },
+		{ drop, 12 },           { free_lazily, 8 },    { guard, 10 },
+		{ advise, 10 },         { advise_fork, 10 },   { lock, 6 },
+		{ move, 20 },           { resize, 14 },        { through_memfd, 40 },
+		{ read_directly, 8 },   { fork_and_write, 1 }, { written_by_child, 1 },
+		{ own_uffd, 1 },        { through_ring, 1 },   { touch_reserved, 20 },
+		{ touch_hugetlb, 10 },  { move_brk, 10 },      { go_deep, 6 },
 		{ check_elsewhere, 4 },
 	};
 	int total = 0;
@@ -858,7 +867,8 @@ static void make_file(void)
 			MUST(pwrite(data_fd, words, PAGE, (off_t)k * PAGE) == PAGE);
 	}
 	MUST(fsync(data_fd) == 0);
-	direct_fd = open("data", O_RDONLY | O_DIRECT | O_CLOEXEC);
+	/* Such a descriptor makes kage copy all memory in the stop. */
+	direct_fd = with_direct ? open("data", O_RDONLY | O_DIRECT | O_CLOEXEC) : -1;
 }
 
 static void *reserve(size_t bytes, int prot)
@@ -910,6 +920,7 @@ static void read_words(int argc, char **argv)
 		with_uring |= strcmp(argv[i], "uring") == 0;
 		with_uffd |= strcmp(argv[i], "uffd") == 0;
 		with_writers |= strcmp(argv[i], "writers") == 0;
+		with_direct |= strcmp(argv[i], "direct") == 0;
 		with_fork &= strcmp(argv[i], "nofork") != 0;
 	}
 }

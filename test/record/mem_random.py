@@ -22,17 +22,21 @@ from kagetest import (Failed, KAGE, Sandbox, SOAK, Tap, descriptors_of, helper, 
 SECONDS = 120 if SOAK else 4
 HUGE_PAGES = "/proc/sys/vm/nr_hugepages"
 
-# name, threads and words for the program, options of kage record
+# name, threads and words for the program, options of kage record and, where not the best one is meant, KAGE_TRACK
 VARIANTS = [
     ("one thread, 5/s", ["1"], ["--every", "200ms", "--verify"]),
     ("one thread, as fast as can be", ["1"], ["--every", "1ms", "--verify"]),
-    ("four threads, 5/s", ["4"], ["--every", "200ms", "--verify"]),
+    ("four threads, past the page cache, 5/s", ["4", "direct"], ["--every", "200ms", "--verify"]),
     ("four threads, as fast as can be", ["4"], ["--every", "1ms", "--verify"]),
     ("io_uring, as fast as can be", ["2", "nofork", "uring"], ["--every", "1ms", "--verify"]),
     ("own userfaultfd, 5/s", ["2", "nofork", "uffd"], ["--every", "200ms", "--verify"]),
     ("exec, as fast as can be", ["2", "nofork", "exec"], ["--every", "1ms", "--verify"]),
     # Who writes into it from outside does so in the stop as well: then two copies differ.
     ("written by others, 5/s", ["2", "writers"], ["--every", "200ms"]),
+    ("from twins, 5/s", ["1"], ["--every", "200ms", "--verify"], "twin"),
+    ("from twins, four threads, as fast as can be", ["4", "nofork"], ["--every", "1ms", "--verify"], "twin"),
+    ("from twins, io_uring", ["2", "nofork", "uring"], ["--every", "1ms", "--verify"], "twin"),
+    ("copied, 5/s", ["2"], ["--every", "200ms", "--verify"], "copy"),
 ]
 
 
@@ -140,13 +144,20 @@ def live_again(box, image):
         passes(box, life.wait(), f"life of {image}")
 
 
-def variant(words, options, seed):
+def variant(words, options, seed, rung=None):
     with Sandbox(durable=False) as box:
+        if rung:
+            box.env["KAGE_TRACK"] = rung
         program = start(box, words, seed)
         hush(box, program.pid)
         descriptors, tables = descriptors_of(program.pid), page_tables(program.pid)
         os.unlink(box.path("quiet"))
         images = record(box, program, options, SECONDS)
+        how = {one["tracking"] for one in images}
+        # What may be written behind the tracker's back, or must not be forked, is copied meanwhile.
+        meanwhile = {"copy"} if {"direct", "uring", "uffd"} & set(words) else set()
+        if not how <= {rung or "wp"} | meanwhile:
+            raise Failed(f"tracked by {how}")
         hush(box, program.pid)
         if "exec" not in words:
             no_trace(program, descriptors, tables)
@@ -200,9 +211,9 @@ def main():
         except OSError:
             pass
     jobs = [lambda: tap.run("quiet", quiet, rng.randrange(1 << 31))]
-    for name, words, options in VARIANTS:
-        jobs.append(lambda n=name, w=words, o=options, s=rng.randrange(1 << 31):
-                    tap.run(n, variant, w, o, s))
+    for name, words, options, *rung in VARIANTS:
+        jobs.append(lambda n=name, w=words, o=options, s=rng.randrange(1 << 31), r=rung:
+                    tap.run(n, variant, w, o, s, *r))
     for name, words in (("reads past the page cache", []),
                         ("reads past the page cache, by many descriptors", ["anew"])):
         jobs.append(lambda n=name, w=words: tap.run(n, direct_reads, w))

@@ -147,12 +147,14 @@ def end_sentinel(box, process):
         raise Failed(f"status {status}: {box.log()}")
 
 
-def of_build(*build, args=(), rung=None):
+def of_build(*build, args=(), rung=None, track=None):
     def test():
         need(build[0])
         with Sandbox() as box:
             if rung is not None:
                 box.env["KAGE_RUNG"] = str(rung)
+            if track is not None:
+                box.env["KAGE_TRACK"] = track
             process = sentinel(box, *build, args=args)
             images_leave_no_trace(box, process.pid)
             end_sentinel(box, process)
@@ -308,6 +310,8 @@ def main():
     for rung, how in ((1, "all threads stopped"), (2, "asked by system calls")):
         tap.run(f"position-independent, {how}", of_build("gcc", "-pie", "-fPIE", rung=rung))
         tap.run(f"asleep in all threads, {how}", of_build("gcc", args=["quiet"], rung=rung))
+    tap.run("forked", of_build("gcc", "-pie", "-fPIE", track="twin"))
+    tap.run("asleep in all threads, forked", of_build("gcc", args=["quiet"], track="twin"))
     tap.run("stripped", stripped)
     tap.run("stopped by SIGSTOP, and stays so", stopped)
     tap.run("Go", go)

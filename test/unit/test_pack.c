@@ -598,7 +598,7 @@ static void test_layout(void **state)
 	(void)state;
 	assert_memory_equal(bytes, "\x89KAGE\r\n\x1a\x40\0\0\0\0\0\0\0", 16);
 	assert_memory_equal(bytes + PACK_HEADER_BYTES, "\1\0\0\0\0\0\0\0", 8);
-	assert_memory_equal(bytes + PACK_HEADER_BYTES + RECORD_BYTES, "\x70\0\0\0\x92\x10\0\0", 8);
+	assert_memory_equal(bytes + PACK_HEADER_BYTES + RECORD_BYTES, "\x78\0\0\0\x92\x10\0\0", 8);
 	assert_memory_equal(bytes + size - 8, "KAGEEND\n", 8);
 	free(bytes);
 }

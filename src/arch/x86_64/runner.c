@@ -19,10 +19,11 @@ struct saved {
 	uint64_t mask, area, area_bytes;
 };
 
-_Static_assert(sizeof(struct kage_call) == 72, "runner_code.S knows this size");
+_Static_assert(sizeof(struct kage_call) == 80, "runner_code.S knows this size");
 _Static_assert(offsetof(struct kage_call, from_memory) == 56, "runner_code.S knows this offset");
 _Static_assert(offsetof(struct kage_call, go_on) == 60, "runner_code.S knows this offset");
 _Static_assert(offsetof(struct kage_call, result) == 64, "runner_code.S knows this offset");
+_Static_assert(offsetof(struct kage_call, child) == 72, "runner_code.S knows this offset");
 
 const void *kage_arch_runner(size_t *ret_size)
 {

@@ -15,7 +15,10 @@
  * is left of an interrupted sleep (kernel/signal.c: restore_altstack and sigreturn set
  * current->restart_block.fn = do_no_restart_syscall).
  *
- * Offsets in struct kage_call: number 0, args 8…48, from_memory 56, go_on 60, result 64; size 72.
+ * A call that makes a process may name calls for that process (kage_call.child): it performs those, and the last of
+ * them ends it. It may share the area, so it writes no result of the call that made it.
+ *
+ * Offsets in struct kage_call: number 0, args 8…48, from_memory 56, go_on 60, result 64, child 72; size 80.
  */
 	.intel_syntax noprefix
 	.section .rodata.kage_runner, "a", @progbits
@@ -45,7 +48,15 @@ next:
 	load_arg r9, 5
 	mov	rax, [r14]
 	syscall
-	mov	[r14 + 64], rax
+	test	rax, rax
+	jnz	3f
+	mov	rcx, [r14 + 72]
+	test	rcx, rcx
+	jz	3f
+	mov	r15, rcx
+	mov	r14, [r15]
+	jmp	next
+3:	mov	[r14 + 64], rax
 	dec	qword ptr [r15 + 8]
 	cmp	rax, -4095
 	jb	1f
@@ -56,10 +67,10 @@ next:
 	test	rcx, rcx
 	jz	leave
 	dec	rcx
-	imul	rcx, rcx, 72
+	imul	rcx, rcx, 80
 	add	r14, rcx
 	mov	qword ptr [r15 + 8], 1
-1:	add	r14, 72
+1:	add	r14, 80
 	mov	[r15], r14
 	jmp	next
 
