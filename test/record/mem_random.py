@@ -155,7 +155,7 @@ def variant(words, options, seed, rung=None):
         images = record(box, program, options, SECONDS)
         how = {one["tracking"] for one in images}
         # What may be written behind the tracker's back, or must not be forked, is copied meanwhile.
-        meanwhile = {"copy"} if {"direct", "uring", "uffd"} & set(words) else set()
+        meanwhile = {"copy", "twin"} if {"direct", "uring", "uffd"} & set(words) else set()
         if not how <= {rung or "wp"} | meanwhile:
             raise Failed(f"tracked by {how}")
         hush(box, program.pid)
