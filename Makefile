@@ -118,6 +118,7 @@ demo:
 bench: all $(BENCHES)
 	@B=$(B) bench/run
 	@B=$(B) bench/record
+	@B=$(B) bench/redis
 
 $(B)/bench/%: bench/%.c $(B)/libkage.a
 	@mkdir -p $(@D)

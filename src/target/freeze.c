@@ -443,8 +443,14 @@ struct kage_err *kage_target_freeze(struct kage_target *t, const struct kage_fre
 		e = freeze(t);
 	if (!e)
 		e = kage_target_alive(t);
-	if (e)
-		kage_target_thaw(t, false);
+	if (!e)
+		return NULL;
+	kage_target_thaw(t, false);
+	/* Of a process that is being killed the first thread may be gone before the others. */
+	if (kage_err_code(e) == KAGE_UNSUPPORTED && is_ending(t)) {
+		err_drop(e);
+		return kage_err_new(KAGE_GONE, "process %d has ended", t->pid);
+	}
 	return e;
 }
 
