@@ -20,7 +20,7 @@ Q := $(if $(filter 1,$(V)),,@)
 
 # --- what is compiled ------------------------------------------------------------------------
 # The order is the order of layers: each folder includes only those before it (scripts/check-layers).
-LAYERS := base image store sys arch arch/x86_64 target kind look core twin capture restore keeper
+LAYERS := base image git store sys arch arch/x86_64 target kind look core twin capture restore keeper
 LIB_SRCS := $(foreach d,$(LAYERS),$(wildcard src/$(d)/*.c))
 LIB_ASMS := $(foreach d,$(LAYERS),$(wildcard src/$(d)/*.S))
 CLI_SRCS := $(wildcard src/cli/*.c)
@@ -34,13 +34,15 @@ BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(wildcard bench/*.c))
 
 # --- how ----------------------------------------------------------------------------------------
 PKGS := libzstd libxxhash libprotobuf-c jansson libdw libelf libbpf
+# Its headers only: libgit2 is loaded when it is needed (src/git/lib.h).
+LOADED := libgit2
 CFLAGS ?= -O2 -g
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
 	-Wundef -Wvla -Wformat=2 -Wno-format-nonliteral
 KFLAGS := -std=gnu17 -D_GNU_SOURCE -DKAGE_VERSION_STRING='"$(VERSION)"' -Iinclude -Isrc -I$(B)/proto \
 	-I$(B)/bpf -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread $(WARN) \
-	$(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-LIBS = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -pthread
+	$(shell pkg-config --cflags $(PKGS) $(LOADED) 2>/dev/null)
+LIBS = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -pthread -ldl
 SANITIZE ?=
 SAN := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined \
 	-Wno-error)

@@ -92,7 +92,7 @@ _kage() {
 			command=${words[i]}
 		fi
 	done
-	if [[ $prev == --store || $cur == --store=* ]]; then
+	if [[ $prev == --store || $prev == --git || $cur == --store=* || $cur == --git=* ]]; then
 		_kage_paths -d "$cur"
 	elif [[ $prev == -o || $prev == --output || $prev == --tty || $prev == --stdin || $prev == -i || $cur == --output=* || $cur == --tty=* ]]; then
 		_kage_paths -f "$cur"

@@ -350,6 +350,9 @@ struct kage_snap_options {
 	                      * stopped until then */
 	bool carry;          /* put executables and libraries into the image */
 	int compression;     /* zstd level; 0: the default */
+	/* A git repository, made where there is none, to which the files that the program has open for
+	 * writing, and those without a name, are committed. NULL: none. A commit that fails is a notice. */
+	const char *git;
 };
 
 struct kage_snap_result {
@@ -362,6 +365,7 @@ struct kage_snap_result {
 	unsigned rung;         /* see Source in image.proto */
 	const char *tracking;  /* as in struct kage_entry */
 	uint32_t n_threads;
+	char git_commit[48]; /* "" without one */
 };
 
 /** Takes one image of the process PID and stores it durably. The process goes on. */
@@ -388,6 +392,7 @@ struct kage_record_options {
 		keyframe_bytes; /* and when differences since the last one take so much; 0: likewise */
 	bool verify; /* compare each image with a plain copy of all memory, taken in the same stop; for
 	              * tests, since it makes the pause long */
+	const char *git; /* as in struct kage_snap_options */
 };
 
 struct kage_record_result {
@@ -401,6 +406,7 @@ struct kage_record_result {
 	unsigned rung;
 	const char *tracking; /* as in struct kage_entry */
 	uint32_t n_threads;
+	char git_commit[48]; /* "" without one */
 };
 
 /** Prepares to record the process PID. Nothing is done to it before the first image. */
@@ -463,6 +469,9 @@ struct kage_restore_options {
 	size_t n_fds;
 	const struct kage_patch *patches; /* written before its first step */
 	size_t n_patches;
+	/* The repository in which the image's commit must be, with the image's files; these are put back
+	 * then (KAGE_FILES_RESTORE). NULL: as FILES says. */
+	const char *git;
 };
 
 struct kage_life {

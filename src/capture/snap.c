@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "capture/capture.h"
 #include "capture/follow.h"
+#include "capture/versions.h"
 #include "image/label.h"
 #include "kind/obstacles.h"
 #include "store/store.h"
@@ -25,7 +26,8 @@ static struct kage_err *set_words(struct kage_image *image, const struct kage_sn
 	return s->message && s->reason ? NULL : kage_err_nomem();
 }
 
-static struct kage_err *store(struct kage_store *store, struct kage_image *image,
+static struct kage_err *store(struct kage_ctx *ctx, struct kage_store *store,
+			      struct versions *versions, struct kage_image *image,
 			      const struct kage_snap_options *o, struct kage_snap_result *result)
 {
 	struct kage_put_options put = { .compression = o->compression };
@@ -36,7 +38,8 @@ static struct kage_err *store(struct kage_store *store, struct kage_image *image
 	else
 		kage_store_default_name(image->msg->processes[0]->comm, result->name);
 	TRY(set_words(image, o));
-	TRY(kage_store_put(store, result->name, image, &put, &stored));
+	TRY(kage_versions_put(versions, ctx, store, result->name, image, &put, &stored,
+			      result->git_commit));
 	result->number = stored.number;
 	result->stored_bytes = stored.stored_bytes;
 	return NULL;
@@ -67,7 +70,8 @@ static struct kage_err *follow_large(const struct kage_target *t, const struct k
 
 static struct kage_err *capture_and_store(struct kage_ctx *ctx, struct kage_store *into,
 					  struct kage_target *t, const struct kage_snap_options *o,
-					  struct follow *follow, struct kage_snap_result *result)
+					  struct follow *follow, struct versions *versions,
+					  struct kage_snap_result *result)
 {
 	_cleanup_(kage_obstacles_cleanup) struct kage_obstacles *obstacles =
 		kage_obstacles_create();
@@ -81,7 +85,7 @@ static struct kage_err *capture_and_store(struct kage_ctx *ctx, struct kage_stor
 		return kage_err_nomem();
 	TRY(kage_capture(ctx, t, &co, obstacles, &image));
 	follow_let_go(follow);
-	e = store(into, image, o, result);
+	e = store(ctx, into, versions, image, o, result);
 	if (o->kill)
 		kage_target_thaw(t, e == NULL);
 	result->pause_ns = image->msg->source->pause_ns;
@@ -96,11 +100,13 @@ static struct kage_err *capture_and_store(struct kage_ctx *ctx, struct kage_stor
 static struct kage_err *snap(struct kage_ctx *ctx, struct kage_store *into, struct kage_target *t,
 			     const struct kage_snap_options *o, struct kage_snap_result *result)
 {
+	_cleanup_(kage_versions_close) struct versions versions = { 0 };
 	struct follow *follow;
 	struct kage_err *e;
 
+	TRY(kage_versions_open(&versions, o->git));
 	TRY(follow_large(t, o, &follow));
-	e = capture_and_store(ctx, into, t, o, follow, result);
+	e = capture_and_store(ctx, into, t, o, follow, &versions, result);
 	follow_destroy(follow);
 	return e;
 }

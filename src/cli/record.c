@@ -24,6 +24,7 @@ struct record_values {
 	const char *name;
 	const char *message;
 	const char *every;
+	const char *git;
 	struct cli_keep_values keep;
 	int count;
 	int level;
@@ -41,6 +42,8 @@ static const struct cli_option options[] = {
 	CLI_KEEP_OPTIONS(struct record_values, keep),
 	{ "message", 'm', "TEXT", "keep TEXT with each image", CLI_TEXT,
 	  .offset = offsetof(struct record_values, message) },
+	{ "git", 0, "DIR", "commit the files that it writes to the git repository DIR", CLI_TEXT,
+	  .offset = offsetof(struct record_values, git) },
 	{ "level", 0, "N", "compress at zstd level N, 1 to 19", CLI_NUMBER,
 	  .offset = offsetof(struct record_values, level), 1, 19 },
 	{ "quiet", 'q', NULL, "print nothing but what fails", CLI_FLAG,
@@ -72,14 +75,15 @@ static void tell_json(const struct recording *r, const struct kage_record_result
 						(unsigned long long)result->number);
 
 	cli_json_print_take(json_pack(
-		"{s:o, s:o, s:i, s:i, s:i, s:s, s:b, s:o, s:o, s:o, s:o, s:o}", "image",
+		"{s:o, s:o, s:i, s:i, s:i, s:s, s:b, s:o, s:o, s:o, s:o, s:o, s:o*}", "image",
 		cli_json_text(label), "number", cli_json_number(result->number), "pid", (int)r->pid,
 		"threads", (int)result->n_threads, "rung", (int)result->rung, "tracking",
 		result->tracking, "keyframe", (int)result->keyframe, "pause_ns",
 		cli_json_number(result->pause_ns), "total_ns", cli_json_number(result->total_ns),
 		"memory_bytes", cli_json_number(result->memory_bytes), "changed_bytes",
 		cli_json_number(result->changed_bytes), "stored_bytes",
-		cli_json_number(result->stored_bytes)));
+		cli_json_number(result->stored_bytes), "git_commit",
+		result->git_commit[0] ? cli_json_text(result->git_commit) : NULL));
 	fflush(stdout);
 }
 
@@ -252,6 +256,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	struct kage_record_options how = { .name = values->name,
 					   .message = values->message,
 					   .compression = values->level,
+					   .git = values->git,
 					   .verify = values->verify };
 	_cleanup_store_ struct kage_store *store = NULL;
 	struct recording r = { .cli = cli, .values = values, .every_ns = 1000000000 };

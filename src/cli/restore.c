@@ -30,6 +30,7 @@ struct restore_values {
 	bool trust;
 	bool lazy;
 	const char *tty;
+	const char *git;
 };
 
 enum { MOST_COPIES = 10000 };
@@ -45,6 +46,8 @@ static const struct cli_option options[] = {
 	  .offset = offsetof(struct restore_values, copies), 1, MOST_COPIES },
 	{ "files", 0, "keep|restore", "what it wrote since: keep (default), or put back",
 	  CLI_CHOICE, .offset = offsetof(struct restore_values, files) },
+	{ "git", 0, "DIR", "put back what it wrote, if its commit in DIR has the same", CLI_TEXT,
+	  .offset = offsetof(struct restore_values, git) },
 	{ "connections", 0, "refuse|reset",
 	  "TCP connections: refuse (default), or reset by the peer", CLI_CHOICE,
 	  .offset = offsetof(struct restore_values, connections) },
@@ -173,6 +176,7 @@ static int give_life(struct cli *cli, const struct restore_values *values, const
 		.trust = values->trust,
 		.detached = values->detach,
 		.tty = relay ? relay->path : values->tty,
+		.git = values->git,
 	};
 	struct kage_err *e = cli_image_open(cli, spec, &store, &image);
 	struct cli_modes before;
@@ -202,6 +206,8 @@ static int check_values(struct cli *cli, const struct restore_values *values)
 				      "%d copies cannot all have the same PID; "
 				      "leave out --pid same",
 				      values->copies);
+	if (values->git && values->files == FILES_KEEP)
+		return cli_fail_usage(cli, "--git puts files back; leave out --files keep");
 	if (new_tty && values->detach)
 		return cli_fail_usage(cli, "--tty new lasts only as long as kage stays; leave out "
 					   "--detach, or name a terminal");

@@ -22,6 +22,7 @@ struct run_values {
 	const char *name;
 	const char *every;
 	const char *keep;
+	const char *git;
 	bool tty;
 };
 
@@ -37,6 +38,9 @@ static const struct cli_option options[] = {
 	  CLI_TEXT, .offset = offsetof(struct run_values, every) },
 	{ "keep", 0, "SPAN[=EVERY],…", "with --every: keep images of the last SPAN", CLI_TEXT,
 	  .offset = offsetof(struct run_values, keep) },
+	{ "git", 0, "DIR",
+	  "with --every: commit the files that it writes to the git repository DIR", CLI_TEXT,
+	  .offset = offsetof(struct run_values, git) },
 	{ 0 },
 };
 
@@ -128,6 +132,10 @@ static pid_t start_recorder(struct cli *cli, const struct run_values *values, pi
 		argv[n++] = "--keep";
 		argv[n++] = values->keep;
 	}
+	if (values->git) {
+		argv[n++] = "--git";
+		argv[n++] = values->git;
+	}
 	argv[n++] = number;
 	recorder = fork();
 	if (recorder == 0) {
@@ -180,6 +188,8 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 				      values->every);
 	if (values->keep && !values->every)
 		return cli_fail_usage(cli, "--keep goes with --every");
+	if (values->git && !values->every)
+		return cli_fail_usage(cli, "--git goes with --every");
 	if (!values->tty)
 		return run_with(cli, values, NULL, argv);
 	num = cli_relay_open(&relay);

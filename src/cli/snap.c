@@ -12,6 +12,7 @@
 struct snap_values {
 	const char *name;
 	const char *message;
+	const char *git;
 	bool kill;
 	bool carry;
 	bool tree;
@@ -27,6 +28,8 @@ static const struct cli_option options[] = {
 	  .offset = offsetof(struct snap_values, kill) },
 	{ "carry", 0, NULL, "put the executable and its libraries into the image", CLI_FLAG,
 	  .offset = offsetof(struct snap_values, carry) },
+	{ "git", 0, "DIR", "commit the files that it writes to the git repository DIR", CLI_TEXT,
+	  .offset = offsetof(struct snap_values, git) },
 	{ "level", 0, "N", "compress at zstd level N, 1 to 19", CLI_NUMBER,
 	  .offset = offsetof(struct snap_values, level), 1, 19 },
 	{ "tree", 0, NULL, NULL, CLI_FLAG, .offset = offsetof(struct snap_values, tree) },
@@ -39,13 +42,14 @@ static void print_json(const struct kage_snap_result *result, pid_t pid, bool ki
 		cli_printf("%s@%llu", result->name, (unsigned long long)result->number);
 
 	cli_json_print_take(json_pack(
-		"{s:o, s:o, s:o, s:i, s:i, s:i, s:s, s:o, s:o, s:o, s:o, s:b}", "image",
+		"{s:o, s:o, s:o, s:i, s:i, s:i, s:s, s:o, s:o, s:o, s:o, s:b, s:o*}", "image",
 		cli_json_text(label), "name", cli_json_text(result->name), "number",
 		cli_json_number(result->number), "pid", (int)pid, "threads", (int)result->n_threads,
 		"rung", (int)result->rung, "tracking", result->tracking, "pause_ns",
 		cli_json_number(result->pause_ns), "total_ns", cli_json_number(result->total_ns),
 		"memory_bytes", cli_json_number(result->memory_bytes), "stored_bytes",
-		cli_json_number(result->stored_bytes), "killed", (int)killed));
+		cli_json_number(result->stored_bytes), "killed", (int)killed, "git_commit",
+		result->git_commit[0] ? cli_json_text(result->git_commit) : NULL));
 }
 
 static void print_line(const struct kage_snap_result *result, bool killed)
@@ -73,6 +77,7 @@ static struct kage_err *snap(struct cli *cli, const struct snap_values *values, 
 		.kill = values->kill,
 		.carry = values->carry,
 		.compression = values->level,
+		.git = values->git,
 	};
 	struct kage_err *e = cli_store_open(cli, KAGE_STORE_CREATE, &store);
 

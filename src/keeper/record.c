@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "capture/capture.h"
 #include "capture/follow.h"
+#include "capture/versions.h"
 #include "image/changes.h"
 #include "image/label.h"
 #include "kind/obstacles.h"
@@ -28,6 +29,7 @@ struct kage_recorder {
 	int compression;
 	bool verify;
 	struct follow *follow;
+	struct versions versions;
 	struct kage_since_keyframe since;
 	uint64_t keyframe_every_ns, keyframe_bytes, keyframe_at_ns;
 	uint64_t base_number;
@@ -82,7 +84,9 @@ struct kage_err *kage_recorder_create(struct kage_ctx *ctx, struct kage_store *s
 		r->keyframe_every_ns = options->keyframe_every_ns;
 		r->keyframe_bytes = options->keyframe_bytes;
 	}
-	e = follow_create(store->fd, &r->follow);
+	e = kage_versions_open(&r->versions, options ? options->git : NULL);
+	if (!e)
+		e = follow_create(store->fd, &r->follow);
 	if (e) {
 		kage_recorder_destroy(r);
 		return kage_err_wrap(e, "record process %d", pid);
@@ -96,6 +100,7 @@ void kage_recorder_destroy(struct kage_recorder *r)
 	if (!r)
 		return;
 	follow_destroy(r->follow);
+	kage_versions_close(&r->versions);
 	free(r->message);
 	free(r);
 }
@@ -180,12 +185,14 @@ static struct kage_err *store(struct kage_recorder *r, struct kage_image *image,
 
 	memcpy(changes.base_id, r->base_id, sizeof(changes.base_id));
 	TRY(set_words(r, image));
-	e = kage_store_put(r->store, r->name, image, &put, &stored);
+	e = kage_versions_put(&r->versions, r->ctx, r->store, r->name, image, &put, &stored,
+			      result->git_commit);
 	if (e &&
 	    kage_err_code(e) == KAGE_CHANGED) { /* somebody removed the image before this one */
 		err_drop(e);
 		put.changes = NULL;
-		e = kage_store_put(r->store, r->name, image, &put, &stored);
+		e = kage_versions_put(&r->versions, r->ctx, r->store, r->name, image, &put, &stored,
+				      result->git_commit);
 	}
 	TRY(e);
 	note_stored(r, &stored, kage_pages_total(image->pages));

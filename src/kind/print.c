@@ -69,6 +69,11 @@ static void print_head(const struct kage_image *image, FILE *out, const struct s
 		else
 			fputs("; it was not stopped\n", out);
 		print_tracking(src->tracking, out);
+		if (src->git_commit && src->git_commit[0]) {
+			fprintf(out, "  its files: commit %s of ", src->git_commit);
+			print_text(src->git_dir ? src->git_dir : "", out);
+			fputc('\n', out);
+		}
 		if (src->message && src->message[0]) {
 			fputs("  “", out);
 			print_text(src->message, out);

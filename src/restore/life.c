@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "git/git.h"
 #include "kind/fds.h"
 #include "kind/files.h"
 #include "kind/memory.h"
@@ -193,14 +194,35 @@ static struct kage_err *live(struct kage_restore *r, struct kage_life *ret_life)
 	return e;
 }
 
+/* What is put back comes from the image: that the commit has the same is all that is asked of a repository, into
+ * which others may have written. */
+static struct kage_err *use_commit(const struct kage_image *image, const char *dir)
+{
+	struct kage_git *git;
+	struct kage_err *e;
+
+	TRY(kage_git_open(dir, false, &git));
+	e = kage_git_compare(git, image);
+	kage_git_close(git);
+	return e;
+}
+
 struct kage_err *kage_restore(struct kage_ctx *ctx, struct kage_image *image,
 			      const struct kage_restore_options *options,
 			      struct kage_life *ret_life)
 {
 	uint64_t begin = kage_clock_mono_ns();
+	struct kage_restore_options how = options ? *options : (struct kage_restore_options){ 0 };
 	struct kage_life life = { .pidfd = -1 };
 	struct kage_restore r;
-	struct kage_err *e = init(&r, ctx, image, options);
+	struct kage_err *e = NULL;
+
+	if (how.git) {
+		TRY_WRAP(use_commit(image, how.git), "restore %s",
+			 image->label ? image->label : "image");
+		how.files = KAGE_FILES_RESTORE;
+	}
+	e = init(&r, ctx, image, &how);
 
 	if (!e)
 		e = kage_files_settle(&r, live(&r, &life));

@@ -199,14 +199,17 @@ static struct kage_err *sync_path(const struct kage_store *s)
 }
 
 static struct kage_err *publish_in(const struct history *h, struct new_file *f,
-				   const struct kage_changes *changes, uint64_t *ret_number)
+				   const struct kage_put_options *options, uint64_t *ret_number)
 {
 	const struct kage_store *s = h->store;
 	char name[PACK_NAME_BYTES];
 	uint64_t number;
 
-	TRY(check_neighbour(h, changes));
+	TRY(check_neighbour(h, options->changes));
 	TRY(next_number(h, &number));
+	if (options->number && options->number != number)
+		return kage_err_new(KAGE_BUSY, "%s@%llu was stored meanwhile", h->name,
+				    (unsigned long long)options->number);
 	kage_dir_pack_name(number, name);
 	if (number == 1)
 		TRY(sync_path(s));
@@ -224,13 +227,13 @@ static struct kage_err *publish_in(const struct history *h, struct new_file *f,
 
 /* Step 3. */
 static struct kage_err *publish(struct kage_store *s, const char *history, struct new_file *f,
-				const struct kage_changes *changes, uint64_t *ret_number)
+				const struct kage_put_options *options, uint64_t *ret_number)
 {
 	_cleanup_history_ struct history h = HISTORY_INIT;
 	struct kage_err *e;
 
 	TRY(kage_dir_history_lock(s, history, true, &h));
-	e = publish_in(&h, f, changes, ret_number);
+	e = publish_in(&h, f, options, ret_number);
 	if (e)
 		kage_dir_history_drop_empty(&h);
 	return e;
@@ -283,7 +286,7 @@ static struct kage_err *put(struct kage_store *s, const char *name, const struct
 	TRY(write_pack(s, f.fd, what, name, image, options, result));
 	if (fdatasync(f.fd) < 0)
 		return kage_err_sys(errno, "sync %s", what);
-	return publish(s, name, &f, options->changes, &result->number);
+	return publish(s, name, &f, options, &result->number);
 }
 
 /* How much the pack would have taken is not known before it is compressed; more than its pages it is
@@ -321,6 +324,20 @@ struct kage_err *kage_store_put(struct kage_store *store, const char *name,
 		return kage_err_wrap(e, "store an image of '%s'", name);
 	*ret_result = result;
 	return NULL;
+}
+
+struct kage_err *kage_store_next_number(struct kage_store *store, const char *name,
+					uint64_t *ret_number)
+{
+	_cleanup_history_ struct history h = HISTORY_INIT;
+	struct kage_err *e = kage_dir_history_open(store, name, &h);
+
+	if (e && kage_err_code(e) == KAGE_NOTFOUND) {
+		err_drop(e);
+		*ret_number = 1;
+		return NULL;
+	}
+	return e ? e : next_number(&h, ret_number);
 }
 
 /* --- when a keyframe is due ------------------------------------------------------------------- */

@@ -27,6 +27,7 @@ struct kage_put_options {
 	/* In what it differs from its neighbour, whose difference is stored in place of all pages; NULL
 	 * stores all pages, without a neighbour. */
 	const struct kage_changes *changes;
+	uint64_t number; /* to be taken, else KAGE_BUSY and nothing is stored; 0: the next one */
 	bool keyframe; /* with changes: all pages and the difference, which then leads back from here */
 };
 
@@ -45,6 +46,10 @@ struct kage_err *kage_store_put(struct kage_store *store, const char *name,
 				const struct kage_image *image,
 				const struct kage_put_options *options,
 				struct kage_put_result *ret_result) _must_check_;
+
+/** The number that the next image of history NAME gets, unless somebody else stores one before. */
+struct kage_err *kage_store_next_number(struct kage_store *store, const char *name,
+					uint64_t *ret_number) _must_check_;
 
 /* What was stored since the last keyframe. */
 struct kage_since_keyframe {

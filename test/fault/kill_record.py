@@ -6,7 +6,8 @@
 kage is killed when it begins its k-th system call, for every k with KAGE_SOAK=1, else for every
 STRIDE-th from a random first on; and at random instants. After each kill the target (busy.c) goes on with nothing
 wrong, nothing of it is tracked any more, no twin of it is left, every image that was announced is there, and the next
-recording goes on in the same history.
+recording goes on in the same history. Half of the recordings at random instants thin the history
+meanwhile.
 """
 
 import json
@@ -23,8 +24,10 @@ from kagetest import (Failed, KAGE, Sandbox, SOAK, Tap, helper, read, seeded, tw
 from kill_snap import Target, mappings, passes
 
 KILLS = 40        # by system call, when not all
-INSTANTS = 400 if SOAK else 40
+INSTANTS = 500 if SOAK else 40
 IMAGES = 3        # of each recording
+CHECKED = 20      # recordings between two checks of all bytes of the store
+THIN = ["--keep-last", "6"]
 RECORD = ["record", "--json", "-n", "r", "--every", "10ms"]
 
 
@@ -88,14 +91,25 @@ def at_each_call(box, history, rng):
     box.fsck()
 
 
+def whole(box, when):
+    """Every byte of every image is as it was written, and every image can be reached."""
+    try:
+        box.fsck()
+    except Failed as why:
+        raise Failed(f"{when}: {why}") from None
+
+
 def at_random(box, history, rng):
     for i in range(INSTANTS):
         after = rng.uniform(0, 0.5)
-        kage = box.start([KAGE, *RECORD, str(history.target.pid)], log=f"told.{i}")
+        thin = THIN if i % 2 else []
+        kage = box.start([KAGE, *RECORD, *thin, str(history.target.pid)], log=f"told.{i}")
         time.sleep(after)
         kage.signal(signal.SIGKILL)
         kage.wait()
-        history.check(box.log(f"told.{i}"), f"instant {i}, killed after {after * 1e3:.3f} ms")
+        history.check(box.log(f"told.{i}"), f"instant {i}, killed after {after * 1e3:.3f} ms {thin}")
+        if i % CHECKED == CHECKED - 1:
+            whole(box, f"instant {i}")
         box.started.remove(kage)
         os.close(kage.pidfd)
     box.fsck()
