@@ -315,18 +315,22 @@ static void order(struct kage_target *t)
 }
 
 /* To the end with those of the kernel; the others stay in their order. */
-static void set_own_apart(struct kage_target *t)
+static struct kage_err *set_own_apart(struct kage_target *t)
 {
 	t->n_own = 0;
 	for (size_t i = 0; i < t->n_threads; i++) {
 		struct kage_thread *thread = t->threads[i];
 
+		/* Of those that were met in their sleep (ambush.c) nothing was read yet. */
+		if (thread->stopped)
+			TRY(kage_arch_get_regs(thread->tid, false, &thread->regs));
 		if (is_of_kernel(thread))
 			continue;
 		memmove(&t->threads[t->n_own + 1], &t->threads[t->n_own],
 			(i - t->n_own) * sizeof(*t->threads));
 		t->threads[t->n_own++] = thread;
 	}
+	return NULL;
 }
 
 /* Rounds until one finds nobody who ran: then every thread stands or slept when the round looked. */
@@ -346,7 +350,7 @@ static struct kage_err *freeze(struct kage_target *t)
 		drop_unseen(t);
 		order(t);
 	}
-	set_own_apart(t);
+	TRY(set_own_apart(t));
 	if (!t->n_own)
 		return kage_err_new(KAGE_GONE, "process %d has ended", t->pid);
 	if (t->threads[0]->tid != t->pid)
