@@ -50,6 +50,7 @@ static void forget(struct kage_capture *c)
 	c->inside = (struct kage_inside){ 0 };
 	free(c->status);
 	c->status = NULL;
+	c->usual_options = NULL; /* in the image's arena */
 	kage_image_close(c->image);
 	c->image = NULL;
 	if (c->pages)

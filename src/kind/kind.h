@@ -55,10 +55,11 @@ struct kage_capture {
 	struct mem_pages *pages;      /* contents of spaces */
 	struct kage_maps maps;        /* the memory map, with flags */
 	struct kage_taskread *reader; /* of the kernel's own knowledge; NULL: the target is asked */
-	struct kage_vmaread *vmas;    /* likewise; NULL: smaps tells flags */
-	struct kage_inside inside;    /* what only the target or the kernel knows */
-	char *status;                 /* text of /proc/PID/status */
-	struct kage_fd_seen *fds;     /* ascending */
+	struct kage_sockopt_usual *usual_options; /* kind/sockopt.c */
+	struct kage_vmaread *vmas;                /* likewise; NULL: smaps tells flags */
+	struct kage_inside inside;                /* what only the target or the kernel knows */
+	char *status;                             /* text of /proc/PID/status */
+	struct kage_fd_seen *fds;                 /* ascending */
 	size_t n_fds;
 	struct mem_pages *verify;         /* a plain copy of all memory, to compare; may be NULL */
 	struct follow *follow;            /* capture/follow.h; may be NULL */

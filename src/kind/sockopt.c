@@ -160,32 +160,74 @@ static struct kage_err *keep(struct arena *a, Kage__SocketOptions *list, int lev
 	return o->value.data ? NULL : kage_err_nomem();
 }
 
+/* What sockets have when they are made. A program may have thousands of one kind. */
+struct kage_sockopt_usual {
+	int domain, type, protocol;
+	struct value values[ARRAY_SIZE(options)];
+	struct kage_sockopt_usual *next;
+};
+
+static struct kage_err *learn_usual(struct kage_capture *c, int domain, int type, int protocol,
+				    const struct kage_sockopt_usual **ret_usual)
+{
+	struct kage_sockopt_usual *u;
+	_cleanup_fd_ int fresh = -1;
+
+	for (u = c->usual_options; u; u = u->next)
+		if (u->domain == domain && u->type == type && u->protocol == protocol)
+			break;
+	*ret_usual = u;
+	if (u)
+		return NULL;
+	u = arena_alloc(&c->image->arena, sizeof(*u));
+	if (!u)
+		return kage_err_nomem();
+	fresh = socket(domain, type | SOCK_CLOEXEC, protocol);
+	if (fresh < 0)
+		return kage_err_sys(errno, "make a socket to compare with");
+	*u = (struct kage_sockopt_usual){ domain, type, protocol, .next = c->usual_options };
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+		u->values[i] = get(fresh, options[i].level, options[i].name);
+	*ret_usual = c->usual_options = u;
+	return NULL;
+}
+
+/* Whether FD has option I otherwise than sockets have it when they are made; *RET_NOW is its value then. */
+static bool is_unusual(const struct kage_fd_seen *fd, size_t i, const struct value *usual,
+		       struct value *ret_now)
+{
+	int level = options[i].level, name = options[i].name;
+
+	/* Sockets of this kind have no such option. */
+	if (!usual->size)
+		return false;
+	*ret_now = get(fd->ours, level, name);
+	if (!ret_now->size)
+		return false;
+	/* The default of this one is the machine's choice. */
+	if (level == IPPROTO_IPV6 && name == IPV6_V6ONLY)
+		return true;
+	if (ret_now->size == usual->size && memcmp(ret_now->bytes, usual->bytes, usual->size) == 0)
+		return false;
+	return level != SOL_SOCKET || !is_tuned_by_kernel(fd->ours, name);
+}
+
 struct kage_err *kage_sockopt_capture(struct kage_capture *c, const struct kage_fd_seen *fd,
 				      int domain, int type, int protocol,
 				      Kage__SocketOptions **ret_options)
 {
-	_cleanup_fd_ int fresh = socket(domain, type | SOCK_CLOEXEC, protocol);
 	Kage__SocketOptions *list =
 		msg_new(&c->image->arena, Kage__SocketOptions, kage__socket_options__init);
+	const struct kage_sockopt_usual *usual;
+	struct value now;
 
 	if (!list)
 		return kage_err_nomem();
-	if (fresh < 0)
-		return kage_err_sys(errno, "make a socket to compare with");
+	TRY(learn_usual(c, domain, type, protocol, &usual));
 	check_filter(c, fd);
-	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
-		struct value now = get(fd->ours, options[i].level, options[i].name);
-		struct value usual = get(fresh, options[i].level, options[i].name);
-		bool differs = now.size && (now.size != usual.size ||
-					    memcmp(now.bytes, usual.bytes, now.size) != 0);
-
-		/* The default of this one is the machine's choice. */
-		if (options[i].level == IPPROTO_IPV6 && options[i].name == IPV6_V6ONLY)
-			differs = now.size;
-		if (differs && !(options[i].level == SOL_SOCKET &&
-				 is_tuned_by_kernel(fd->ours, options[i].name)))
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+		if (is_unusual(fd, i, &usual->values[i], &now))
 			TRY(keep(&c->image->arena, list, options[i].level, options[i].name, &now));
-	}
 	*ret_options = list;
 	return NULL;
 }
