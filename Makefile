@@ -33,7 +33,7 @@ FUZZERS := $(patsubst test/fuzz/%.c,$(B)/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
 BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(wildcard bench/*.c))
 
 # --- how ----------------------------------------------------------------------------------------
-PKGS := libzstd libxxhash libprotobuf-c jansson libdw libelf libbpf
+PKGS := libzstd libxxhash libsodium libprotobuf-c jansson libdw libelf libbpf
 # Its headers only: libgit2 is loaded when it is needed (src/git/lib.h).
 LOADED := libgit2
 CFLAGS ?= -O2 -g

@@ -72,6 +72,7 @@ _kage_arguments() {
 	check) [[ $cur == [0-9]* ]] || _kage_images "$cur"; _kage_pids ;;
 	show | cat | diff | tag | try | restore | core | gdb | rm) _kage_images "$cur" ;;
 	log | fsck | du | bisect) _kage_histories ;;
+	key) printf '%s\n' new show ;;
 	help) _kage_commands ;;
 	esac
 }
@@ -94,7 +95,7 @@ _kage() {
 	done
 	if [[ $prev == --store || $prev == --git || $cur == --store=* || $cur == --git=* ]]; then
 		_kage_paths -d "$cur"
-	elif [[ $prev == -o || $prev == --output || $prev == --tty || $prev == --stdin || $prev == -i || $cur == --output=* || $cur == --tty=* ]]; then
+	elif [[ $prev == -o || $prev == --output || $prev == --tty || $prev == --stdin || $prev == -i || $prev == --key || $prev == --recipient || $cur == --key=* || $cur == --output=* || $cur == --tty=* ]]; then
 		_kage_paths -f "$cur"
 	elif [[ $prev == --name || $prev == -n ]]; then
 		_kage_reply "$cur" < <(_kage_histories)
@@ -106,6 +107,8 @@ _kage() {
 		_kage_reply "$cur" < <(_kage_options "$command")
 	elif [[ $prev == --* && -n $(_kage_choices "$command" "$prev") ]]; then
 		_kage_reply "$cur" < <(_kage_choices "$command" "$prev")
+	elif [[ $command == key && $prev != key ]]; then
+		_kage_paths -f "$cur"
 	elif [[ $command == run ]]; then
 		compopt -o default 2>/dev/null
 		mapfile -t COMPREPLY < <(compgen -c -- "$cur")

@@ -92,6 +92,27 @@ enum kage_store_flags {
 KAGE_API struct kage_err *kage_store_open(struct kage_ctx *ctx, const char *path, unsigned flags,
 					  struct kage_store **ret_store);
 KAGE_API void kage_store_close(struct kage_store *store);
+
+/** Makes a pair of keys: the secret one in the new file PATH, readable by its owner only; NULL means $KAGE_KEY,
+ *  else /etc/kage/key for root and $XDG_CONFIG_HOME/kage/key (~/.config/kage/key) for others. KAGE_BUSY when the file
+ *  is there: it is never overwritten. RET_PATH, which may be NULL, and RET_PUBLIC, the public key as one short line of
+ *  text, are the caller's to free. */
+KAGE_API struct kage_err *kage_key_new(const char *path, char **ret_path, char **ret_public);
+
+/** The public key that belongs to the secret one in the file PATH; as for kage_key_new(). */
+KAGE_API struct kage_err *kage_key_show(const char *path, char **ret_path, char **ret_public);
+
+/** The public key that TEXT is, or that stands in the file TEXT, for the caller to free. KAGE_INVALID says what is
+ *  wrong with it. */
+KAGE_API struct kage_err *kage_key_recipient(const char *text, char **ret_public);
+
+/** Reads encrypted images of STORE with the secret key in the file PATH. Without this, the one that
+ *  kage_key_show(NULL) would show is used, once an image needs it. */
+KAGE_API struct kage_err *kage_store_set_key(struct kage_store *store, const char *path);
+
+/** Has STORE use the keys that FROM has, now and later: also those that a recording into FROM still holds of
+ *  its own packs. The two may be used by different threads afterwards. */
+KAGE_API void kage_store_share_keys(struct kage_store *store, const struct kage_store *from);
 KAGE_API const char *kage_store_path(const struct kage_store *store);
 
 /* One line of `kage log`; strings live as long as the list. */
@@ -107,6 +128,8 @@ struct kage_entry {
 	const char *
 		tracking; /* how what had to be copied was known: "wp", "softdirty", "twin", "copy" as in
 			       * kage(1), KAGE_TRACK; "": not known */
+	const char *recipient; /* NULL, or the public key for which it is encrypted; then the next
+				* three are "", being in the image only */
 	const char *comm;
 	const char *command; /* command line */
 	const char *message; /* of -m, or "" */
@@ -301,6 +324,7 @@ struct kage_retention {
 
 struct kage_prune_result {
 	size_t n_removed, n_kept;
+	size_t n_spared; /* of those that are kept: for want of a secret key, others cannot do without them */
 	uint64_t bytes_before, bytes_after;
 };
 
@@ -323,6 +347,9 @@ struct kage_fsck_result {
 	size_t n_lost;     /* images that cannot be restored: their pack, or one that they need */
 	size_t n_repaired; /* packs that were written anew */
 	size_t n_moved;    /* packs of lost images that were moved away */
+	size_t n_encrypted;
+	size_t n_locked; /* of those, that no key opened: only what is stored was checked, not what is in it */
+	const char *encrypted; /* histories with encrypted images, ", " between them, or "" */
 	uint64_t bytes;
 	const struct kage_finding *findings;
 	size_t n_findings;
@@ -353,6 +380,7 @@ struct kage_snap_options {
 	/* A git repository, made where there is none, to which the files that the program has open for
 	 * writing, and those without a name, are committed. NULL: none. A commit that fails is a notice. */
 	const char *git;
+	const char *recipient; /* encrypt for it, as for kage_key_recipient(); NULL: do not */
 };
 
 struct kage_snap_result {
@@ -390,6 +418,11 @@ struct kage_record_options {
 				     * a one stays */
 	uint64_t
 		keyframe_bytes; /* and when differences since the last one take so much; 0: likewise */
+	uint64_t keyframe_images; /* one with all pages after so many others; 0: likewise */
+	uint64_t
+		keyframe_period_ns; /* the first image of each such period of CLOCK_REALTIME, 0: likewise.
+				      * An encrypted history can be thinned to those without reading it */
+	const char *recipient; /* encrypt for it, as for kage_key_recipient(); NULL: do not */
 	bool verify; /* compare each image with a plain copy of all memory, taken in the same stop; for
 	              * tests, since it makes the pause long */
 	const char *git; /* as in struct kage_snap_options */

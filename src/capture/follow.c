@@ -66,7 +66,7 @@ struct follow {
 
 /* --- making and unmaking ---------------------------------------------------------------------- */
 
-struct kage_err *follow_create(int dir_fd, struct follow **ret_follow)
+struct kage_err *follow_create(int dir_fd, bool secret, struct follow **ret_follow)
 {
 	struct follow *f = calloc(1, sizeof(*f));
 	struct kage_err *e;
@@ -74,7 +74,7 @@ struct kage_err *follow_create(int dir_fd, struct follow **ret_follow)
 	if (!f)
 		return kage_err_nomem();
 	f->once = dir_fd < 0;
-	e = shadow_create(dir_fd, &f->shadow);
+	e = shadow_create(dir_fd, secret, &f->shadow);
 	if (e) {
 		follow_destroy(f);
 		return e;

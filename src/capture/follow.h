@@ -25,8 +25,8 @@
 struct follow;
 
 /** Nothing is done to any target yet. The shadow is a file in the directory DIR_FD; -1: there is to be one image only, whose
- *  pages all stay in memory. */
-struct kage_err *follow_create(int dir_fd, struct follow **ret_follow) _must_check_;
+ *  pages all stay in memory. SECRET: nothing of the target stands in it in clear. */
+struct kage_err *follow_create(int dir_fd, bool secret, struct follow **ret_follow) _must_check_;
 
 /** Takes the tracking away; NULL is fine. */
 void follow_destroy(struct follow *f);

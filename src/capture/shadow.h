@@ -7,12 +7,15 @@
 #ifndef CAPTURE_SHADOW_H
 #define CAPTURE_SHADOW_H
 
+#include <stdbool.h>
+
 #include "image/pages.h"
 
 struct shadow;
 
-/** An empty one, in a file in the directory DIR_FD; -1: one that stays empty. */
-struct kage_err *shadow_create(int dir_fd, struct shadow **ret_shadow) _must_check_;
+/** An empty one, in a file in the directory DIR_FD; -1: one that stays empty. SECRET: what is in the file is
+ *  encrypted with a key that is in locked memory and goes with the shadow. */
+struct kage_err *shadow_create(int dir_fd, bool secret, struct shadow **ret_shadow) _must_check_;
 void shadow_destroy(struct shadow *s);
 
 /** Sets COUNT pages from FIRST of SPACE. Whether they are part of the image is for shadow_set_runs(). */

@@ -14,6 +14,7 @@
 #include "capture/versions.h"
 #include "image/label.h"
 #include "kind/obstacles.h"
+#include "store/keyfile.h"
 #include "store/store.h"
 #include "sys/text.h"
 
@@ -31,12 +32,17 @@ static struct kage_err *store(struct kage_ctx *ctx, struct kage_store *store,
 			      const struct kage_snap_options *o, struct kage_snap_result *result)
 {
 	struct kage_put_options put = { .compression = o->compression };
+	uint8_t recipient[RECIPIENT_BYTES];
 	struct kage_put_result stored;
 
 	if (o->name)
 		snprintf(result->name, sizeof(result->name), "%s", o->name);
 	else
 		kage_store_default_name(image->msg->processes[0]->comm, result->name);
+	if (o->recipient) {
+		TRY(kage_keyfile_recipient(o->recipient, recipient));
+		put.recipient = recipient;
+	}
 	TRY(set_words(image, o));
 	TRY(kage_versions_put(versions, ctx, store, result->name, image, &put, &stored,
 			      result->git_commit));
@@ -61,11 +67,11 @@ static struct kage_err *follow_large(const struct kage_target *t, const struct k
 	if (o->kill || secure_getenv("KAGE_RUNG"))
 		return NULL;
 	if (secure_getenv("KAGE_TRACK"))
-		return follow_create(-1, ret_follow);
+		return follow_create(-1, false, ret_follow);
 	TRY(kage_file_slurp(t->proc_fd, "status", 1 << 20, &status, &size));
 	if (!kage_text_u64(status, "RssAnon", 10, &kb) || kb < LARGE_KB)
 		return NULL;
-	return follow_create(-1, ret_follow);
+	return follow_create(-1, false, ret_follow);
 }
 
 static struct kage_err *capture_and_store(struct kage_ctx *ctx, struct kage_store *into,
@@ -104,7 +110,7 @@ static struct kage_err *snap(struct kage_ctx *ctx, struct kage_store *into, stru
 	struct follow *follow;
 	struct kage_err *e;
 
-	TRY(kage_versions_open(&versions, o->git));
+	TRY(kage_versions_open(&versions, o->git, o->recipient));
 	TRY(follow_large(t, o, &follow));
 	e = capture_and_store(ctx, into, t, o, follow, &versions, result);
 	follow_destroy(follow);
@@ -166,6 +172,8 @@ struct kage_err *kage_snap(struct kage_ctx *ctx, struct kage_store *into, pid_t 
 	options = options ? options : &defaults;
 	if (options->name)
 		TRY(kage_store_check_name(options->name));
+	if (options->recipient) /* before anything is done to the target */
+		TRY(kage_keyfile_recipient(options->recipient, (uint8_t[RECIPIENT_BYTES]){ 0 }));
 	/* Who executes another program in the middle is taken as that: the PID was named. */
 	for (int i = 0; i < KAGE_EXEC_TRIES && replaced; i++) {
 		err_drop(e);

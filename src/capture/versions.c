@@ -5,8 +5,11 @@
 
 #include "base/ctx.h"
 
-struct kage_err *kage_versions_open(struct versions *v, const char *dir)
+struct kage_err *kage_versions_open(struct versions *v, const char *dir, bool secret)
 {
+	if (dir && secret)
+		return kage_err_new(KAGE_INVALID, "git would keep in clear what is encrypted for a "
+						  "recipient; leave one of the two out");
 	return dir ? kage_git_open(dir, true, &v->git) : NULL;
 }
 

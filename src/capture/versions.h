@@ -13,8 +13,9 @@ struct versions {
 	bool failing;         /* the last commit failed, which was told */
 };
 
-/** Opens the repository in DIR, or makes it; NULL for none. */
-struct kage_err *kage_versions_open(struct versions *v, const char *dir) _must_check_;
+/** Opens the repository in DIR, or makes it; NULL for none. KAGE_INVALID when images are SECRET: git would keep the
+ *  files in clear. */
+struct kage_err *kage_versions_open(struct versions *v, const char *dir, bool secret) _must_check_;
 void kage_versions_close(struct versions *v);
 
 /** kage_store_put(), after a commit that IMAGE then names. A commit that fails is told once and keeps no image from

@@ -343,5 +343,6 @@ const struct cli_command cli_bisect = {
 	.options = options,
 	.min_args = 2,
 	.max_args = -1,
+	.reads_images = true,
 	.run = run,
 };

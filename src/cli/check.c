@@ -187,5 +187,6 @@ const struct cli_command cli_check = {
 	.min_args = 1,
 	.max_args = 1,
 	.interrupted = "nothing was changed",
+	.reads_images = true,
 	.run = run,
 };

@@ -55,6 +55,7 @@ struct cli_command {
 	const char *details;   /* paragraphs for --help, broken into lines */
 	const struct cli_option *options;
 	int min_args, max_args;  /* max_args -1: any number */
+	bool reads_images;       /* takes --key */
 	bool first_ends_options; /* what follows the first argument is not for kage */
 	const char *interrupted; /* how things are when a signal ended it early; NULL: no words */
 	/* VALUES is the structure that `options` describes: zero but for what was given. Returns
@@ -69,6 +70,7 @@ struct cli {
 	const struct cli_command *command; /* NULL before it is known */
 	struct kage_ctx *ctx;
 	const char *store_path; /* of --store, or NULL */
+	const char *key_path;   /* of --key, or NULL */
 	bool json;
 	bool help;
 	bool interrupted; /* a signal asked for the end, and a failure says that it was heard */
@@ -95,6 +97,7 @@ extern const struct cli_command cli_core;
 extern const struct cli_command cli_gdb;
 extern const struct cli_command cli_tag;
 extern const struct cli_command cli_du;
+extern const struct cli_command cli_key;
 extern const struct cli_command cli_fsck;
 extern const struct cli_command cli_rm;
 extern const struct cli_command cli_prune;

@@ -28,6 +28,7 @@ const struct cli_command *const cli_commands[] = {
 	&cli_gdb,
 	&cli_tag,
 	&cli_du,
+	&cli_key,
 	&cli_fsck,
 	&cli_rm,
 	&cli_prune,
@@ -53,7 +54,11 @@ const char *cli_command_nearest(const char *name)
 
 struct kage_err *cli_store_open(struct cli *cli, unsigned flags, struct kage_store **ret_store)
 {
-	return kage_store_open(cli->ctx, cli->store_path, flags, ret_store);
+	struct kage_err *e = kage_store_open(cli->ctx, cli->store_path, flags, ret_store);
+
+	if (!e && cli->key_path)
+		e = kage_store_set_key(*ret_store, cli->key_path);
+	return e;
 }
 
 struct kage_err *cli_store_open_if_any(struct cli *cli, const char *name,

@@ -129,5 +129,6 @@ const struct cli_command cli_core = {
 	.min_args = 1,
 	.max_args = 1,
 	.interrupted = "no file was written",
+	.reads_images = true,
 	.run = run,
 };

@@ -417,5 +417,6 @@ const struct cli_command cli_diff = {
 	.options = options,
 	.min_args = 2,
 	.max_args = 2,
+	.reads_images = true,
 	.run = run,
 };

@@ -26,12 +26,26 @@ static void print_json(const struct kage_fsck_result *result)
 						cli_json_text(result->findings[i].problem),
 						"unreadable", (int)result->findings[i].unreadable));
 	cli_json_print_take(json_pack(
-		"{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "packs",
+		"{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "packs",
 		cli_json_number(result->n_packs), "bad", cli_json_number(result->n_bad),
 		"unreadable", cli_json_number(result->n_unreadable), "lost",
 		cli_json_number(result->n_lost), "repaired", cli_json_number(result->n_repaired),
 		"moved", cli_json_number(result->n_moved), "bytes", cli_json_number(result->bytes),
-		"findings", findings));
+		"encrypted", cli_json_number(result->n_encrypted), "locked",
+		cli_json_number(result->n_locked), "encrypted_histories",
+		cli_json_list(result->encrypted ? result->encrypted : ""), "findings", findings));
+}
+
+/* "12 packs are encrypted (redis); without their secret key …" */
+static void print_encrypted(const struct kage_fsck_result *result)
+{
+	printf("%zu %s encrypted (%s)", result->n_encrypted,
+	       result->n_encrypted == 1 ? "pack is" : "packs are", result->encrypted);
+	if (result->n_locked)
+		printf("; %zu could be checked by checksums alone, --key FILE checks what is in "
+		       "them",
+		       result->n_locked);
+	putchar('\n');
 }
 
 /* "17 packs of 20 MiB read, 2 damaged; 1 image lost" and what can be done, or was. */
@@ -54,6 +68,8 @@ static void print_sum(const struct kage_fsck_result *result, bool repair)
 	else if (result->n_bad > 0 || result->n_lost > 0)
 		printf("; 'kage fsck --repair' keeps what can be kept");
 	putchar('\n');
+	if (result->n_encrypted)
+		print_encrypted(result);
 }
 
 static void print_text(const struct kage_fsck_result *result, bool repair)
@@ -121,5 +137,6 @@ const struct cli_command cli_fsck = {
 	.min_args = 0,
 	.max_args = 1,
 	.interrupted = "not everything was checked",
+	.reads_images = true,
 	.run = run,
 };

@@ -130,5 +130,6 @@ const struct cli_command cli_gdb = {
 	.min_args = 1,
 	.max_args = -1,
 	.first_ends_options = true,
+	.reads_images = true,
 	.run = run,
 };

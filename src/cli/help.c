@@ -71,7 +71,8 @@ static void print_options(const struct cli_option *options, int width)
 
 void cli_help_command(const struct cli_command *command, bool colour)
 {
-	int width = widest(command->options, widest(cli_common_options, 0));
+	const struct cli_option *key = command->reads_images ? cli_key_options : NULL;
+	int width = widest(command->options, widest(key, widest(cli_common_options, 0)));
 
 	printf("kage %s: %s\n\n", command->name, command->summary);
 	title("Usage", colour);
@@ -79,6 +80,7 @@ void cli_help_command(const struct cli_command *command, bool colour)
 	       command->details);
 	title("Options", colour);
 	print_options(command->options, width);
+	print_options(key, width);
 	print_options(cli_common_options, width);
 	printf("\nThe manual: man kage-%s\n", command->name);
 }
@@ -103,6 +105,8 @@ static json_t *command_json(const struct cli_command *command)
 	json_t *options = json_array();
 
 	add_options(options, command->options);
+	if (command->reads_images)
+		add_options(options, cli_key_options);
 	add_options(options, cli_common_options);
 	return json_pack("{s:s, s:s, s:s, s:s, s:o}", "command", command->name, "arguments",
 			 command->arguments, "summary", command->summary, "details",

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -50,4 +51,17 @@ void cli_json_print_take(json_t *object)
 	json_dumpf(object, stdout, flags);
 	fputc('\n', stdout);
 	json_decref(object);
+}
+
+json_t *cli_json_list(const char *s)
+{
+	json_t *list = json_array();
+
+	while (*s) {
+		size_t n = strcspn(s, ",");
+
+		json_array_append_new(list, json_stringn(s, n));
+		s += n + strspn(s + n, ", ");
+	}
+	return list;
 }

@@ -10,6 +10,9 @@
 /** S as a JSON string; bytes that are not UTF-8 stand as "\xff". NULL gives null. */
 json_t *cli_json_text(const char *s);
 
+/** S, words with ", " between them, as a list of strings. */
+json_t *cli_json_list(const char *s);
+
 /** V as a JSON number, or beyond 2^53, where jq and JavaScript would round it, as a decimal string:
  *  as kage_image_json() has it. */
 json_t *cli_json_number(uint64_t v);

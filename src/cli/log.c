@@ -31,6 +31,8 @@ static char *what(const struct kage_entry *entry)
 	if (entry->unreadable)
 		return cli_printf("NOT READABLE: %s", entry->unreadable);
 	tags = *entry->tags ? cli_printf("(%s) ", entry->tags) : cli_printf("%s", "");
+	if (entry->recipient)
+		return cli_printf("%sencrypted for %s", tags, entry->recipient);
 	if (entry->message && *entry->message)
 		return cli_printf("%s%s", tags, entry->message);
 	return cli_printf("%s%s", tags,
@@ -74,27 +76,13 @@ static void print_table(const struct cli *cli, const struct kage_list *list)
 	cli_table_deinit(&table);
 }
 
-/* "good, tuesday" as a list. */
-static json_t *tags_json(const char *tags)
-{
-	json_t *list = json_array();
-
-	while (*tags) {
-		size_t n = strcspn(tags, ",");
-
-		json_array_append_new(list, json_stringn(tags, n));
-		tags += n + strspn(tags + n, ", ");
-	}
-	return list;
-}
-
 static json_t *entry_json(const struct kage_entry *entry)
 {
 	_cleanup_free_ char *label = cli_printf("%s@%" PRIu64, entry->name, entry->number);
 	char time[CLI_TEXT_BYTES];
 
 	return json_pack(
-		"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:o, s:o}",
+		"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:o, s:o, s:o}",
 		"image", cli_json_text(label), "name", cli_json_text(entry->name), "number",
 		cli_json_number(entry->number), "time", cli_text_time_utc(time, entry->realtime_ns),
 		"realtime_ns", cli_json_number(entry->realtime_ns), "pause_ns",
@@ -105,9 +93,10 @@ static json_t *entry_json(const struct kage_entry *entry)
 		cli_json_text(entry->comm), "command", cli_json_text(entry->command), "message",
 		cli_json_text(entry->message), "reason", cli_json_text(entry->reason), "damage",
 		cli_json_text(entry->damage), "unreadable", cli_json_text(entry->unreadable),
-		"tags", tags_json(entry->tags), "keyframe", (int)entry->keyframe, "base_number",
+		"tags", cli_json_list(entry->tags), "keyframe", (int)entry->keyframe, "base_number",
 		cli_json_number(entry->base_number), "changed_bytes",
-		cli_json_number(entry->changed_bytes));
+		cli_json_number(entry->changed_bytes), "recipient",
+		cli_json_text(entry->recipient));
 }
 
 static void print_json(const struct kage_store *store, const struct kage_list *list)

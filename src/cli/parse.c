@@ -16,6 +16,12 @@ const struct cli_option cli_common_options[] = {
 	{ 0 },
 };
 
+const struct cli_option cli_key_options[] = {
+	{ "key", 0, "FILE", "read what is encrypted with the secret key in FILE", CLI_TEXT,
+	  .offset = offsetof(struct cli, key_path) },
+	{ 0 },
+};
+
 /* What getopt_long() works on, and the way back from its answer. */
 struct grammar {
 	struct option options[MOST_OPTIONS];
@@ -56,6 +62,8 @@ static void grammar_init(struct grammar *grammar, struct cli *cli, void *values)
 	/* '+': the first argument ends the options; ':': a missing value is told apart. */
 	strcpy(grammar->letters, cli->command->first_ends_options ? "+:" : ":");
 	grammar_add(grammar, cli->command->options, values);
+	if (cli->command->reads_images)
+		grammar_add(grammar, cli_key_options, cli);
 	grammar_add(grammar, cli_common_options, cli);
 }
 

@@ -9,6 +9,9 @@
 /** The options that every command has: --store, --json, --help. They set members of struct cli. */
 extern const struct cli_option cli_common_options[];
 
+/** That of commands that read what images hold. */
+extern const struct cli_option cli_key_options[];
+
 /** Fills VALUES and the common members of CLI from ARGV, whose first element is the command's name.
  *  *RET_FIRST is the index of the first argument that is no option. Returns CLI_DONE, or CLI_USAGE
  *  after it told why. With --help the number of arguments is not looked at. */

@@ -24,10 +24,11 @@ static void print(const struct cli *cli, const char *name, const struct kage_pru
 	char before[CLI_TEXT_BYTES], after[CLI_TEXT_BYTES];
 
 	if (cli->json)
-		cli_json_print_take(json_pack("{s:o, s:b, s:o, s:o, s:o, s:o}", "name",
+		cli_json_print_take(json_pack("{s:o, s:b, s:o, s:o, s:o, s:o, s:o}", "name",
 					      cli_json_text(name), "dry_run", (int)dry_run,
 					      "removed", cli_json_number(result->n_removed), "kept",
-					      cli_json_number(result->n_kept), "bytes_before",
+					      cli_json_number(result->n_kept), "spared",
+					      cli_json_number(result->n_spared), "bytes_before",
 					      cli_json_number(result->bytes_before), "bytes_after",
 					      cli_json_number(result->bytes_after)));
 	else if (dry_run)
@@ -36,6 +37,12 @@ static void print(const struct cli *cli, const char *name, const struct kage_pru
 		printf("%zu images removed, %zu kept, %s now %s\n", result->n_removed,
 		       result->n_kept, cli_text_size(before, result->bytes_before),
 		       cli_text_size(after, result->bytes_after));
+	if (result->n_spared)
+		cli_note(
+			cli,
+			"%zu more would go, but images that stay are stored as differences from them "
+			"and encrypted; --key FILE names the secret key that it takes",
+			result->n_spared);
 }
 
 static int run(struct cli *cli, const void *data, int argc, char **argv)
@@ -73,5 +80,6 @@ const struct cli_command cli_prune = {
 	.options = options,
 	.min_args = 1,
 	.max_args = 1,
+	.reads_images = true,
 	.run = run,
 };

@@ -28,6 +28,7 @@ struct record_values {
 	struct cli_keep_values keep;
 	int count;
 	int level;
+	const char *recipient;
 	bool quiet;
 	bool verify;
 };
@@ -46,6 +47,8 @@ static const struct cli_option options[] = {
 	  .offset = offsetof(struct record_values, git) },
 	{ "level", 0, "N", "compress at zstd level N, 1 to 19", CLI_NUMBER,
 	  .offset = offsetof(struct record_values, level), 1, 19 },
+	{ "recipient", 0, "KEY", "encrypt for the public KEY, or the one in a file KEY", CLI_TEXT,
+	  .offset = offsetof(struct record_values, recipient) },
 	{ "quiet", 'q', NULL, "print nothing but what fails", CLI_FLAG,
 	  .offset = offsetof(struct record_values, quiet) },
 	{ "verify", 0, NULL, "compare each image with a plain copy of all memory; slow", CLI_FLAG,
@@ -250,6 +253,19 @@ static int run_recorder(struct recording *r)
 	return cli_fail(r->cli, e);
 }
 
+/* What is encrypted can be thinned only to keyframes, and to all since the last one, whose keys the recorder
+ * has. So there are keyframes where KEEP will want images. */
+static void plan_keyframes(const struct cli_keep *keep, struct kage_record_options *how)
+{
+	for (size_t i = 0; i < keep->rules.n_tiers; i++) {
+		uint64_t every = keep->tiers[i].every_ns;
+
+		if (every && (!how->keyframe_period_ns || every < how->keyframe_period_ns))
+			how->keyframe_period_ns = every;
+	}
+	how->keyframe_images = (keep->rules.keep_last + 1) / 2;
+}
+
 static int run(struct cli *cli, const void *data, int argc, char **argv)
 {
 	const struct record_values *values = data;
@@ -257,6 +273,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 					   .message = values->message,
 					   .compression = values->level,
 					   .git = values->git,
+					   .recipient = values->recipient,
 					   .verify = values->verify };
 	_cleanup_store_ struct kage_store *store = NULL;
 	struct recording r = { .cli = cli, .values = values, .every_ns = 1000000000 };
@@ -277,6 +294,8 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	/* With two of them in what is kept, the oldest images can go without any being rewritten. */
 	how.keyframe_every_ns = r.keep.shortest_span_ns / 2;
 	how.keyframe_bytes = r.keep.rules.max_bytes / 4;
+	if (values->recipient)
+		plan_keyframes(&r.keep, &how);
 	if (!how.name)
 		how.name = own_name = cli_pid_own_name(r.pid);
 	e = cli_store_open(cli, KAGE_STORE_CREATE, &store);
@@ -287,7 +306,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	r.pidfd = (int)syscall(SYS_pidfd_open, r.pid, 0);
 	r.live = !cli->json && !values->quiet && isatty(STDERR_FILENO) && isatty(STDOUT_FILENO);
 	r.begin_ns = cli_clock_mono_ns();
-	r.thinner = cli_thinner_start(cli, &r.keep);
+	r.thinner = cli_thinner_start(cli, &r.keep, store);
 	status = run_recorder(&r);
 	cli_thinner_finish(r.thinner);
 	kage_recorder_destroy(r.recorder);

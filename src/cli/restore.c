@@ -248,5 +248,6 @@ const struct cli_command cli_restore = {
 	.min_args = 1,
 	.max_args = 1,
 	.interrupted = "everything was undone",
+	.reads_images = true,
 	.run = run,
 };

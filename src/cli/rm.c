@@ -205,5 +205,6 @@ const struct cli_command cli_rm = {
 	.options = options,
 	.min_args = 1,
 	.max_args = -1,
+	.reads_images = true,
 	.run = run,
 };

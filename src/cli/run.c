@@ -23,6 +23,7 @@ struct run_values {
 	const char *every;
 	const char *keep;
 	const char *git;
+	const char *recipient;
 	bool tty;
 };
 
@@ -41,6 +42,9 @@ static const struct cli_option options[] = {
 	{ "git", 0, "DIR",
 	  "with --every: commit the files that it writes to the git repository DIR", CLI_TEXT,
 	  .offset = offsetof(struct run_values, git) },
+	{ "recipient", 0, "KEY",
+	  "with --every: encrypt for the public KEY, or the one in a file KEY", CLI_TEXT,
+	  .offset = offsetof(struct run_values, recipient) },
 	{ 0 },
 };
 
@@ -116,7 +120,7 @@ static int fail_start(struct cli *cli, const char *program, int num)
 static pid_t start_recorder(struct cli *cli, const struct run_values *values, pid_t pid)
 {
 	_cleanup_free_ char *number = cli_printf("%d", (int)pid);
-	const char *argv[16] = { "kage", "record", "--quiet", "--every", values->every };
+	const char *argv[20] = { "kage", "record", "--quiet", "--every", values->every };
 	size_t n = 5;
 	pid_t recorder;
 
@@ -135,6 +139,10 @@ static pid_t start_recorder(struct cli *cli, const struct run_values *values, pi
 	if (values->git) {
 		argv[n++] = "--git";
 		argv[n++] = values->git;
+	}
+	if (values->recipient) {
+		argv[n++] = "--recipient";
+		argv[n++] = values->recipient;
 	}
 	argv[n++] = number;
 	recorder = fork();
@@ -190,6 +198,15 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 		return cli_fail_usage(cli, "--keep goes with --every");
 	if (values->git && !values->every)
 		return cli_fail_usage(cli, "--git goes with --every");
+	if (values->recipient && !values->every)
+		return cli_fail_usage(cli, "--recipient goes with --every");
+	if (values->recipient) {
+		_cleanup_free_ char *public = NULL;
+		struct kage_err *e = kage_key_recipient(values->recipient, &public);
+
+		if (e)
+			return cli_fail(cli, e);
+	}
 	if (!values->tty)
 		return run_with(cli, values, NULL, argv);
 	num = cli_relay_open(&relay);

@@ -13,6 +13,7 @@ struct snap_values {
 	const char *name;
 	const char *message;
 	const char *git;
+	const char *recipient;
 	bool kill;
 	bool carry;
 	bool tree;
@@ -32,6 +33,8 @@ static const struct cli_option options[] = {
 	  .offset = offsetof(struct snap_values, git) },
 	{ "level", 0, "N", "compress at zstd level N, 1 to 19", CLI_NUMBER,
 	  .offset = offsetof(struct snap_values, level), 1, 19 },
+	{ "recipient", 0, "KEY", "encrypt for the public KEY, or the one in a file KEY", CLI_TEXT,
+	  .offset = offsetof(struct snap_values, recipient) },
 	{ "tree", 0, NULL, NULL, CLI_FLAG, .offset = offsetof(struct snap_values, tree) },
 	{ 0 },
 };
@@ -78,6 +81,7 @@ static struct kage_err *snap(struct cli *cli, const struct snap_values *values, 
 		.carry = values->carry,
 		.compression = values->level,
 		.git = values->git,
+		.recipient = values->recipient,
 	};
 	struct kage_err *e = cli_store_open(cli, KAGE_STORE_CREATE, &store);
 

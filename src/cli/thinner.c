@@ -13,6 +13,7 @@
 struct cli_thinner {
 	struct cli *cli;
 	const struct cli_keep *keep;
+	const struct kage_store *recorded; /* whose keys it shares */
 	pthread_t thread;
 	pthread_mutex_t lock; /* of what follows */
 	pthread_cond_t changed;
@@ -33,8 +34,10 @@ static struct kage_err *prune(struct cli_thinner *t, const char *name)
 
 	if (!e)
 		e = kage_store_open(ctx, t->cli->store_path, 0, &store);
-	if (!e)
+	if (!e) {
+		kage_store_share_keys(store, t->recorded);
 		e = kage_store_prune(store, name, &t->keep->rules, &result);
+	}
 	kage_store_close(store);
 	kage_ctx_destroy(ctx);
 	return e;
@@ -82,7 +85,8 @@ static void *work(void *arg)
 	return NULL;
 }
 
-struct cli_thinner *cli_thinner_start(struct cli *cli, const struct cli_keep *keep)
+struct cli_thinner *cli_thinner_start(struct cli *cli, const struct cli_keep *keep,
+				      const struct kage_store *store)
 {
 	struct cli_thinner *t;
 
@@ -92,6 +96,7 @@ struct cli_thinner *cli_thinner_start(struct cli *cli, const struct cli_keep *ke
 	memset(t, 0, sizeof(*t));
 	t->cli = cli;
 	t->keep = keep;
+	t->recorded = store;
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_cond_init(&t->changed, NULL);
 	if (pthread_create(&t->thread, NULL, work, t))

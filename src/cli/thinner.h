@@ -8,7 +8,8 @@
 struct cli_thinner;
 
 /** Starts it, for the rules of KEEP (borrowed); NULL when there are none. */
-struct cli_thinner *cli_thinner_start(struct cli *cli, const struct cli_keep *keep);
+struct cli_thinner *cli_thinner_start(struct cli *cli, const struct cli_keep *keep,
+				      const struct kage_store *store);
 
 /** An image was added to history NAME: prunes it soon, unless it is being pruned. NULL is fine. */
 void cli_thinner_kick(struct cli_thinner *thinner, const char *name);

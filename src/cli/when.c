@@ -289,5 +289,6 @@ const struct cli_command cli_when = {
 	.options = options,
 	.min_args = 1,
 	.max_args = 2,
+	.reads_images = true,
 	.run = run,
 };

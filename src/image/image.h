@@ -20,6 +20,7 @@ struct kage_image {
 	char *label;              /* NAME@N, in the arena; NULL when not from a store */
 	void (*on_close)(struct kage_image *image); /* further things to release, or NULL */
 	char *pack_path;                            /* in the arena; NULL when not from a store */
+	char *recipient; /* the public key for which it was encrypted, in the arena; NULL: it was not */
 	char *doubtful_path; /* a pack that contents come from too, and that others may have
 			      * written, in the arena; NULL when there is none */
 };

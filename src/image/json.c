@@ -298,6 +298,8 @@ struct kage_err *kage_image_json(const struct kage_image *image, char **ret_json
 		good = set(object, "image", json_string(image->label));
 	if (good && image->pack_path)
 		good = set_string(object, "pack", image->pack_path);
+	if (good && image->recipient)
+		good = set(object, "encrypted_for", json_string(image->recipient));
 	if (good)
 		good = set(object, "page_runs", runs_json(image->pages));
 	if (good)

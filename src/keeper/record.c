@@ -32,17 +32,31 @@ struct kage_recorder {
 	struct versions versions;
 	struct kage_since_keyframe since;
 	uint64_t keyframe_every_ns, keyframe_bytes, keyframe_at_ns;
+	uint64_t keyframe_images, keyframe_period_ns;
+	uint64_t last_realtime_ns; /* of the image before; 0: none */
+	bool encrypted;
+	uint8_t recipient[RECIPIENT_BYTES];
 	uint64_t base_number;
 	uint8_t base_id[16];
 };
 
-static bool wants_keyframe(const struct kage_recorder *r)
+/* Whether an image of REALTIME_NS is the first of its period, as retention counts them. */
+static bool begins_period(const struct kage_recorder *r, uint64_t realtime_ns)
+{
+	uint64_t period = r->keyframe_period_ns;
+
+	return period && realtime_ns / period != r->last_realtime_ns / period;
+}
+
+static bool wants_keyframe(const struct kage_recorder *r, uint64_t realtime_ns)
 {
 	uint64_t age = kage_clock_mono_ns() - r->keyframe_at_ns;
 
 	return kage_store_wants_keyframe(&r->since) ||
 	       (r->keyframe_every_ns && age >= r->keyframe_every_ns) ||
-	       (r->keyframe_bytes && r->since.difference_bytes >= r->keyframe_bytes);
+	       (r->keyframe_bytes && r->since.difference_bytes >= r->keyframe_bytes) ||
+	       (r->keyframe_images && r->since.n_packs >= r->keyframe_images) ||
+	       begins_period(r, realtime_ns);
 }
 
 static void note_stored(struct kage_recorder *r, const struct kage_put_result *stored,
@@ -61,6 +75,20 @@ static void note_stored(struct kage_recorder *r, const struct kage_put_result *s
 	}
 }
 
+static struct kage_err *set_options(struct kage_recorder *r, const struct kage_record_options *o)
+{
+	snprintf(r->name, sizeof(r->name), "%s", o->name ? o->name : "");
+	r->message = strdup(o->message ? o->message : "");
+	r->compression = o->compression;
+	r->verify = o->verify;
+	r->keyframe_every_ns = o->keyframe_every_ns;
+	r->keyframe_bytes = o->keyframe_bytes;
+	r->keyframe_images = o->keyframe_images;
+	r->keyframe_period_ns = o->keyframe_period_ns;
+	r->encrypted = o->recipient;
+	return o->recipient ? kage_keyfile_recipient(o->recipient, r->recipient) : NULL;
+}
+
 struct kage_err *kage_recorder_create(struct kage_ctx *ctx, struct kage_store *store, pid_t pid,
 				      const struct kage_record_options *options,
 				      struct kage_recorder **ret_recorder)
@@ -76,17 +104,11 @@ struct kage_err *kage_recorder_create(struct kage_ctx *ctx, struct kage_store *s
 	r->ctx = ctx;
 	r->store = store;
 	r->pid = pid;
-	if (options) {
-		snprintf(r->name, sizeof(r->name), "%s", options->name ? options->name : "");
-		r->message = strdup(options->message ? options->message : "");
-		r->compression = options->compression;
-		r->verify = options->verify;
-		r->keyframe_every_ns = options->keyframe_every_ns;
-		r->keyframe_bytes = options->keyframe_bytes;
-	}
-	e = kage_versions_open(&r->versions, options ? options->git : NULL);
+	e = options ? set_options(r, options) : NULL;
 	if (!e)
-		e = follow_create(store->fd, &r->follow);
+		e = kage_versions_open(&r->versions, options ? options->git : NULL, r->encrypted);
+	if (!e)
+		e = follow_create(store->fd, r->encrypted, &r->follow);
 	if (e) {
 		kage_recorder_destroy(r);
 		return kage_err_wrap(e, "record process %d", pid);
@@ -177,9 +199,12 @@ static struct kage_err *store(struct kage_recorder *r, struct kage_image *image,
 					.n_runs = runs->n,
 					.before = follow_before(r->follow) };
 	bool linked = follow_has_before(r->follow);
+	uint64_t realtime_ns = image->msg->source->realtime_ns;
 	struct kage_put_options put = { .compression = r->compression,
 					.changes = linked ? &changes : NULL,
-					.keyframe = wants_keyframe(r) };
+					.recipient = r->encrypted ? r->recipient : NULL,
+					.remember = true,
+					.keyframe = wants_keyframe(r, realtime_ns) };
 	struct kage_put_result stored;
 	struct kage_err *e;
 
@@ -196,6 +221,7 @@ static struct kage_err *store(struct kage_recorder *r, struct kage_image *image,
 	}
 	TRY(e);
 	note_stored(r, &stored, kage_pages_total(image->pages));
+	r->last_realtime_ns = realtime_ns;
 	result->number = stored.number;
 	result->stored_bytes = stored.stored_bytes;
 	result->keyframe = stored.keyframe;

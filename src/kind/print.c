@@ -80,6 +80,8 @@ static void print_head(const struct kage_image *image, FILE *out, const struct s
 			fputs("”\n", out);
 		}
 	}
+	if (image->recipient)
+		fprintf(out, "  encrypted for %s\n", image->recipient);
 	fprintf(out, "  process %d (%s), parent %d, group %d, session %d\n", p->pid, p->comm,
 		p->ppid, p->pgid, p->sid);
 }

@@ -382,12 +382,13 @@ static bool goes_around(struct way_map *m, struct kage_err *e)
 static struct kage_err *open_key(const struct way_map *m, size_t key, struct chain *c)
 {
 	_cleanup_free_ char *path = kage_dir_pack_path(m->h, m->nodes[key].number);
+	struct pack_place place = kage_dir_place(m->h, m->nodes[key].number);
 	int fd;
 
 	if (!path)
 		return kage_err_nomem();
 	TRY(kage_dir_pack_open(m->h, m->nodes[key].number, &fd));
-	return kage_pack_open_pages(fd, path, &c->key);
+	return kage_pack_open_pages(fd, path, &place, &c->key);
 }
 
 /* Opens all that is on the way from KEY back to node I. *ret_bad is set when there is damage on it, which
@@ -508,6 +509,7 @@ struct kage_err *kage_chain_open(struct way_map *m, size_t i, struct kage_image 
 {
 	const struct way_node *node = &m->nodes[i];
 	_cleanup_free_ char *path = kage_dir_pack_path(m->h, node->number);
+	struct pack_place place = kage_dir_place(m->h, node->number);
 	struct kage_image *image = NULL;
 	size_t doubtful = NO_NODE;
 	struct kage_err *e = NULL;
@@ -517,7 +519,7 @@ struct kage_err *kage_chain_open(struct way_map *m, size_t i, struct kage_image 
 	if (!path)
 		return kage_err_nomem();
 	TRY(kage_dir_pack_open(m->h, node->number, &fd));
-	TRY(kage_pack_open(fd, path, &image, &keyframe));
+	TRY(kage_pack_open(fd, path, &place, &image, &keyframe));
 	if (!keyframe || node->bad_pages)
 		e = open_chain(m, i, take_ptr(image->pages), &image->pages, &doubtful);
 	if (!e)

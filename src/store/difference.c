@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/cleanup.h"
+#include "base/secret.h"
 #include "store/pack_file.h"
 
 enum { KEEP_BYTES = 1 << 20 }; /* from here on a descriptor is kept rather than the bytes */
@@ -16,6 +17,7 @@ void kage_difference_deinit(struct difference *d)
 	free(d->path);
 	free(d->bytes);
 	close_fd(d->fd);
+	kage_secret_wipe(&d->key, sizeof(d->key));
 	*d = DIFFERENCE_INIT;
 }
 
@@ -34,7 +36,7 @@ static struct kage_err *prepare(struct difference_reader *r)
 	if (!r->zstd)
 		r->zstd = ZSTD_createDCtx();
 	if (!r->stored)
-		r->stored = malloc(RECORD_BYTES + DELTA_BYTES);
+		r->stored = malloc(RECORD_BYTES + DELTA_BYTES + RECORD_TAG_BYTES);
 	if (!r->raw)
 		r->raw = malloc(DELTA_BYTES);
 	return r->zstd && r->stored && r->raw ? NULL : kage_err_nomem();
@@ -52,6 +54,9 @@ static struct kage_err *verify_group(const struct difference *d, size_t number,
 		return kage_format_damage(g->offset, "not the group of differences that the list "
 						     "of changes speaks of");
 	TRY(kage_format_payload(&r, bytes + RECORD_BYTES));
+	if (r.encrypted != d->key.set)
+		return kage_format_damage(g->offset, "a group of differences that is %sencrypted",
+					  r.encrypted ? "" : "not ");
 	*ret_record = r;
 	return NULL;
 }
@@ -72,6 +77,11 @@ static struct kage_err *read_group(const struct difference *d, size_t number,
 		bytes = reader->stored;
 	}
 	TRY(verify_group(d, number, bytes, &r));
+	if (d->key.set) { /* what is in memory stays as it is: it may be asked for again */
+		TRY(kage_seal_decrypt(&d->key, &r, bytes + RECORD_BYTES,
+				      reader->stored + RECORD_BYTES));
+		bytes = reader->stored;
+	}
 	if (r.compressed)
 		TRY(kage_pack_decompress(reader->zstd, &r, bytes + RECORD_BYTES, reader->raw));
 	*ret_code = r.compressed ? reader->raw : bytes + RECORD_BYTES;
@@ -182,7 +192,8 @@ static struct kage_err *read_dirty(const struct pack_file *f, struct difference 
 		return kage_err_nomem();
 	TRY(read_at(f, d, r.offset + RECORD_BYTES, r.stored_bytes, payload));
 	TRY(kage_format_payload(&r, payload));
-	TRY(kage_dirty_parse(payload, r.stored_bytes, r.offset, p->offset, &d->dirty));
+	TRY(kage_seal_decrypt(&d->key, &r, payload, payload));
+	TRY(kage_dirty_parse(payload, record_inner_bytes(&r), r.offset, p->offset, &d->dirty));
 	if (d->dirty.n_pages != p->changed_pages)
 		return kage_format_damage(r.offset, "%llu changed pages, and %llu in the summary",
 					  (unsigned long long)d->dirty.n_pages,
@@ -218,11 +229,12 @@ static struct kage_err *open_difference(const struct pack_file *f, bool keep_fd,
 }
 
 struct kage_err *kage_difference_open(int fd, const char *path, uint64_t file_bytes,
-				      const struct difference_place *place, uint8_t *bytes,
-				      bool keep_fd, struct difference *ret_difference)
+				      const struct difference_place *place,
+				      const struct pack_key *key, uint8_t *bytes, bool keep_fd,
+				      struct difference *ret_difference)
 {
 	struct pack_file f = { .fd = fd, .direct_fd = -1, .path = path, .size = file_bytes };
-	struct difference d = { .place = *place, .bytes = bytes, .fd = -1 };
+	struct difference d = { .place = *place, .bytes = bytes, .fd = -1, .key = *key };
 	struct kage_err *e;
 
 	d.path = strdup(path);

@@ -11,6 +11,7 @@
 #include <zstd.h>
 
 #include "store/dirty.h"
+#include "store/seal.h"
 
 struct difference {
 	char *path; /* of the pack, for messages */
@@ -18,6 +19,7 @@ struct difference {
 	struct dirty dirty;
 	uint8_t *bytes; /* all records from place.offset on, or NULL */
 	int fd;         /* then this is the pack; else -1 */
+	struct pack_key key;
 };
 
 #define DIFFERENCE_INIT ((struct difference){ .fd = -1 })
@@ -26,10 +28,11 @@ void kage_difference_deinit(struct difference *d);
 
 /** Reads the difference at PLACE of the pack in FD, which has FILE_BYTES; PATH is copied. BYTES are its
  *  records where the caller has them already, fresh, and are taken in any case; NULL reads
- *  them, or keeps a duplicate of FD if they are many and KEEP_FD. */
+ *  them, or keeps a duplicate of FD if they are many and KEEP_FD. KEY is the pack's, copied. */
 struct kage_err *kage_difference_open(int fd, const char *path, uint64_t file_bytes,
-				      const struct difference_place *place, uint8_t *bytes,
-				      bool keep_fd, struct difference *ret_difference) _must_check_;
+				      const struct difference_place *place,
+				      const struct pack_key *key, uint8_t *bytes, bool keep_fd,
+				      struct difference *ret_difference) _must_check_;
 
 /* What reading groups needs. Zero it at first. */
 struct difference_reader {

@@ -5,6 +5,7 @@
 #ifndef STORE_DIR_H
 #define STORE_DIR_H
 
+#include "store/keys.h"
 #include "store/store.h"
 
 enum { PACK_NAME_BYTES = 32 };
@@ -13,6 +14,7 @@ struct kage_store {
 	struct kage_ctx *ctx;
 	char *path;
 	int fd;
+	struct kage_keys *keys;
 	size_t made; /* the directories of path that we made: those whose names end here or later; 0: none */
 };
 
@@ -62,6 +64,12 @@ void kage_dir_pack_name(uint64_t number, char name[PACK_NAME_BYTES]);
 
 /** The number in a pack's file name, 0 for any other name. */
 uint64_t kage_dir_pack_number(const char *name);
+
+/** Where the pack of image NUMBER of H stands. Borrows from H. */
+static inline struct pack_place kage_dir_place(const struct history *h, uint64_t number)
+{
+	return (struct pack_place){ h->store->keys, h->name, number };
+}
 
 /** The path of image NUMBER for messages, fresh; NULL without memory. */
 char *kage_dir_pack_path(const struct history *h, uint64_t number);

@@ -71,7 +71,7 @@ static struct kage_err *parse_groups(struct cursor *c, uint64_t offset, uint64_t
 	for (size_t i = 0; i < d->n_groups; i++) {
 		uint64_t stored = next(c), left = d->n_pages - i * d->group_pages;
 
-		if (c->bad || stored > DELTA_BYTES || at > offset ||
+		if (c->bad || stored > DELTA_BYTES + RECORD_TAG_BYTES || at > offset ||
 		    stored + RECORD_BYTES > offset - at)
 			return kage_format_damage(
 				offset, "a list of changes whose group %zu is not in the pack", i);

@@ -12,7 +12,7 @@ static const uint8_t header_magic[8] = { 0x89, 'K', 'A', 'G', 'E', 0x0d, 0x0a, 0
 const uint8_t kage_format_footer_magic[8] = { 'K', 'A', 'G', 'E', 'E', 'N', 'D', '\n' };
 
 /* Features that this reader honours. */
-static const uint64_t known_incompatible = FEATURE_NO_KEYFRAME;
+static const uint64_t known_incompatible = FEATURE_NO_KEYFRAME | FEATURE_ENCRYPTED;
 
 static const uint64_t max_page = (uint64_t)1 << 52; /* pages of a 64-bit address space */
 static const uint64_t max_slots = (uint64_t)1 << 40;
@@ -52,6 +52,8 @@ uint64_t kage_format_raw_limit(uint32_t type)
 		return DELTA_BYTES;
 	case RECORD_DIRTY:
 		return 256u << 20;
+	case RECORD_KEY:
+		return KEY_MAX;
 	default:
 		return 0;
 	}
@@ -59,7 +61,13 @@ uint64_t kage_format_raw_limit(uint32_t type)
 
 bool kage_format_may_compress(uint32_t type)
 {
-	return type != RECORD_SUMMARY && type != RECORD_FOOTER && type != RECORD_DIRTY;
+	return type != RECORD_SUMMARY && type != RECORD_FOOTER && type != RECORD_DIRTY &&
+	       type != RECORD_KEY;
+}
+
+bool kage_format_is_secret(uint32_t type)
+{
+	return type != RECORD_SUMMARY && type != RECORD_FOOTER && type != RECORD_KEY;
 }
 
 /* --- header ----------------------------------------------------------------------------------- */
@@ -101,16 +109,18 @@ struct kage_err *kage_format_header(const uint8_t *bytes, size_t size, struct pa
 		return kage_format_damage(0, "a reserved field of the header is not zero");
 	ret_head->header_bytes = n;
 	ret_head->keyframe = !(le64_get(h.incompatible) & FEATURE_NO_KEYFRAME);
+	ret_head->encrypted = le64_get(h.incompatible) & FEATURE_ENCRYPTED;
 	memcpy(ret_head->id, h.id, sizeof(h.id));
 	return NULL;
 }
 
-void kage_format_put_header(const uint8_t id[IMAGE_ID_BYTES], bool keyframe,
+void kage_format_put_header(const uint8_t id[IMAGE_ID_BYTES], bool keyframe, bool encrypted,
 			    struct pack_header *ret_header)
 {
 	struct pack_header h = {
 		.header_bytes = le32_of(PACK_HEADER_BYTES),
-		.incompatible = le64_of(keyframe ? 0 : FEATURE_NO_KEYFRAME),
+		.incompatible = le64_of((keyframe ? 0 : FEATURE_NO_KEYFRAME) |
+					(encrypted ? FEATURE_ENCRYPTED : 0)),
 	};
 
 	memcpy(h.magic, header_magic, sizeof(h.magic));
@@ -130,7 +140,8 @@ void kage_format_put_record(const struct record *r, struct record_header *ret_by
 {
 	struct record_header h = {
 		.type = le32_of(r->type),
-		.flags = le32_of(r->compressed ? RECORD_ZSTD : 0),
+		.flags = le32_of((r->compressed ? RECORD_ZSTD : 0) |
+				 (r->encrypted ? RECORD_ENCRYPTED : 0)),
 		.stored_bytes = le64_of(r->stored_bytes),
 		.raw_bytes = le64_of(r->raw_bytes),
 		.argument = le64_of(r->argument),
@@ -144,19 +155,21 @@ void kage_format_put_record(const struct record *r, struct record_header *ret_by
 /* Sizes of a record whose checksum is right. Unknown types are only bounded by the file. */
 static struct kage_err *check_record(const struct record *r, uint32_t flags, uint64_t room)
 {
-	uint64_t limit = kage_format_raw_limit(r->type);
+	uint64_t limit = kage_format_raw_limit(r->type), inner = record_inner_bytes(r);
 
 	if (r->stored_bytes > room - RECORD_BYTES)
 		return kage_format_damage(r->offset, "a record of %llu bytes does not fit",
 					  (unsigned long long)r->stored_bytes);
 	if (!limit)
 		return NULL;
-	if (flags & ~(uint32_t)RECORD_ZSTD)
+	if (flags & ~(uint32_t)(RECORD_ZSTD | RECORD_ENCRYPTED))
 		return kage_format_damage(r->offset, "unknown flags %#x", flags);
+	if (r->encrypted && (r->stored_bytes < RECORD_TAG_BYTES || !kage_format_is_secret(r->type)))
+		return kage_format_damage(r->offset, "a record that cannot be encrypted is");
 	if (r->raw_bytes > limit)
 		return kage_format_damage(r->offset, "a record with %llu bytes in it",
 					  (unsigned long long)r->raw_bytes);
-	if (r->compressed ? r->stored_bytes >= r->raw_bytes : r->stored_bytes != r->raw_bytes)
+	if (r->compressed ? inner >= r->raw_bytes : inner != r->raw_bytes)
 		return kage_format_damage(r->offset, "the sizes of a record contradict each other");
 	if (r->compressed && !kage_format_may_compress(r->type))
 		return kage_format_damage(r->offset, "a record that may not be compressed is");
@@ -178,6 +191,7 @@ struct kage_err *kage_format_record(const uint8_t *bytes, uint64_t offset, uint6
 		return kage_format_damage(offset, "the checksum of a record's head is wrong");
 	r.type = le32_get(h.type);
 	r.compressed = le32_get(h.flags) & RECORD_ZSTD;
+	r.encrypted = le32_get(h.flags) & RECORD_ENCRYPTED;
 	r.stored_bytes = le64_get(h.stored_bytes);
 	r.raw_bytes = le64_get(h.raw_bytes);
 	r.argument = le64_get(h.argument);
@@ -261,6 +275,27 @@ struct kage_err *kage_format_summary(const uint8_t *bytes, size_t size, uint64_t
 	return NULL;
 }
 
+/* --- key -------------------------------------------------------------------------------------- */
+
+struct kage_err *kage_format_key(const uint8_t *bytes, size_t size, uint64_t offset,
+				 struct key_record *ret_key)
+{
+	struct key_record k;
+
+	if (size < sizeof(k))
+		return kage_format_damage(offset, "a key of %zu bytes", size);
+	memcpy(&k, bytes, sizeof(k));
+	if (le32_get(k.method) != KEY_METHOD)
+		return kage_err_new(KAGE_VERSION,
+				    "made by a newer kage: it is encrypted by method %u, which "
+				    "this version (%s) does not have",
+				    le32_get(k.method), KAGE_VERSION_STRING);
+	if (le32_get(k.zero) || size != sizeof(k))
+		return kage_format_damage(offset, "a key whose fields make no sense");
+	*ret_key = k;
+	return NULL;
+}
+
 /* --- index ------------------------------------------------------------------------------------ */
 
 void kage_format_index_deinit(struct pack_index *index)
@@ -324,7 +359,8 @@ static struct kage_err *index_groups(const uint8_t *at, uint64_t offset, struct 
 		g->offset = le64_get(b.offset);
 		g->stored_bytes = le64_get(b.stored_bytes);
 		g->n_pages = left < x->group_pages ? (uint32_t)left : x->group_pages;
-		if (g->offset < end || g->offset >= offset || g->stored_bytes > GROUP_BYTES ||
+		if (g->offset < end || g->offset >= offset ||
+		    g->stored_bytes > GROUP_BYTES + RECORD_TAG_BYTES ||
 		    g->stored_bytes + RECORD_BYTES > offset - g->offset)
 			return kage_format_damage(offset,
 						  "an index whose group %zu is not in the "

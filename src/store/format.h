@@ -32,6 +32,12 @@ enum {
 	GROUP_BYTES = GROUP_PAGES * KAGE_PAGE_BYTES,
 	DELTA_BYTES = GROUP_PAGES * XOR_PAGE_MAX, /* of a group of differences, at most */
 	IMAGE_ID_BYTES = 16,
+	RECORD_TAG_BYTES = 16, /* by which an encrypted payload is longer */
+	RECIPIENT_BYTES = 32,
+	KEY_BOX_BYTES = 80,
+	SEAL_BYTES = 32,
+	KEY_BYTES = 152, /* the payload of KEY */
+	KEY_MAX = 4096,
 };
 
 enum record_type {
@@ -42,12 +48,15 @@ enum record_type {
 	RECORD_FOOTER = 5,
 	RECORD_DELTA = 6,
 	RECORD_DIRTY = 7,
+	RECORD_KEY = 9,
 };
 
-enum { RECORD_ZSTD = 1 };
+enum { RECORD_ZSTD = 1, RECORD_ENCRYPTED = 2 };
 
 /* Incompatible features. */
-enum { FEATURE_NO_KEYFRAME = 1 };
+enum { FEATURE_NO_KEYFRAME = 1, FEATURE_ENCRYPTED = 2 };
+
+enum { KEY_METHOD = 1 };
 
 enum extent_kind {
 	EXTENT_STORED = 0,
@@ -92,6 +101,14 @@ struct summary_fixed {
 	uint8_t base_id[16];
 	le32 tracking; /* Source.Tracking of image.proto */
 	le32 zero;
+};
+
+struct key_record {
+	le32 method;
+	le32 zero;
+	uint8_t recipient[RECIPIENT_BYTES];
+	uint8_t box[KEY_BOX_BYTES];
+	uint8_t seal[SEAL_BYTES];
 };
 
 struct dirty_fixed {
@@ -142,6 +159,7 @@ struct footer {
 _Static_assert(sizeof(struct pack_header) == PACK_HEADER_BYTES, "kage-pack(5)");
 _Static_assert(sizeof(struct record_header) == RECORD_BYTES, "kage-pack(5)");
 _Static_assert(sizeof(struct summary_fixed) == SUMMARY_FIXED_BYTES, "kage-pack(5)");
+_Static_assert(sizeof(struct key_record) == KEY_BYTES, "kage-pack(5)");
 _Static_assert(sizeof(struct dirty_fixed) == DIRTY_FIXED_BYTES, "kage-pack(5)");
 _Static_assert(sizeof(struct index_fixed) == INDEX_FIXED_BYTES, "kage-pack(5)");
 _Static_assert(sizeof(struct index_group) == 16, "kage-pack(5)");
@@ -155,7 +173,7 @@ _Static_assert(sizeof(struct footer) == FOOTER_BYTES, "kage-pack(5)");
 struct record {
 	uint64_t offset; /* of the 48 bytes */
 	uint32_t type;
-	bool compressed;
+	bool compressed, encrypted;
 	uint64_t stored_bytes, raw_bytes, argument, payload_checksum;
 };
 
@@ -164,10 +182,17 @@ static inline uint64_t record_end(const struct record *r)
 	return r->offset + RECORD_BYTES + r->stored_bytes;
 }
 
+/* Size of the payload without the tag of its encryption. */
+static inline uint64_t record_inner_bytes(const struct record *r)
+{
+	return r->stored_bytes - (r->encrypted ? RECORD_TAG_BYTES : 0);
+}
+
 /* What the header says. */
 struct pack_head {
 	uint32_t header_bytes;
 	bool keyframe; /* has contents for all its pages */
+	bool encrypted;
 	uint8_t id[IMAGE_ID_BYTES];
 };
 
@@ -251,6 +276,10 @@ struct kage_err *kage_format_payload(const struct record *r, const uint8_t *payl
 struct kage_err *kage_format_summary(const uint8_t *bytes, size_t size, uint64_t offset,
 				     struct summary *ret_summary) _must_check_;
 
+/** Parses the payload of KEY, which stands at OFFSET. KAGE_VERSION for a method that is not known. */
+struct kage_err *kage_format_key(const uint8_t *bytes, size_t size, uint64_t offset,
+				 struct key_record *ret_key) _must_check_;
+
 /** Parses and checks the decompressed INDEX, whose record stands at OFFSET; groups must lie before
  *  it. */
 struct kage_err *kage_format_index(const uint8_t *bytes, size_t size, uint64_t offset,
@@ -263,13 +292,16 @@ struct kage_err *kage_format_footer(const uint8_t *bytes, uint64_t offset, uint6
 /* --- the other direction ---------------------------------------------------------------------- */
 
 /** A header for the image ID. */
-void kage_format_put_header(const uint8_t id[IMAGE_ID_BYTES], bool keyframe,
+void kage_format_put_header(const uint8_t id[IMAGE_ID_BYTES], bool keyframe, bool encrypted,
 			    struct pack_header *ret_header);
 
 /** The 48 bytes of R. */
 void kage_format_put_record(const struct record *r, struct record_header *ret_bytes);
 
 extern const uint8_t kage_format_footer_magic[8];
+
+/** Whether the payload of a record of TYPE is encrypted in an encrypted pack. */
+bool kage_format_is_secret(uint32_t type);
 
 /** Whether the payload of a record of TYPE may be compressed. */
 bool kage_format_may_compress(uint32_t type);

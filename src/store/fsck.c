@@ -89,6 +89,7 @@ static struct kage_err *name_pack(struct fsck *f, const struct history *h, uint6
 static struct kage_err *check_pack(struct fsck *f, const struct history *h, uint64_t number,
 				   struct checked *c)
 {
+	struct pack_place place = kage_dir_place(h, number);
 	_cleanup_fd_ int fd = -1;
 	struct kage_err *e;
 	struct stat st;
@@ -101,7 +102,7 @@ static struct kage_err *check_pack(struct fsck *f, const struct history *h, uint
 		return NULL;
 	}
 	if (!e)
-		e = kage_pack_check(fd, f->pack, add_finding, f, &c->health);
+		e = kage_pack_check(fd, f->pack, &place, add_finding, f, &c->health);
 	if (e && kage_err_code(e) == KAGE_NOMEM)
 		return e;
 	if (e)
@@ -109,6 +110,8 @@ static struct kage_err *check_pack(struct fsck *f, const struct history *h, uint
 	if (fd >= 0 && fstat(fd, &st) == 0)
 		f->result.bytes += (uint64_t)st.st_size;
 	f->result.n_packs++;
+	f->result.n_encrypted += c->health.encrypted;
+	f->result.n_locked += c->health.locked;
 	c->bad = f->bad;
 	c->unreadable = f->unreadable;
 	return f->out_of_memory ? kage_err_nomem() : NULL;
@@ -267,6 +270,18 @@ static struct kage_err *check_in(struct fsck *f, const struct history *h, bool *
 	return f->repair ? repair_history(f, &m, checked) : NULL;
 }
 
+/* Tells that there are encrypted images in NAME, if more of them are counted than BEFORE. */
+static struct kage_err *note_encrypted(struct fsck *f, const char *name, size_t before)
+{
+	const char *others = f->result.encrypted;
+
+	if (f->result.n_encrypted == before)
+		return NULL;
+	f->result.encrypted =
+		arena_printf(&f->arena, "%s%s%s", others ? others : "", others ? ", " : "", name);
+	return f->result.encrypted ? NULL : kage_err_nomem();
+}
+
 /* Who only looks does so without a lock at first: it may take long, and nobody shall wait for it. */
 static struct kage_err *check_history(struct fsck *f, const char *name)
 {
@@ -276,15 +291,17 @@ static struct kage_err *check_history(struct fsck *f, const char *name)
 
 	if (f->repair) {
 		TRY(kage_dir_history_lock(f->store, name, false, &locked));
-		return check_in(f, &locked, &odd);
+		TRY(check_in(f, &locked, &odd));
+		return note_encrypted(f, name, before.n_encrypted);
 	}
 	TRY(kage_dir_history_open(f->store, name, &h));
 	TRY(check_in(f, &h, &odd));
-	if (!odd)
-		return NULL;
-	f->result = before;
-	TRY(kage_dir_history_share(f->store, name, &locked));
-	return check_in(f, &locked, &odd);
+	if (odd) {
+		f->result = before;
+		TRY(kage_dir_history_share(f->store, name, &locked));
+		TRY(check_in(f, &locked, &odd));
+	}
+	return note_encrypted(f, name, before.n_encrypted);
 }
 
 /* A history that cannot be read is told like a damaged pack, and does not keep the others from being
@@ -334,6 +351,8 @@ static struct kage_err *finish(struct fsck *f, struct kage_fsck_result *ret_resu
 		return kage_err_nomem();
 	for (size_t i = 0; i < n; i++)
 		block->findings[i] = f->findings[i];
+	if (!f->result.encrypted)
+		f->result.encrypted = "";
 	block->arena = f->arena;
 	f->arena = ARENA_INIT;
 	f->result.findings = block->findings;

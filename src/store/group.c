@@ -18,7 +18,8 @@ enum {
 	SLOTS = 2 * MAX_THREADS,
 };
 
-_Static_assert((int)BLOCK_BYTES >= (int)RECORD_BYTES, "a head fits into the slack");
+_Static_assert((int)BLOCK_BYTES >= (int)RECORD_BYTES + (int)RECORD_TAG_BYTES,
+	       "a head and a tag fit into the slack");
 
 /* --- one group -------------------------------------------------------------------------------- */
 
@@ -44,7 +45,7 @@ void kage_group_reader_deinit(struct group_reader *r)
 /* SIZE bytes at OFFSET into BUFFER, *ret_bytes telling where in it. From the page cache if they are
  * there; else past it, as they were written: filling it would cost more than the reading. */
 static struct kage_err *read_bytes(const struct pack_file *f, uint64_t offset, size_t size,
-				   uint8_t *buffer, const uint8_t **ret_bytes)
+				   uint8_t *buffer, uint8_t **ret_bytes)
 {
 	struct iovec cached = { buffer, size };
 	uint64_t before = offset % BLOCK_BYTES;
@@ -69,7 +70,7 @@ struct kage_err *kage_group_read(const struct pack_file *f, const struct pack_in
 	const struct group *g = &x->groups[number];
 	uint64_t raw = (uint64_t)g->n_pages * KAGE_PAGE_BYTES;
 	uint64_t size = RECORD_BYTES + g->stored_bytes;
-	const uint8_t *bytes;
+	uint8_t *bytes;
 	struct record head;
 
 	TRY(read_bytes(f, g->offset, size, r->stored, &bytes));
@@ -79,6 +80,7 @@ struct kage_err *kage_group_read(const struct pack_file *f, const struct pack_in
 		return kage_format_damage(g->offset,
 					  "not the group of pages that the index speaks of");
 	TRY(kage_format_payload(&head, bytes + RECORD_BYTES));
+	TRY(kage_seal_decrypt(&f->key, &head, bytes + RECORD_BYTES, bytes + RECORD_BYTES));
 	if (head.compressed)
 		TRY(kage_pack_decompress(r->zstd, &head, bytes + RECORD_BYTES, r->raw));
 	*ret_bytes = head.compressed ? r->raw : bytes + RECORD_BYTES;

@@ -64,6 +64,14 @@ static struct kage_err *fill_entry(struct arena *a, const struct pack_glance *g,
 	entry->keyframe = g->head.keyframe;
 	entry->base_number = s->difference.base_number;
 	entry->changed_bytes = s->difference.changed_pages * KAGE_PAGE_BYTES;
+	if (g->head.encrypted) {
+		char text[KEY_TEXT_BYTES];
+
+		kage_keyfile_text(g->recipient, text);
+		entry->recipient = arena_strdup(a, text);
+		if (!entry->recipient)
+			return kage_err_nomem();
+	}
 	entry->comm = keep(a, &s->comm);
 	entry->command = keep(a, &s->command);
 	entry->message = keep(a, &s->message);

@@ -6,6 +6,9 @@
  *
  * Behind a damaged head the next whole one is searched byte by byte: its checksum counts its place in,
  * so nothing else looks like it. So all damage is told, with or without header and footer.
+ *
+ * An encrypted pack that no key opens is judged by its checksums, which are those of the bytes as they are
+ * stored: damaged is then what a damaged record can hold.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +26,11 @@ enum { WINDOW_BYTES = 64 * 1024 };
 
 struct checker {
 	struct pack_file file;
+	const struct pack_place *place;
+	bool has_difference;
+	bool closed; /* nothing can be said of what is in the records */
+	uint32_t
+		bad; /* bits of types of records that are damaged; all, where a type is not known */
 	char *said;  /* what reading it as an image and as a difference found, or NULL */
 	bool whole;  /* no record was passed over so far */
 	bool adrift; /* records were passed over since the last group of its type */
@@ -67,6 +75,19 @@ static struct kage_err *check_group(struct checker *c, const struct record *r)
 	return NULL;
 }
 
+/* What is in the payload, of which C has the stored bytes. */
+static struct kage_err *check_contents(struct checker *c, const struct record *r)
+{
+	if (!kage_format_raw_limit(r->type))
+		return NULL;
+	if (kage_format_is_secret(r->type))
+		TRY(kage_seal_decrypt(&c->file.key, r, c->stored, c->stored));
+	if (!r->compressed)
+		return NULL;
+	TRY(grow(&c->raw, &c->raw_size, r->raw_bytes));
+	return kage_pack_decompress(c->zstd, r, c->stored, c->raw);
+}
+
 static struct kage_err *check_payload(struct checker *c, const struct record *r)
 {
 	if (r->stored_bytes > UINT32_MAX) /* only a record of an unknown type can claim that */
@@ -76,10 +97,8 @@ static struct kage_err *check_payload(struct checker *c, const struct record *r)
 	TRY(grow(&c->stored, &c->stored_size, r->stored_bytes + 1));
 	TRY(kage_pack_read_at(&c->file, r->offset + RECORD_BYTES, r->stored_bytes, c->stored));
 	TRY(kage_format_payload(r, c->stored));
-	if (r->compressed && kage_format_raw_limit(r->type)) {
-		TRY(grow(&c->raw, &c->raw_size, r->raw_bytes));
-		TRY(kage_pack_decompress(c->zstd, r, c->stored, c->raw));
-	}
+	if (!c->closed)
+		TRY(check_contents(c, r));
 	c->n_good += r->type == RECORD_PAGES;
 	return NULL;
 }
@@ -104,6 +123,10 @@ static struct kage_err *check_end(struct checker *c)
 
 	if (!c->whole || !c->file.footer_offset)
 		return NULL;
+	/* Something is missing, or too much; what, the rest may not tell. */
+	if (chain.low64 != f->chain[0] || chain.high64 != f->chain[1] ||
+	    c->n_records + 1 != f->n_records)
+		c->bad = UINT32_MAX;
 	if (chain.low64 != f->chain[0] || chain.high64 != f->chain[1])
 		return kage_format_damage(c->file.footer_offset + RECORD_BYTES,
 					  "the footer's checksum of all is wrong");
@@ -125,7 +148,7 @@ static bool is_head(const uint8_t *bytes, uint64_t offset, uint64_t end)
 
 	memcpy(&h, bytes, sizeof(h));
 	if (!kage_format_raw_limit(le32_get(h.type)) ||
-	    (le32_get(h.flags) & ~(uint32_t)RECORD_ZSTD) != 0)
+	    (le32_get(h.flags) & ~(uint32_t)(RECORD_ZSTD | RECORD_ENCRYPTED)) != 0)
 		return false;
 	e = kage_format_record(bytes, offset, end - offset, &r);
 	good = !e;
@@ -149,6 +172,14 @@ static struct kage_err *find_head(struct checker *c, uint64_t end, uint64_t *at)
 	return NULL;
 }
 
+/* The same for what is wrong with record R. */
+static struct kage_err *report_of(struct checker *c, const struct record *r, struct kage_err *e)
+{
+	if (e && r->type < 32)
+		c->bad |= 1u << r->type;
+	return report(c, e);
+}
+
 /* The record at *AT, and *AT behind it. */
 static struct kage_err *check_record(struct checker *c, uint64_t end, uint64_t *at)
 {
@@ -159,14 +190,15 @@ static struct kage_err *check_record(struct checker *c, uint64_t end, uint64_t *
 	if (e) {
 		c->whole = false;
 		c->adrift = true;
+		c->bad = UINT32_MAX;
 		TRY(report(c, e));
 		++*at;
 		return find_head(c, end, at);
 	}
 	TRY(kage_pack_read_at(&c->file, *at, RECORD_BYTES, bytes));
 	XXH3_128bits_update(c->chain, bytes, RECORD_BYTES);
-	TRY(report(c, check_group(c, &r)));
-	TRY(report(c, check_payload(c, &r)));
+	TRY(report_of(c, &r, check_group(c, &r)));
+	TRY(report_of(c, &r, check_payload(c, &r)));
 	c->n_records++;
 	*at = record_end(&r);
 	return NULL;
@@ -213,7 +245,7 @@ static struct kage_err *check_image(struct checker *c)
 
 	if (fd < 0)
 		return kage_err_nomem();
-	e = kage_pack_open(fd, c->file.path, &image, NULL);
+	e = kage_pack_open(fd, c->file.path, c->place, &image, NULL);
 	kage_image_close(image);
 	c->health.image = !e;
 	return e;
@@ -228,7 +260,7 @@ static struct kage_err *look_at_pages(struct checker *c)
 
 	if (fd < 0)
 		return kage_err_nomem();
-	e = kage_pack_open_pages(fd, c->file.path, &pages);
+	e = kage_pack_open_pages(fd, c->file.path, c->place, &pages);
 	c->health.pages = !e;
 	c->n_needed = pages ? kage_pack_count_groups(pages) : 0;
 	kage_pages_destroy(pages);
@@ -245,7 +277,8 @@ static struct kage_err *check_difference(struct checker *c, const struct differe
 
 	if (!place->offset)
 		return NULL;
-	e = kage_difference_open(c->file.fd, c->file.path, c->file.size, place, NULL, false, &d);
+	e = kage_difference_open(c->file.fd, c->file.path, c->file.size, place, &c->file.key, NULL,
+				 false, &d);
 	c->health.difference = !e;
 	for (size_t i = 0; i < d.dirty.n_groups; i++) {
 		e = kage_difference_each(&d, i, &reader, NULL, NULL);
@@ -277,40 +310,81 @@ static struct kage_err *begin(struct checker *c)
 	return NULL;
 }
 
-static struct kage_err *check(struct checker *c)
+/* Opens the file, and its key if it has one that can be opened. */
+static struct kage_err *open_file(struct checker *c, uint8_t **ret_payload, struct summary *summary)
 {
-	_cleanup_free_ uint8_t *payload = NULL;
-	struct summary summary;
 	struct kage_err *e;
 
-	TRY(begin(c));
-	e = check_image(c);
+	TRY(kage_pack_open_file(&c->file, 0, ret_payload, summary));
+	c->health.encrypted = c->file.pack.encrypted;
+	c->has_difference = summary->difference.offset;
+	e = kage_pack_unlock(&c->file, *ret_payload, c->place);
+	if (e && kage_err_code(e) == KAGE_PERM) {
+		c->health.locked = true;
+		err_drop(e);
+		return NULL;
+	}
+	return e;
+}
+
+/* Parts are whole of which no record is damaged. */
+static void judge_locked(struct checker *c)
+{
+	const uint32_t image = 1u << RECORD_IMAGE | 1u << RECORD_INDEX | 1u << RECORD_KEY,
+		       pages = 1u << RECORD_PAGES | 1u << RECORD_INDEX | 1u << RECORD_KEY,
+		       difference = 1u << RECORD_DELTA | 1u << RECORD_DIRTY | 1u << RECORD_KEY;
+
+	c->health.image = !(c->bad & image);
+	c->health.pages = c->file.pack.keyframe && !(c->bad & pages);
+	c->health.difference = c->has_difference && !(c->bad & difference);
+}
+
+static struct kage_err *check_open(struct checker *c, const struct difference_place *difference)
+{
+	struct kage_err *e = check_image(c);
+
 	if (e && !goes_on(e) && kage_err_code(e) != KAGE_VERSION)
 		return e;
 	if (e)
 		TRY(say(c, e));
-	e = kage_pack_open_file(&c->file, 0, &payload, &summary);
+	TRY(look_at_pages(c));
+	return check_difference(c, difference);
+}
+
+static struct kage_err *check(struct checker *c)
+{
+	_cleanup_free_ uint8_t *payload = NULL;
+	struct summary summary = { 0 };
+	struct kage_err *e;
+
+	TRY(begin(c));
+	e = open_file(c, &payload, &summary);
 	if (e && kage_err_code(e) == KAGE_VERSION) {
-		err_drop(e); /* the same was said above */
+		TRY(say(c, kage_err_wrap(e, "pack %s", c->file.path)));
 		return NULL;
 	}
 	if (!goes_on(e))
 		return e;
-	if (!e) {
-		TRY(look_at_pages(c));
-		TRY(check_difference(c, &summary.difference));
-	}
-	err_drop(e);
+	c->closed = e || c->health.locked;
+	if (e)
+		TRY(say(c, kage_err_wrap(e, "pack %s", c->file.path)));
+	else if (!c->health.locked)
+		TRY(check_open(c, &summary.difference));
 	TRY(check_records(c));
-	c->health.pages = c->health.pages && c->n_good == c->n_needed;
+	if (c->health.locked)
+		judge_locked(c);
+	else
+		c->health.pages = c->health.pages && c->n_good == c->n_needed;
 	return NULL;
 }
 
-struct kage_err *kage_pack_check(int fd, const char *path, kage_pack_finding_fn *fn, void *user,
+struct kage_err *kage_pack_check(int fd, const char *path, const struct pack_place *place,
+				 kage_pack_finding_fn *fn, void *user,
 				 struct pack_health *ret_health)
 {
 	struct checker c = {
 		.file = { .fd = fd, .direct_fd = -1, .path = path },
+		.place = place,
 		.fn = fn,
 		.user = user,
 	};
@@ -318,7 +392,7 @@ struct kage_err *kage_pack_check(int fd, const char *path, kage_pack_finding_fn 
 
 	if (ret_health)
 		*ret_health = c.health;
-	free(c.file.head);
+	kage_pack_file_deinit(&c.file);
 	free(c.said);
 	XXH3_freeState(c.chain);
 	ZSTD_freeDCtx(c.zstd);

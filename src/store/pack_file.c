@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/secret.h"
 
 /* --- bytes ------------------------------------------------------------------------------------ */
 
@@ -47,7 +48,7 @@ struct kage_err *kage_pack_read_head(const struct pack_file *f, uint64_t offset,
 struct kage_err *kage_pack_decompress(ZSTD_DCtx *zstd, const struct record *r,
 				      const uint8_t *stored, uint8_t *raw)
 {
-	size_t n = ZSTD_decompressDCtx(zstd, raw, r->raw_bytes, stored, r->stored_bytes);
+	size_t n = ZSTD_decompressDCtx(zstd, raw, r->raw_bytes, stored, record_inner_bytes(r));
 
 	if (ZSTD_isError(n) || n != r->raw_bytes)
 		return kage_format_damage(r->offset + RECORD_BYTES,
@@ -68,7 +69,7 @@ static struct kage_err *decompress_once(const struct record *r, const uint8_t *s
 	return e;
 }
 
-/* The payload of R, verified and decompressed, as fresh bytes. */
+/* The payload of R, verified, decrypted and decompressed, as fresh bytes. */
 struct kage_err *kage_pack_read_payload(const struct pack_file *f, const struct record *r,
 					uint8_t **ret_bytes)
 {
@@ -79,6 +80,8 @@ struct kage_err *kage_pack_read_payload(const struct pack_file *f, const struct 
 		return kage_err_nomem();
 	TRY(kage_pack_read_at(f, r->offset + RECORD_BYTES, r->stored_bytes, stored));
 	TRY(kage_format_payload(r, stored));
+	if (kage_format_is_secret(r->type))
+		TRY(kage_seal_decrypt(&f->key, r, stored, stored));
 	if (!r->compressed) {
 		*ret_bytes = take_ptr(stored);
 		return NULL;
@@ -117,6 +120,47 @@ static struct kage_err *read_footer(struct pack_file *f)
 	return kage_format_footer(payload, offset, f->size, &f->footer);
 }
 
+/* KEY stands behind SUMMARY. */
+static struct kage_err *read_key(struct pack_file *f, const struct record *summary)
+{
+	_cleanup_free_ uint8_t *payload = NULL;
+	struct record r;
+
+	if (!f->pack.encrypted)
+		return NULL;
+	TRY(kage_pack_read_head(f, record_end(summary), f->footer_offset, RECORD_KEY, &r));
+	TRY(kage_pack_read_payload(f, &r, &payload));
+	return kage_format_key(payload, r.stored_bytes, r.offset, &f->sealed);
+}
+
+struct kage_err *kage_pack_unlock(struct pack_file *f, const uint8_t *summary,
+				  const struct pack_place *place)
+{
+	struct sealed_parts parts = {
+		.history = place ? place->history : "",
+		.number = place ? place->number : 0,
+		.header = f->head,
+		.header_bytes = f->pack.header_bytes,
+		.summary = summary,
+		.summary_bytes = f->summary_bytes,
+		.key = &f->sealed,
+	};
+
+	if (!f->pack.encrypted)
+		return NULL;
+	if (!place)
+		return kage_err_new(KAGE_PERM, "it is encrypted, and there is no key");
+	return kage_keys_open(place->keys, f->pack.id, &parts,
+			      f->pack.header_bytes + RECORD_BYTES + f->summary_bytes, &f->key);
+}
+
+void kage_pack_file_deinit(struct pack_file *f)
+{
+	free(f->head);
+	f->head = NULL;
+	kage_secret_wipe(&f->key, sizeof(f->key));
+}
+
 /* Reads the first HEAD bytes and what they begin with; the summary comes back to the caller. */
 struct kage_err *kage_pack_open_file(struct pack_file *f, size_t small, uint8_t **ret_payload,
 				     struct summary *ret_summary)
@@ -143,6 +187,8 @@ struct kage_err *kage_pack_open_file(struct pack_file *f, size_t small, uint8_t 
 	TRY(kage_pack_read_head(f, f->pack.header_bytes, f->footer_offset, RECORD_SUMMARY, &r));
 	TRY(kage_pack_read_payload(f, &r, &payload));
 	TRY(kage_format_summary(payload, r.stored_bytes, r.offset, ret_summary));
+	f->summary_bytes = r.stored_bytes;
+	TRY(read_key(f, &r));
 	*ret_payload = take_ptr(payload);
 	return NULL;
 }

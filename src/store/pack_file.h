@@ -8,6 +8,7 @@
 #include <zstd.h>
 
 #include "store/format.h"
+#include "store/keys.h"
 
 struct pack_file {
 	int fd;        /* borrowed or owned, as the user of this has it */
@@ -19,13 +20,24 @@ struct pack_file {
 	struct pack_head pack; /* what the header says */
 	struct footer_numbers footer;
 	uint64_t footer_offset;
+	uint64_t summary_bytes;   /* of the payload */
+	struct key_record sealed; /* what KEY says, of an encrypted pack; else zero */
+	struct pack_key key;      /* not set before kage_pack_unlock() */
 };
 
-/** Reads header, SUMMARY and FOOTER of F, whose fd and path are set. A file of at most SMALL bytes is
+/** Frees what is in F, but not its descriptors and path. */
+void kage_pack_file_deinit(struct pack_file *f);
+
+/** Reads header, SUMMARY, KEY and FOOTER of F, whose fd and path are set. A file of at most SMALL bytes is
  *  read in one go, of others the first PACK_HEADER_MAX. *ret_payload is fresh, *ret_summary borrows
- *  from it. F->head is the caller's to free, on failure too. */
+ *  from it. Deinit also after failure. */
 struct kage_err *kage_pack_open_file(struct pack_file *f, size_t small, uint8_t **ret_payload,
 				     struct summary *ret_summary) _must_check_;
+
+/** Makes the records of F readable, if it is encrypted: opens its key and compares the seal. SUMMARY is the
+ *  payload that kage_pack_open_file() gave. KAGE_PERM when no key at PLACE opens it. */
+struct kage_err *kage_pack_unlock(struct pack_file *f, const uint8_t *summary,
+				  const struct pack_place *place) _must_check_;
 
 /** SIZE bytes at OFFSET. KAGE_CORRUPT when they are not all there. */
 struct kage_err *kage_pack_read_at(const struct pack_file *f, uint64_t offset, size_t size,
@@ -36,11 +48,11 @@ struct kage_err *kage_pack_read_at(const struct pack_file *f, uint64_t offset, s
 struct kage_err *kage_pack_read_head(const struct pack_file *f, uint64_t offset, uint64_t end,
 				     uint32_t type, struct record *ret_record) _must_check_;
 
-/** The payload of R, verified and decompressed, as fresh bytes. */
+/** The payload of R, verified, decrypted and decompressed, as fresh bytes. */
 struct kage_err *kage_pack_read_payload(const struct pack_file *f, const struct record *r,
 					uint8_t **ret_bytes) _must_check_;
 
-/** Decompresses STORED, the payload of R, to its raw_bytes at RAW. */
+/** Decompresses STORED, the payload of R after decryption, to its raw_bytes at RAW. */
 struct kage_err *kage_pack_decompress(ZSTD_DCtx *zstd, const struct record *r,
 				      const uint8_t *stored, uint8_t *raw) _must_check_;
 

@@ -25,7 +25,8 @@ struct kage_err *kage_pack_glance(int fd, const char *path, struct pack_glance *
 	e = kage_pack_open_file(&f, 0, &ret_glance->payload, &ret_glance->summary);
 	ret_glance->file_bytes = f.size;
 	ret_glance->head = f.pack;
-	free(f.head);
+	memcpy(ret_glance->recipient, f.sealed.recipient, RECIPIENT_BYTES);
+	kage_pack_file_deinit(&f);
 	return kage_err_wrap(e, "pack %s", path);
 }
 
@@ -61,7 +62,7 @@ static void pack_destroy(struct kage_pages *base)
 	close_fd(p->file.fd);
 	close_fd(p->file.direct_fd);
 	free((char *)p->file.path);
-	free(p->file.head);
+	kage_pack_file_deinit(&p->file);
 	free(p);
 }
 
@@ -531,24 +532,40 @@ static void open_direct(struct pack_file *f)
 	f->direct_fd = open(self, O_RDONLY | O_DIRECT | O_CLOEXEC);
 }
 
-static struct kage_err *open_pages(struct pack_pages *p)
+static struct kage_err *open_pages(struct pack_pages *p, const struct pack_place *place)
 {
 	_cleanup_free_ uint8_t *payload = NULL;
 	struct summary summary;
 
 	TRY(kage_pack_open_file(&p->file, SMALL_BYTES, &payload, &summary));
+	TRY(kage_pack_unlock(&p->file, payload, place));
 	open_direct(&p->file);
 	return read_index(p);
 }
 
-static struct kage_err *open_image(struct pack_pages *p, struct kage_image **ret_image)
+/* The public key for which the pack of P is encrypted, as text for IMAGE. */
+static struct kage_err *note_recipient(const struct pack_pages *p, struct kage_image *image)
+{
+	char text[KEY_TEXT_BYTES];
+
+	if (!p->file.pack.encrypted)
+		return NULL;
+	kage_keyfile_text(p->file.sealed.recipient, text);
+	image->recipient = arena_strdup(&image->arena, text);
+	return image->recipient ? NULL : kage_err_nomem();
+}
+
+static struct kage_err *open_image(struct pack_pages *p, const struct pack_place *place,
+				   struct kage_image **ret_image)
 {
 	struct kage_image *image = NULL;
 	struct kage_err *e;
 
-	TRY(open_pages(p));
+	TRY(open_pages(p, place));
 	TRY(read_image(p, &image));
 	e = check_spaces(image, &p->index, p->file.footer.index_offset);
+	if (!e)
+		e = note_recipient(p, image);
 	if (!e) {
 		image->pack_path = arena_strdup(&image->arena, p->file.path);
 		e = image->pack_path ? NULL : kage_err_nomem();
@@ -581,14 +598,14 @@ static struct kage_err *new_pages(int fd, const char *path, struct pack_pages **
 	return NULL;
 }
 
-struct kage_err *kage_pack_open(int fd, const char *path, struct kage_image **ret_image,
-				bool *ret_keyframe)
+struct kage_err *kage_pack_open(int fd, const char *path, const struct pack_place *place,
+				struct kage_image **ret_image, bool *ret_keyframe)
 {
 	struct pack_pages *p;
 	struct kage_err *e;
 
 	TRY(new_pages(fd, path, &p));
-	e = open_image(p, ret_image);
+	e = open_image(p, place, ret_image);
 	if (e) {
 		pack_destroy(&p->base);
 		return kage_err_wrap(e, "pack %s", path);
@@ -604,13 +621,14 @@ size_t kage_pack_count_groups(struct kage_pages *pages)
 	return pack_of(pages)->index.n_groups;
 }
 
-struct kage_err *kage_pack_open_pages(int fd, const char *path, struct kage_pages **ret_pages)
+struct kage_err *kage_pack_open_pages(int fd, const char *path, const struct pack_place *place,
+				      struct kage_pages **ret_pages)
 {
 	struct pack_pages *p;
 	struct kage_err *e;
 
 	TRY(new_pages(fd, path, &p));
-	e = open_pages(p);
+	e = open_pages(p, place);
 	if (!e)
 		e = check_contents(p);
 	if (e) {

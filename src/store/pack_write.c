@@ -40,6 +40,9 @@ struct pack_writer {
 	int fd;
 	const char *path;
 	bool keyframe;
+	const struct pack_sealing *sealing; /* NULL: not encrypted */
+	const char *history;
+	struct key_record key;
 	struct squeeze squeeze;
 	struct pack_header header;
 	struct record_header *heads; /* of all records so far */
@@ -206,26 +209,34 @@ static struct kage_err *put_head(struct pack_writer *w, const struct record *r)
 	return NULL;
 }
 
-/* A record with PAYLOAD, compressed if its type may be and that makes it smaller. */
+/* A record with PAYLOAD, compressed if its type may be and that makes it smaller, and encrypted if it is to be. */
 static struct kage_err *put_record(struct pack_writer *w, enum record_type type,
 				   const void *payload, size_t size)
 {
-	struct record r = { .type = type, .raw_bytes = size, .stored_bytes = size };
+	struct record r = {
+		.type = type,
+		.raw_bytes = size,
+		.encrypted = w->sealing && kage_format_is_secret(type),
+	};
 	unsigned char *at;
+	size_t n = 0;
 
 	if (size > kage_format_raw_limit(type))
 		return kage_err_new(KAGE_LIMIT,
 				    "a record of %zu bytes is more than a pack can hold", size);
-	TRY(make_room(w, RECORD_BYTES + size));
+	TRY(make_room(w, RECORD_BYTES + size + RECORD_TAG_BYTES));
 	r.offset = offset_of(w);
 	at = w->out + w->out_used + RECORD_BYTES;
 	if (kage_format_may_compress(type))
-		r.stored_bytes = kage_squeeze_now(w->squeeze.zstd, payload, size, at);
-	r.compressed = r.stored_bytes && r.stored_bytes < size;
+		n = kage_squeeze_now(w->squeeze.zstd, payload, size, at);
+	r.compressed = n && n < size;
 	if (!r.compressed) {
 		memcpy(at, payload, size);
-		r.stored_bytes = size;
+		n = size;
 	}
+	r.stored_bytes = n + (r.encrypted ? RECORD_TAG_BYTES : 0);
+	if (r.encrypted)
+		kage_seal_encrypt(&w->sealing->key, &r, at, at);
 	r.payload_checksum = XXH3_64bits(at, r.stored_bytes);
 	return put_head(w, &r);
 }
@@ -240,7 +251,7 @@ static struct kage_err *put_header(struct pack_writer *w, const struct pack_opti
 		memcpy(id, o->id, sizeof(id));
 	else if (getrandom(id, sizeof(id), 0) != (ssize_t)sizeof(id))
 		return kage_err_sys(errno, "get random bytes for a pack's id");
-	kage_format_put_header(id, w->keyframe, &w->header);
+	kage_format_put_header(id, w->keyframe, w->sealing, &w->header);
 	memcpy(w->out, &w->header, sizeof(w->header));
 	w->out_used = sizeof(w->header);
 	return NULL;
@@ -251,8 +262,10 @@ static struct kage_err *put_summary(struct pack_writer *w, const Kage__Image *ms
 {
 	const Kage__Source *source = msg->source;
 	const Kage__Process *leader = msg->n_processes ? msg->processes[0] : NULL;
-	const char *strings[] = { history, leader ? leader->comm : "",
-				  source ? source->command : "", source ? source->message : "",
+	bool open = !w->sealing; /* else what tells of the program is in the IMAGE only */
+	const char *strings[] = { history, open && leader ? leader->comm : "",
+				  open && source ? source->command : "",
+				  open && source ? source->message : "",
 				  source ? source->reason : "" };
 	struct summary_fixed f = {
 		.fixed_bytes = le32_of(sizeof(f)),
@@ -280,6 +293,29 @@ static struct kage_err *put_summary(struct pack_writer *w, const Kage__Image *ms
 	return put_record(w, RECORD_SUMMARY, w->summary, at);
 }
 
+/* Like the SUMMARY, KEY gets its contents at the end: the seal is over what SUMMARY says. */
+static struct kage_err *put_key(struct pack_writer *w)
+{
+	if (!w->sealing)
+		return NULL;
+	TRY(kage_pack_key_begin(w->sealing, &w->key));
+	return put_record(w, RECORD_KEY, &w->key, sizeof(w->key));
+}
+
+static void finish_key(struct pack_writer *w)
+{
+	struct sealed_parts parts = {
+		.history = w->history,
+		.header = (const uint8_t *)&w->header,
+		.header_bytes = sizeof(w->header),
+		.summary = w->summary,
+		.summary_bytes = w->summary_bytes,
+	};
+
+	if (w->sealing)
+		kage_pack_key_finish(w->sealing, &parts, &w->key, &w->heads[1]);
+}
+
 /* Fills in what was not known when the SUMMARY was put. The record keeps its place and size. */
 static void finish_summary(struct pack_writer *w)
 {
@@ -303,21 +339,31 @@ static void finish_summary(struct pack_writer *w)
 	kage_format_put_record(&r, &w->heads[0]);
 }
 
-/* Puts the finished SUMMARY in the place of the first: in the buffer if it is still there, else, when
- * all else is written, in the file. */
+/* SIZE bytes in place of those at AT: in the buffer if nothing of it is written, else in the file. */
+static struct kage_err *put_again(struct pack_writer *w, uint64_t at, const void *bytes,
+				  size_t size)
+{
+	if (w->flushed)
+		return kage_file_write(w->fd, bytes, size, (off_t)at, w->path);
+	memcpy(w->out + at, bytes, size);
+	return NULL;
+}
+
+/* Puts the finished SUMMARY and KEY in the place of the first ones, when all else is there, and writes
+ * what is not written yet. */
 static struct kage_err *put_summary_again(struct pack_writer *w)
 {
-	uint64_t at = PACK_HEADER_BYTES;
+	uint64_t at = PACK_HEADER_BYTES, key = at + RECORD_BYTES + w->summary_bytes;
 
-	if (w->flushed == 0) {
-		memcpy(w->out + at, &w->heads[0], RECORD_BYTES);
-		memcpy(w->out + at + RECORD_BYTES, w->summary, w->summary_bytes);
-		return flush(w, true);
+	if (w->flushed)
+		TRY(flush(w, true));
+	TRY(put_again(w, at, &w->heads[0], RECORD_BYTES));
+	TRY(put_again(w, at + RECORD_BYTES, w->summary, w->summary_bytes));
+	if (w->sealing) {
+		TRY(put_again(w, key, &w->heads[1], RECORD_BYTES));
+		TRY(put_again(w, key + RECORD_BYTES, &w->key, sizeof(w->key)));
 	}
-	TRY(flush(w, true));
-	TRY(kage_file_write(w->fd, &w->heads[0], RECORD_BYTES, (off_t)at, w->path));
-	return kage_file_write(w->fd, w->summary, w->summary_bytes, (off_t)(at + RECORD_BYTES),
-			       w->path);
+	return flush(w, true);
 }
 
 static struct kage_err *put_image(struct pack_writer *w, const struct kage_image *image)
@@ -337,15 +383,22 @@ static struct kage_err *put_oldest(struct pack_writer *w, enum record_type type,
 				   struct index_group *ret_group)
 {
 	const struct squeeze_job *job = kage_squeeze_take(&w->squeeze);
-	struct record r = { .type = type, .argument = ordinal };
+	struct record r = { .type = type, .argument = ordinal, .encrypted = w->sealing };
+	unsigned char *at;
 
 	r.raw_bytes = job->raw_bytes;
-	r.stored_bytes = job->stored_bytes;
+	r.stored_bytes = job->stored_bytes + (r.encrypted ? RECORD_TAG_BYTES : 0);
 	r.compressed = job->stored_bytes < job->raw_bytes;
 	r.payload_checksum = job->checksum;
 	TRY(make_room(w, RECORD_BYTES + r.stored_bytes));
 	r.offset = offset_of(w);
-	memcpy(w->out + w->out_used + RECORD_BYTES, job->stored, r.stored_bytes);
+	at = w->out + w->out_used + RECORD_BYTES;
+	if (r.encrypted) {
+		kage_seal_encrypt(&w->sealing->key, &r, job->stored, at);
+		r.payload_checksum = XXH3_64bits(at, r.stored_bytes);
+	} else {
+		memcpy(at, job->stored, r.stored_bytes);
+	}
 	*ret_group = (struct index_group){
 		.offset = le64_of(r.offset),
 		.stored_bytes = le64_of(r.stored_bytes),
@@ -792,12 +845,14 @@ static struct kage_err *write_all(struct pack_writer *w, const struct kage_image
 	TRY(writer_init(w, o));
 	TRY(put_header(w, o));
 	TRY(put_summary(w, image->msg, o->history));
+	TRY(put_key(w));
 	if (o->difference)
 		TRY(put_difference(w, o->difference));
 	TRY(put_image(w, image));
 	TRY(put_pages(w));
 	TRY(put_index(w));
 	finish_summary(w);
+	finish_key(w);
 	TRY(put_footer(w));
 	return put_summary_again(w);
 }
@@ -811,6 +866,8 @@ struct kage_err *kage_pack_write(const struct kage_ctx *ctx, int fd, const char 
 		.fd = fd,
 		.path = path,
 		.keyframe = options->keyframe || !options->difference,
+		.sealing = options->sealing,
+		.history = options->history,
 		.pages = image->pages,
 		.n_pages = image->pages ? kage_pages_total(image->pages) : 0,
 	};

@@ -8,7 +8,7 @@
 
 #include "base/ctx.h"
 #include "image/image.h"
-#include "store/format.h"
+#include "store/pack_key.h"
 
 /* The difference to a neighbour: what BEFORE and AFTER have in RUNS, one exclusive-or the other. */
 struct pack_difference {
@@ -24,6 +24,7 @@ struct pack_options {
 	int level;                                /* zstd's, 0 the default */
 	const uint8_t *id;                        /* of the image; NULL: a new one */
 	const struct pack_difference *difference; /* or NULL */
+	const struct pack_sealing *sealing;       /* NULL: not encrypted */
 	bool keyframe;                            /* with all pages; without a difference always */
 };
 

@@ -17,6 +17,10 @@
 
 #include "store/way.h"
 
+/** Takes out of GONE those without which an image that stays would have to be written anew, which cannot be read
+ *  for want of a key: a keyframe does without the difference to its neighbour, others do not. */
+struct kage_err *kage_prune_spare(struct way_map *m, bool *gone, size_t *ret_spared) _must_check_;
+
 /** Steps 1 and 2. GONE has an element for each node of M, all of which are loaded; the history is locked. */
 struct kage_err *kage_prune_prepare(struct way_map *m, const bool *gone) _must_check_;
 

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/secret.h"
 #include "store/dir.h"
 #include "store/pack_read.h"
 #include "store/pack_write.h"
@@ -35,7 +36,8 @@ static const char temporary_prefix[] = ".tmp-";
 struct new_file {
 	const struct kage_store *store;
 	int fd;
-	char name[32]; /* "" when the file has none */
+	char name[32];                /* "" when the file has none */
+	struct pack_sealing *sealing; /* NULL: it is not encrypted */
 };
 
 static void cleanup_new_file(struct new_file *f)
@@ -43,6 +45,7 @@ static void cleanup_new_file(struct new_file *f)
 	if (f->name[0])
 		unlinkat(f->store->fd, f->name, 0);
 	close_fd(f->fd);
+	kage_secret_free(f->sealing);
 }
 
 static void remove_if_dead(const struct kage_store *s, const char *name)
@@ -75,7 +78,7 @@ static struct kage_err *make_named(const struct kage_store *s, struct new_file *
 		return kage_err_sys(errno, "get random bytes for a name");
 	snprintf(f->name, sizeof(f->name), "%s%016llx", temporary_prefix,
 		 (unsigned long long)random);
-	f->fd = openat(s->fd, f->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	f->fd = openat(s->fd, f->name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (f->fd < 0) {
 		f->name[0] = '\0';
 		return kage_err_sys(errno, "make a file in %s", s->path);
@@ -88,7 +91,7 @@ static struct kage_err *make_named(const struct kage_store *s, struct new_file *
 static struct kage_err *make_file(const struct kage_store *s, struct new_file *f)
 {
 	/* In the store and not in the history: that is made only when there is something to put. */
-	f->fd = openat(s->fd, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600);
+	f->fd = openat(s->fd, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
 	if (f->fd >= 0)
 		return NULL;
 	if (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL || errno == ENOENT)
@@ -198,6 +201,18 @@ static struct kage_err *sync_path(const struct kage_store *s)
 	return NULL;
 }
 
+/* Who else added an image meanwhile has the number for which the pack was sealed. */
+static struct kage_err *renumber(const struct history *h, struct new_file *f, uint64_t number)
+{
+	if (!f->sealing || f->sealing->number == number)
+		return NULL;
+	f->sealing->number = number;
+	TRY(kage_pack_key_renumber(f->fd, "a new pack", h->name, f->sealing));
+	if (fdatasync(f->fd) < 0)
+		return kage_err_sys(errno, "sync a new pack of %s", h->name);
+	return NULL;
+}
+
 static struct kage_err *publish_in(const struct history *h, struct new_file *f,
 				   const struct kage_put_options *options, uint64_t *ret_number)
 {
@@ -210,6 +225,7 @@ static struct kage_err *publish_in(const struct history *h, struct new_file *f,
 	if (options->number && options->number != number)
 		return kage_err_new(KAGE_BUSY, "%s@%llu was stored meanwhile", h->name,
 				    (unsigned long long)options->number);
+	TRY(renumber(h, f, number));
 	kage_dir_pack_name(number, name);
 	if (number == 1)
 		TRY(sync_path(s));
@@ -239,8 +255,35 @@ static struct kage_err *publish(struct kage_store *s, const char *history, struc
 	return e;
 }
 
-static struct kage_err *write_pack(struct kage_store *s, int fd, const char *what, const char *name,
-				   const struct kage_image *image,
+/* The number that an image of NAME would get now. */
+static struct kage_err *guess_number(const struct kage_store *s, const char *name,
+				     uint64_t *ret_number)
+{
+	_cleanup_history_ struct history h = HISTORY_INIT;
+	struct kage_err *e = kage_dir_history_open(s, name, &h);
+
+	if (e && kage_err_code(e) == KAGE_NOTFOUND) {
+		err_drop(e);
+		*ret_number = 1;
+		return NULL;
+	}
+	return e ? e : next_number(&h, ret_number);
+}
+
+/* The key of a new pack, if it is to be encrypted. */
+static struct kage_err *make_sealing(const struct kage_store *s, const char *name,
+				     const struct kage_put_options *options, struct new_file *f)
+{
+	uint64_t number;
+
+	if (!options->recipient)
+		return NULL;
+	TRY(guess_number(s, name, &number));
+	return kage_pack_sealing_create(options->recipient, number, &f->sealing);
+}
+
+static struct kage_err *write_pack(struct kage_store *s, const struct new_file *f, const char *what,
+				   const char *name, const struct kage_image *image,
 				   const struct kage_put_options *options,
 				   struct kage_put_result *result)
 {
@@ -250,6 +293,7 @@ static struct kage_err *write_pack(struct kage_store *s, int fd, const char *wha
 		.history = name,
 		.level = options->compression,
 		.difference = c ? &difference : NULL,
+		.sealing = f->sealing,
 		.keyframe = options->keyframe,
 	};
 	struct pack_written written;
@@ -264,7 +308,7 @@ static struct kage_err *write_pack(struct kage_store *s, int fd, const char *wha
 		};
 		memcpy(difference.base_id, c->base_id, sizeof(difference.base_id));
 	}
-	TRY(kage_pack_write(s->ctx, fd, what, image, &o, &written));
+	TRY(kage_pack_write(s->ctx, f->fd, what, image, &o, &written));
 	result->stored_bytes = written.bytes;
 	result->changed_pages = written.changed_pages;
 	result->keyframe = written.keyframe;
@@ -283,10 +327,16 @@ static struct kage_err *put(struct kage_store *s, const char *name, const struct
 		return kage_err_nomem();
 	}
 	TRY(make_file(s, &f));
-	TRY(write_pack(s, f.fd, what, name, image, options, result));
+	TRY(make_sealing(s, name, options, &f));
+	TRY(write_pack(s, &f, what, name, image, options, result));
 	if (fdatasync(f.fd) < 0)
 		return kage_err_sys(errno, "sync %s", what);
-	return publish(s, name, &f, options, &result->number);
+	if (f.sealing && options->remember)
+		TRY(kage_keys_remember(s->keys, result->id, &f.sealing->key));
+	TRY(publish(s, name, &f, options, &result->number));
+	if (f.sealing && options->remember && result->keyframe)
+		kage_keys_forget_others(s->keys, result->id);
+	return NULL;
 }
 
 /* How much the pack would have taken is not known before it is compressed; more than its pages it is

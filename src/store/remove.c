@@ -95,14 +95,40 @@ static struct kage_err *unlink_packs(const struct history *h, const struct remov
 	return sync_dir(h->fd, h->name);
 }
 
+/* All that are GONE of M, one run of neighbours after the other, the newest first. */
+static struct kage_err *unlink_gone(const struct way_map *m, const bool *gone)
+{
+	for (size_t i = m->n; i-- > 0;) {
+		struct removal r = { .last = m->nodes[i].number };
+		size_t n = 1;
+
+		if (!gone[i])
+			continue;
+		for (; i > 0 && gone[i - 1]; i--)
+			n++;
+		r.first = m->nodes[i].number;
+		TRY(unlink_packs(m->h, &r, n));
+	}
+	return NULL;
+}
+
+/* Why those that are to go cannot. */
+static struct kage_err *cannot_go(const struct way_map *m)
+{
+	struct kage_err *e = NULL;
+
+	for (size_t i = 0; !e && i < m->n; i++)
+		e = kage_way_locked(m, i);
+	return kage_err_wrap(e, "images that stay are stored as differences from them");
+}
+
 static struct kage_err *remove_range(const struct history *h, uint64_t first, uint64_t last,
-				     size_t *ret_removed)
+				     size_t *ret_removed, size_t *ret_spared)
 {
 	_cleanup_way_ struct way_map m = { 0 };
 	_cleanup_free_ bool *gone = NULL;
-	struct removal r = { 0 };
 	struct kage_err *e;
-	size_t removed = 0;
+	size_t removed = 0, spared;
 
 	TRY(kage_way_init(h, &m));
 	gone = calloc(m.n + 1, sizeof(*gone));
@@ -111,26 +137,29 @@ static struct kage_err *remove_range(const struct history *h, uint64_t first, ui
 	for (size_t i = 0; i < m.n; i++) {
 		gone[i] = m.nodes[i].number >= first && m.nodes[i].number <= last;
 		removed += gone[i];
-		if (gone[i])
-			r.last = m.nodes[i].number;
-		if (gone[i] && !r.first)
-			r.first = m.nodes[i].number;
 	}
 	if (removed == 0)
 		return kage_err_new(KAGE_NOTFOUND, "%s has no image from %llu to %llu", h->name,
 				    (unsigned long long)first, (unsigned long long)last);
 	kage_rewrite_clean(h);
 	TRY(kage_way_load_all(&m));
+	TRY(kage_prune_spare(&m, gone, &spared));
+	if (spared && !ret_spared)
+		return cannot_go(&m);
+	if (ret_spared)
+		*ret_spared = spared;
+	*ret_removed = removed - spared;
+	if (removed == spared)
+		return NULL;
 	e = kage_prune_prepare(&m, gone);
 	if (e && kage_err_code(e) == KAGE_CORRUPT)
 		e = kage_err_advise(e, "'kage fsck --repair' keeps what can be kept");
 	TRY(e);
-	*ret_removed = removed;
-	return unlink_packs(h, &r, removed);
+	return unlink_gone(&m, gone);
 }
 
-struct kage_err *kage_store_remove(struct kage_store *store, const char *name, uint64_t first,
-				   uint64_t last, size_t *ret_removed)
+static struct kage_err *remove_images(struct kage_store *store, const char *name, uint64_t first,
+				      uint64_t last, size_t *ret_removed, size_t *ret_spared)
 {
 	_cleanup_history_ struct history h = HISTORY_INIT;
 	_cleanup_free_ uint64_t *numbers = NULL;
@@ -143,7 +172,20 @@ struct kage_err *kage_store_remove(struct kage_store *store, const char *name, u
 	if (last == 0 || (n && first <= numbers[0] && last >= numbers[n - 1]))
 		TRY(remove_history(&h, n));
 	else
-		TRY(remove_range(&h, first, last, &removed));
+		TRY(remove_range(&h, first, last, &removed, ret_spared));
 	*ret_removed = removed;
 	return NULL;
+}
+
+struct kage_err *kage_store_remove(struct kage_store *store, const char *name, uint64_t first,
+				   uint64_t last, size_t *ret_removed)
+{
+	return remove_images(store, name, first, last, ret_removed, NULL);
+}
+
+struct kage_err *kage_store_remove_some(struct kage_store *store, const char *name, uint64_t first,
+					uint64_t last, size_t *ret_removed, size_t *ret_spared)
+{
+	*ret_spared = 0;
+	return remove_images(store, name, first, last, ret_removed, ret_spared);
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/secret.h"
 #include "store/chain.h"
 #include "store/pack_read.h"
 #include "store/pack_write.h"
@@ -59,6 +60,8 @@ static struct kage_err *write_file(struct way_map *m, size_t i, const struct kag
 		kage_rewrite_clean(h);
 		return e;
 	}
+	if (o->sealing)
+		kage_keys_renew(h->store->keys, m->nodes[i].id, &o->sealing->key);
 	return kage_way_reload(m, i);
 }
 
@@ -95,14 +98,15 @@ static struct kage_err *join(struct way_map *m, size_t i, size_t base, struct pa
 }
 
 /* Writes IMAGE, that of node I, with the difference to node BASE, unless that is NO_NODE. */
-static struct kage_err *write_image(struct way_map *m, size_t i, const struct kage_image *image,
-				    bool keyframe, size_t base)
+static struct kage_err *write_sealed(struct way_map *m, size_t i, const struct kage_image *image,
+				     bool keyframe, size_t base, struct pack_sealing *sealing)
 {
 	struct pack_difference difference = { 0 };
 	struct pack_options o = {
 		.history = m->h->name,
 		.id = m->nodes[i].id,
 		.keyframe = keyframe,
+		.sealing = sealing,
 	};
 	struct patch *patch = NULL;
 	struct kage_err *e;
@@ -118,6 +122,21 @@ static struct kage_err *write_image(struct way_map *m, size_t i, const struct ka
 	o.difference = &difference;
 	e = write_file(m, i, image, &o);
 	kage_patch_destroy(patch);
+	return e;
+}
+
+/* The same; an encrypted pack stays so, for the same recipient. */
+static struct kage_err *write_image(struct way_map *m, size_t i, const struct kage_image *image,
+				    bool keyframe, size_t base)
+{
+	const struct way_node *node = &m->nodes[i];
+	struct pack_sealing *sealing = NULL;
+	struct kage_err *e;
+
+	if (node->encrypted)
+		TRY(kage_pack_sealing_create(node->recipient, node->number, &sealing));
+	e = write_sealed(m, i, image, keyframe, base, sealing);
+	kage_secret_free(sealing);
 	return e;
 }
 
@@ -137,6 +156,7 @@ struct kage_err *kage_rewrite_as_keyframe(struct way_map *m, size_t i)
 static struct kage_err *rewrite_neighbour(struct way_map *m, size_t i, size_t base)
 {
 	_cleanup_free_ char *path = kage_dir_pack_path(m->h, m->nodes[i].number);
+	struct pack_place place = kage_dir_place(m->h, m->nodes[i].number);
 	struct kage_image *image;
 	struct kage_err *e;
 	bool keyframe;
@@ -145,7 +165,7 @@ static struct kage_err *rewrite_neighbour(struct way_map *m, size_t i, size_t ba
 	if (!path)
 		return kage_err_nomem();
 	TRY(kage_dir_pack_open(m->h, m->nodes[i].number, &fd));
-	TRY(kage_pack_open(fd, path, &image, &keyframe));
+	TRY(kage_pack_open(fd, path, &place, &image, &keyframe));
 	e = write_image(m, i, image, keyframe, base);
 	kage_image_close(image);
 	return e;

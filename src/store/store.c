@@ -103,9 +103,10 @@ struct kage_err *kage_store_open(struct kage_ctx *ctx, const char *path, unsigne
 		return kage_err_nomem();
 	s->ctx = ctx;
 	s->fd = -1;
-	if (path)
+	e = kage_keys_create(&s->keys);
+	if (!e && path)
 		s->path = strdup(path);
-	else
+	else if (!e)
 		e = default_path(&s->path);
 	if (!e)
 		e = s->path ? open_store(s, flags) : kage_err_nomem();
@@ -124,8 +125,25 @@ void kage_store_close(struct kage_store *store)
 	close_fd(store->fd);
 	if (store->path)
 		unmake_path(store);
+	kage_keys_release(store->keys);
 	free(store->path);
 	free(store);
+}
+
+struct kage_err *kage_store_set_key(struct kage_store *store, const char *path)
+{
+	struct kage_err *e = kage_keys_use_file(store->keys, path);
+
+	/* Not to be taken for a store that is not there. */
+	return e && kage_err_code(e) == KAGE_NOTFOUND ? kage_err_recode(e, KAGE_SYS) : e;
+}
+
+void kage_store_share_keys(struct kage_store *store, const struct kage_store *from)
+{
+	struct kage_keys *own = store->keys;
+
+	store->keys = kage_keys_share(from->keys);
+	kage_keys_release(own);
 }
 
 const char *kage_store_path(const struct kage_store *store)

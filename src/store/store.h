@@ -28,6 +28,9 @@ struct kage_put_options {
 	 * stores all pages, without a neighbour. */
 	const struct kage_changes *changes;
 	uint64_t number; /* to be taken, else KAGE_BUSY and nothing is stored; 0: the next one */
+	/* The public key for which it is encrypted, RECIPIENT_BYTES of it; NULL: for nobody. */
+	const uint8_t *recipient;
+	bool remember; /* the key of the pack, until the next keyframe that is put so, for thinning */
 	bool keyframe; /* with changes: all pages and the difference, which then leads back from here */
 };
 
@@ -59,6 +62,12 @@ struct kage_since_keyframe {
 	uint64_t keyframe_pages;   /* in it */
 	uint64_t changed_pages;    /* in all differences since, together */
 };
+
+/** Like kage_store_remove(), but images without which others could only be kept by reading what no key opens
+ *  stay, too: *ret_spared of them. */
+struct kage_err *kage_store_remove_some(struct kage_store *store, const char *name, uint64_t first,
+					uint64_t last, size_t *ret_removed, size_t *ret_spared)
+	_must_check_;
 
 /** Whether the next image of a history should be a keyframe: reading an image costs at most as much as two
  *  keyframes, and a bounded number of packs. */

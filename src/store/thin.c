@@ -14,18 +14,19 @@
  * before them are then removed without rewriting them again. */
 static struct kage_err *remove_others(struct kage_store *s, const char *name,
 				      const struct kage_list *list, const bool *keep,
-				      size_t *ret_removed)
+				      size_t *ret_removed, size_t *ret_spared)
 {
 	for (size_t i = list->n; i-- > 0;) {
-		size_t last = i, removed = 0;
+		size_t last = i, removed = 0, spared = 0;
 
 		if (keep[i])
 			continue;
 		while (i > 0 && !keep[i - 1])
 			i--;
-		TRY(kage_store_remove(s, name, list->entries[i].number, list->entries[last].number,
-				      &removed));
+		TRY(kage_store_remove_some(s, name, list->entries[i].number,
+					   list->entries[last].number, &removed, &spared));
 		*ret_removed += removed;
+		*ret_spared += spared;
 	}
 	return NULL;
 }
@@ -42,13 +43,13 @@ static uint64_t bytes_of(const struct kage_list *list)
 /* One round; *RET_BEFORE is what the history took before it. */
 static struct kage_err *prune(struct kage_store *s, const char *name,
 			      const struct kage_retention *rules, uint64_t *ret_before,
-			      size_t *ret_removed)
+			      size_t *ret_removed, size_t *ret_spared)
 {
 	struct kage_list list = { 0 };
 	_cleanup_free_ bool *keep = NULL;
 	struct kage_err *e;
 
-	*ret_removed = 0;
+	*ret_removed = *ret_spared = 0;
 	TRY(kage_store_list(s, name, &list));
 	*ret_before = bytes_of(&list);
 	keep = calloc(list.n + 1, sizeof(*keep));
@@ -57,7 +58,7 @@ static struct kage_err *prune(struct kage_store *s, const char *name,
 		kage_retention_choose(rules, list.entries, list.n, kage_clock_ns(CLOCK_REALTIME),
 				      keep);
 		if (!rules->dry_run) {
-			e = remove_others(s, name, &list, keep, ret_removed);
+			e = remove_others(s, name, &list, keep, ret_removed, ret_spared);
 		} else {
 			for (size_t i = 0; i < list.n; i++)
 				*ret_removed += !keep[i];
@@ -80,11 +81,13 @@ struct kage_err *kage_store_prune(struct kage_store *s, const char *name,
 				    "prune '%s': no rule says what is to be kept, so all would "
 				    "be; to remove a history use kage rm",
 				    name);
-	TRY_WRAP(prune(s, name, rules, &result.bytes_before, &removed), "prune '%s'", name);
+	TRY_WRAP(prune(s, name, rules, &result.bytes_before, &removed, &result.n_spared),
+		 "prune '%s'", name);
 	result.n_removed = removed;
 	/* What became a keyframe because the one before it went is larger: once more for the size. */
 	while (removed && rules->max_bytes && !rules->dry_run) {
-		TRY_WRAP(prune(s, name, rules, &bytes, &removed), "prune '%s'", name);
+		TRY_WRAP(prune(s, name, rules, &bytes, &removed, &result.n_spared), "prune '%s'",
+			 name);
 		result.n_removed += removed;
 	}
 	if (!rules->dry_run) {

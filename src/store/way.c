@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/secret.h"
 
 enum {
 	FIRST_BYTES =
@@ -18,12 +19,18 @@ enum {
 
 /* --- the map ---------------------------------------------------------------------------------- */
 
+static void release_node(struct way_node *node)
+{
+	err_drop(node->damage);
+	err_drop(node->locked);
+	free(node->bytes);
+	kage_secret_wipe(&node->key, sizeof(node->key));
+}
+
 void kage_way_deinit(struct way_map *m)
 {
-	for (size_t i = 0; i < m->n; i++) {
-		err_drop(m->nodes[i].damage);
-		free(m->nodes[i].bytes);
-	}
+	for (size_t i = 0; i < m->n; i++)
+		release_node(&m->nodes[i]);
 	free(m->nodes);
 	free(m->buffer);
 	err_drop(m->first);
@@ -67,7 +74,61 @@ size_t kage_way_node(const struct way_map *m, uint64_t number)
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
-/* Parses header and SUMMARY, of which the first *GOT bytes are in the buffer; reads the rest if need be. */
+/* The record of TYPE at OFFSET, verified, with its payload in the buffer, of which the first *GOT bytes are there; the
+ * rest is read if need be. */
+static struct kage_err *get_record(struct way_map *m, const struct way_node *node, int fd,
+				   uint64_t offset, uint32_t type, size_t *got,
+				   struct record *ret_record)
+{
+	struct record r;
+
+	if (offset + RECORD_BYTES > *got)
+		TRY(kage_file_read(fd, m->buffer, MOST_BYTES, 0, "it", got));
+	if (offset + RECORD_BYTES > *got)
+		return kage_format_damage(*got, "it ends here, before record %u", type);
+	TRY(kage_format_record(m->buffer + offset, offset, node->file_bytes - offset, &r));
+	if (r.type != type)
+		return kage_format_damage(r.offset, "a record of type %u where %u should be",
+					  r.type, type);
+	if (record_end(&r) > *got)
+		TRY(kage_file_read(fd, m->buffer, MOST_BYTES, 0, "it", got));
+	if (record_end(&r) > *got)
+		return kage_format_damage(*got, "it ends here, though it was longer before");
+	TRY(kage_format_payload(&r, m->buffer + r.offset + RECORD_BYTES));
+	*ret_record = r;
+	return NULL;
+}
+
+/* Opens the key of an encrypted pack, whose KEY stands behind SUMMARY. */
+static struct kage_err *open_key(struct way_map *m, struct way_node *node, int fd,
+				 const struct pack_head *head, const struct record *summary,
+				 size_t *got)
+{
+	struct sealed_parts parts = {
+		.history = m->h->name,
+		.number = node->number,
+		.header_bytes = head->header_bytes,
+		.summary_bytes = summary->stored_bytes,
+	};
+	struct key_record key;
+	struct kage_err *e;
+	struct record r;
+
+	TRY(get_record(m, node, fd, record_end(summary), RECORD_KEY, got, &r));
+	TRY(kage_format_key(m->buffer + r.offset + RECORD_BYTES, r.stored_bytes, r.offset, &key));
+	parts.header = m->buffer;
+	parts.summary = m->buffer + summary->offset + RECORD_BYTES;
+	parts.key = &key;
+	memcpy(node->recipient, key.recipient, RECIPIENT_BYTES);
+	e = kage_keys_open(m->h->store->keys, node->id, &parts, r.offset, &node->key);
+	if (e && kage_err_code(e) == KAGE_PERM) {
+		node->locked = e;
+		return NULL;
+	}
+	return e;
+}
+
+/* Parses header and SUMMARY, of which the first *GOT bytes are in the buffer. */
 static struct kage_err *parse_node(struct way_map *m, struct way_node *node, int fd, size_t *got)
 {
 	struct pack_head head;
@@ -75,24 +136,14 @@ static struct kage_err *parse_node(struct way_map *m, struct way_node *node, int
 	struct record r;
 
 	TRY(kage_format_header(m->buffer, *got < PACK_HEADER_MAX ? *got : PACK_HEADER_MAX, &head));
-	if (*got < head.header_bytes + RECORD_BYTES)
-		return kage_format_damage(*got, "it ends here, before its first record");
-	TRY(kage_format_record(m->buffer + head.header_bytes, head.header_bytes,
-			       node->file_bytes - head.header_bytes, &r));
-	if (r.type != RECORD_SUMMARY)
-		return kage_format_damage(r.offset, "a record of type %u where %u should be",
-					  r.type, RECORD_SUMMARY);
-	if (record_end(&r) > *got)
-		TRY(kage_file_read(fd, m->buffer, MOST_BYTES, 0, "it", got));
-	if (record_end(&r) > *got)
-		return kage_format_damage(*got, "it ends here, though it was longer before");
-	TRY(kage_format_payload(&r, m->buffer + r.offset + RECORD_BYTES));
+	TRY(get_record(m, node, fd, head.header_bytes, RECORD_SUMMARY, got, &r));
 	TRY(kage_format_summary(m->buffer + r.offset + RECORD_BYTES, r.stored_bytes, r.offset,
 				&summary));
 	node->keyframe = head.keyframe;
+	node->encrypted = head.encrypted;
 	memcpy(node->id, head.id, sizeof(node->id));
 	node->place = summary.difference;
-	return NULL;
+	return head.encrypted ? open_key(m, node, fd, &head, &r, got) : NULL;
 }
 
 /* Header and SUMMARY of the pack in FD, and where possible the difference behind them. */
@@ -145,8 +196,7 @@ struct kage_err *kage_way_reload(struct way_map *m, size_t i)
 {
 	struct way_node *node = &m->nodes[i];
 
-	err_drop(node->damage);
-	free(node->bytes);
+	release_node(node);
 	*node = (struct way_node){ .number = node->number };
 	return kage_way_load(m, i);
 }
@@ -158,6 +208,16 @@ struct kage_err *kage_way_load_all(struct way_map *m)
 	return NULL;
 }
 
+struct kage_err *kage_way_locked(const struct way_map *m, size_t i)
+{
+	const struct way_node *node = &m->nodes[i];
+
+	if (!node->locked)
+		return NULL;
+	return kage_err_new(KAGE_PERM, "%s@%llu cannot be read: %s", m->h->name,
+			    (unsigned long long)node->number, kage_err_message(node->locked));
+}
+
 struct kage_err *kage_way_difference(struct way_map *m, size_t i, bool keep_fd,
 				     struct difference *ret_difference)
 {
@@ -167,10 +227,12 @@ struct kage_err *kage_way_difference(struct way_map *m, size_t i, bool keep_fd,
 
 	if (!path)
 		return kage_err_nomem();
+	if (node->locked)
+		return kage_way_locked(m, i);
 	if (!node->bytes)
 		TRY(kage_dir_pack_open(m->h, node->number, &fd));
-	return kage_difference_open(fd, path, node->file_bytes, &node->place, take_ptr(node->bytes),
-				    keep_fd, ret_difference);
+	return kage_difference_open(fd, path, node->file_bytes, &node->place, &node->key,
+				    take_ptr(node->bytes), keep_fd, ret_difference);
 }
 
 /* --- the search ------------------------------------------------------------------------------- */

@@ -21,6 +21,10 @@ struct way_node {
 	bool doubtful; /* the file belongs to another user, or others may write to it */
 	uint8_t id[IMAGE_ID_BYTES];
 	struct difference_place place; /* offset 0: no difference */
+	bool encrypted;
+	uint8_t recipient[RECIPIENT_BYTES];
+	struct pack_key key;     /* of an encrypted pack that could be opened */
+	struct kage_err *locked; /* why it could not, or NULL */
 	uint64_t file_bytes;
 	uint8_t *bytes; /* the records of the difference, if they came along */
 
@@ -53,7 +57,8 @@ struct kage_err *kage_way_init(const struct history *h, struct way_map *ret_map)
 /** The node of image NUMBER, or NO_NODE. */
 size_t kage_way_node(const struct way_map *m, uint64_t number);
 
-/** Reads header and SUMMARY of node I, once. Damage is kept in the node; fails only otherwise. */
+/** Reads header and SUMMARY of node I, once, and opens its key. Damage is kept in the node, and what no key opens;
+ *  fails only otherwise. */
 struct kage_err *kage_way_load(struct way_map *m, size_t i) _must_check_;
 struct kage_err *kage_way_load_all(struct way_map *m) _must_check_;
 
@@ -66,6 +71,9 @@ size_t kage_way_base(const struct way_map *m, size_t i);
 /** Finds the cheapest way from node I to a keyframe. *ret_key is NO_NODE when there is none. From it
  *  via and edge lead back to I. */
 struct kage_err *kage_way_find(struct way_map *m, size_t i, size_t *ret_key) _must_check_;
+
+/** KAGE_PERM when node I, which is loaded, is encrypted and no key opened it; else NULL. */
+struct kage_err *kage_way_locked(const struct way_map *m, size_t i) _must_check_;
 
 /** Opens the difference of node I. KEEP_FD as for kage_difference_open(). */
 struct kage_err *kage_way_difference(struct way_map *m, size_t i, bool keep_fd,

@@ -96,7 +96,8 @@ static inline struct kage_err *pack_ignore_pages(void *user, uint32_t space, uin
 static inline struct kage_err *pack_read_all(const uint8_t *bytes, size_t size)
 {
 	struct kage_image *image = NULL;
-	struct kage_err *e = kage_pack_open(pack_file_of(bytes, size), "memory", &image, NULL);
+	struct kage_err *e =
+		kage_pack_open(pack_file_of(bytes, size), "memory", NULL, &image, NULL);
 	uint64_t n = 0;
 
 	if (!e)
@@ -121,7 +122,7 @@ static inline struct kage_err *pack_check_all(const uint8_t *bytes, size_t size)
 	struct kage_err *finding = NULL, *e;
 	int fd = pack_file_of(bytes, size);
 
-	e = kage_pack_check(fd, "memory", pack_first_finding, &finding, NULL);
+	e = kage_pack_check(fd, "memory", NULL, pack_first_finding, &finding, NULL);
 	close(fd);
 	if (!e)
 		return finding;

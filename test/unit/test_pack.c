@@ -134,7 +134,7 @@ static void test_random_round_trips(void **state)
 		uint8_t *bytes = pack_of(image, &size);
 		struct compare c = { image->pages, 0 };
 
-		must(kage_pack_open(pack_file_of(bytes, size), "memory", &back, NULL));
+		must(kage_pack_open(pack_file_of(bytes, size), "memory", NULL, &back, NULL));
 		assert_same_pages(image->pages, back->pages);
 		must(kage_pages_each(back->pages, 0, compare_piece, &c));
 		assert_int_equal(c.n, kage_pages_total(image->pages));
@@ -155,10 +155,10 @@ static void test_pack_of_pack(void **state)
 	uint8_t *bytes = pack_of(image, &size), *second;
 
 	(void)state;
-	must(kage_pack_open(pack_file_of(bytes, size), "memory", &back, NULL));
+	must(kage_pack_open(pack_file_of(bytes, size), "memory", NULL, &back, NULL));
 	second = pack_of(back, &second_size);
 	assert_int_equal(second_size, size);
-	must(kage_pack_open(pack_file_of(second, second_size), "memory", &again, NULL));
+	must(kage_pack_open(pack_file_of(second, second_size), "memory", NULL, &again, NULL));
 	assert_same_pages(image->pages, again->pages);
 	kage_image_close(again);
 	kage_image_close(back);
@@ -319,7 +319,7 @@ static void test_damage_stays_in_its_group(void **state)
 	image->pages = kage_mem_pages_finish(m);
 	bytes = pack_of(image, &size);
 	bytes[size / 2] ^= 1; /* within the second of three groups */
-	must(kage_pack_open(pack_file_of(bytes, size), "memory", &back, NULL));
+	must(kage_pack_open(pack_file_of(bytes, size), "memory", NULL, &back, NULL));
 	must(kage_pages_read(back->pages, SAMPLE_SPACE, 0x10000, 1, page));
 	assert_corrupt(kage_pages_read(back->pages, SAMPLE_SPACE, 0x10000 + 300, 1, page), "page",
 		       300);
@@ -379,7 +379,7 @@ static void expect_damage(const uint8_t *bytes, size_t size, const size_t *offse
 	for (size_t i = 0; i < n; i++)
 		damaged[offsets[i]] ^= 4;
 	fd = pack_file_of(damaged, size);
-	must(kage_pack_check(fd, "memory", note_offset, &found, NULL));
+	must(kage_pack_check(fd, "memory", NULL, note_offset, &found, NULL));
 	qsort(found.offsets, found.n, sizeof(found.offsets[0]), compare_offsets);
 	assert_int_equal(found.n, n);
 	assert_memory_equal(found.offsets, offsets, n * sizeof(*offsets));
@@ -439,7 +439,7 @@ static void test_damage_before_a_cut(void **state)
 	size = cut + 1000;
 	bytes[at] ^= 1;
 	fd = pack_file_of(bytes, size);
-	must(kage_pack_check(fd, "memory", note_offset, &found, NULL));
+	must(kage_pack_check(fd, "memory", NULL, note_offset, &found, NULL));
 	assert_int_equal(found.n, 3);
 	assert_int_equal(found.offsets[0], size - FOOTER_RECORD_BYTES);
 	assert_int_equal(found.offsets[1], at);
