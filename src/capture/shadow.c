@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -34,6 +35,7 @@ struct chunk {
 struct shadow {
 	struct kage_pages base;
 	int fd;
+	char *name;           /* for messages */
 	struct chunk *chunks; /* a table by hash, a power of two */
 	size_t mask;          /* entries - 1 */
 	uint32_t n_chunks;
@@ -149,7 +151,7 @@ static struct kage_err *write_piece(struct shadow *s, off_t at, uint64_t n, uint
 			TRY(encrypt(s, to, k, written + done, bytes, room));
 			bytes = room;
 		}
-		TRY(kage_file_write(s->fd, bytes, k * KAGE_PAGE_BYTES, to, "the shadow"));
+		TRY(kage_file_write(s->fd, bytes, k * KAGE_PAGE_BYTES, to, s->name));
 	}
 	return NULL;
 }
@@ -175,7 +177,7 @@ static struct kage_err *read_piece(struct shadow *s, off_t at, uint64_t n, const
 	size_t got = 0, size = n * KAGE_PAGE_BYTES;
 
 	if (at >= 0)
-		TRY(kage_file_read(s->fd, to, size, at, "the shadow", &got));
+		TRY(kage_file_read(s->fd, to, size, at, s->name, &got));
 	memset(to + got, 0, size - got);
 	if (at >= 0 && written)
 		decrypt(s, at, n, written, to);
@@ -247,6 +249,7 @@ void shadow_destroy(struct shadow *s)
 	for (size_t i = 0; s->chunks && i <= s->mask; i++)
 		free(s->chunks[i].written);
 	kage_secret_free(s->key);
+	free(s->name);
 	free(s->chunks);
 	free(s->runs);
 	free(s);
@@ -279,6 +282,20 @@ static struct kage_err *make_file(int dir_fd, int *ret_fd)
 	return NULL;
 }
 
+static struct kage_err *name_it(struct shadow *s, int dir_fd)
+{
+	_cleanup_free_ char *dir = NULL;
+	char self[64];
+
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", dir_fd);
+	TRY(kage_file_readlink(AT_FDCWD, self, &dir));
+	if (asprintf(&s->name, "the last image's contents, a file without a name in %s", dir) < 0) {
+		s->name = NULL;
+		return kage_err_nomem();
+	}
+	return NULL;
+}
+
 static struct kage_err *make_key(uint8_t **ret_key)
 {
 	uint8_t *key = NULL;
@@ -298,7 +315,9 @@ struct kage_err *shadow_create(int dir_fd, bool secret, struct shadow **ret_shad
 		return kage_err_nomem();
 	s->base.ops = &shadow_ops;
 	s->fd = -1;
-	e = dir_fd < 0 ? NULL : make_file(dir_fd, &s->fd);
+	e = dir_fd < 0 ? NULL : name_it(s, dir_fd);
+	if (!e && dir_fd >= 0)
+		e = make_file(dir_fd, &s->fd);
 	if (!e && secret)
 		e = make_key(&s->key);
 	if (!e)

@@ -218,7 +218,8 @@ static struct kage_err *record(struct recording *r, const char **ret_why)
 			kage_err_free(e);
 		} else {
 			tell(r, &result);
-			cli_thinner_kick(r->thinner, kage_recorder_name(r->recorder));
+			cli_thinner_kick(r->thinner, kage_recorder_name(r->recorder),
+					 result.stored_bytes);
 		}
 		if (r->values->count && r->n >= (uint64_t)r->values->count) {
 			*ret_why = "done";
@@ -308,7 +309,8 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	r.begin_ns = cli_clock_mono_ns();
 	r.thinner = cli_thinner_start(cli, &r.keep, store);
 	status = run_recorder(&r);
-	cli_thinner_finish(r.thinner);
+	/* A disk that fails does so for both: one line is enough. */
+	cli_thinner_finish(r.thinner, status == CLI_DONE);
 	kage_recorder_destroy(r.recorder);
 	if (r.pidfd >= 0)
 		close(r.pidfd);

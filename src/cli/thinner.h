@@ -11,10 +11,11 @@ struct cli_thinner;
 struct cli_thinner *cli_thinner_start(struct cli *cli, const struct cli_keep *keep,
 				      const struct kage_store *store);
 
-/** An image was added to history NAME: prunes it soon, unless it is being pruned. NULL is fine. */
-void cli_thinner_kick(struct cli_thinner *thinner, const char *name);
+/** An image of STORED_BYTES was added to history NAME, which is pruned soon; at once, and waited for, where another image
+ *  could take it past its size. NULL is fine. */
+void cli_thinner_kick(struct cli_thinner *thinner, const char *name, uint64_t stored_bytes);
 
-/** Prunes a last time and ends; tells if pruning failed. NULL is fine. */
-void cli_thinner_finish(struct cli_thinner *thinner);
+/** Prunes a last time and ends; with TELL tells if pruning failed. NULL is fine. */
+void cli_thinner_finish(struct cli_thinner *thinner, bool tell);
 
 #endif

@@ -7,6 +7,7 @@
  * target; when it dies the tracking ends with it. The first image of a recorder is a keyframe,
  * because only what it has seen itself can be the base of a difference.
  */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@
 #include "capture/versions.h"
 #include "image/changes.h"
 #include "image/label.h"
+#include "keeper/claim.h"
 #include "kind/obstacles.h"
 #include "store/dir.h"
 
@@ -30,6 +32,7 @@ struct kage_recorder {
 	bool verify;
 	struct follow *follow;
 	struct versions versions;
+	struct claim claim;
 	struct kage_since_keyframe since;
 	uint64_t keyframe_every_ns, keyframe_bytes, keyframe_at_ns;
 	uint64_t keyframe_images, keyframe_period_ns;
@@ -89,6 +92,33 @@ static struct kage_err *set_options(struct kage_recorder *r, const struct kage_r
 	return o->recipient ? kage_keyfile_recipient(o->recipient, r->recipient) : NULL;
 }
 
+/* The name that the history gets when none was given. A process that is gone is told by the first image. */
+static void name_by_comm(struct kage_recorder *r)
+{
+	_cleanup_free_ char *comm = NULL;
+	char path[64];
+	size_t n = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", r->pid);
+	err_drop(kage_file_slurp(AT_FDCWD, path, 256, &comm, &n));
+	if (!comm)
+		return;
+	comm[strcspn(comm, "\n")] = '\0';
+	kage_store_default_name(comm, r->name);
+}
+
+static struct kage_err *prepare(struct kage_recorder *r, const struct kage_record_options *options)
+{
+	if (options)
+		TRY(set_options(r, options));
+	if (!r->name[0])
+		name_by_comm(r);
+	if (r->name[0])
+		TRY(kage_claim_take(r->store, r->name, r->pid, &r->claim));
+	TRY(kage_versions_open(&r->versions, options ? options->git : NULL, r->encrypted));
+	return follow_create(r->store->fd, r->encrypted, &r->follow);
+}
+
 struct kage_err *kage_recorder_create(struct kage_ctx *ctx, struct kage_store *store, pid_t pid,
 				      const struct kage_record_options *options,
 				      struct kage_recorder **ret_recorder)
@@ -104,11 +134,8 @@ struct kage_err *kage_recorder_create(struct kage_ctx *ctx, struct kage_store *s
 	r->ctx = ctx;
 	r->store = store;
 	r->pid = pid;
-	e = options ? set_options(r, options) : NULL;
-	if (!e)
-		e = kage_versions_open(&r->versions, options ? options->git : NULL, r->encrypted);
-	if (!e)
-		e = follow_create(store->fd, r->encrypted, &r->follow);
+	r->claim = CLAIM_INIT;
+	e = prepare(r, options);
 	if (e) {
 		kage_recorder_destroy(r);
 		return kage_err_wrap(e, "record process %d", pid);
@@ -123,6 +150,7 @@ void kage_recorder_destroy(struct kage_recorder *r)
 		return;
 	follow_destroy(r->follow);
 	kage_versions_close(&r->versions);
+	kage_claim_release(&r->claim);
 	free(r->message);
 	free(r);
 }
@@ -266,6 +294,7 @@ static struct kage_err *open_and_take(struct kage_recorder *r, struct kage_recor
 	struct kage_err *e;
 
 	*ret_replaced = false;
+	TRY(kage_dir_still_there(r->store));
 	TRY(kage_capture_open(r->ctx, r->pid, &t));
 	e = take(r, t, result);
 	/* Of a twin that is of no use another one is made. */

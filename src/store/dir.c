@@ -138,6 +138,19 @@ static struct kage_err *open_dir(int dirfd, const char *path, DIR **ret_dir)
 	return NULL;
 }
 
+struct kage_err *kage_dir_still_there(const struct kage_store *store)
+{
+	struct stat here, named;
+
+	if (fstat(store->fd, &here) == 0 && stat(store->absolute, &named) == 0 &&
+	    here.st_dev == named.st_dev && here.st_ino == named.st_ino)
+		return NULL;
+	return kage_err_new(KAGE_NOTFOUND,
+			    "the store %s is not there any more: it was moved or removed, or its "
+			    "disk unmounted",
+			    store->path);
+}
+
 static int compare_numbers(const void *a, const void *b)
 {
 	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;

@@ -15,6 +15,7 @@ struct kage_store {
 	char *path;
 	int fd;
 	struct kage_keys *keys;
+	char *absolute; /* the path of fd, links resolved */
 	size_t made; /* the directories of path that we made: those whose names end here or later; 0: none */
 };
 
@@ -45,6 +46,10 @@ struct kage_err *kage_dir_history_share(const struct kage_store *store, const ch
 
 /** Removes the locked history H if there is no image in it. Those who wait for its lock see that. */
 void kage_dir_history_drop_empty(const struct history *h);
+
+/** KAGE_NOTFOUND when the path of STORE leads elsewhere than when it was opened: what is stored would not be found
+ *  there. */
+struct kage_err *kage_dir_still_there(const struct kage_store *store) _must_check_;
 
 /** The numbers of all packs of H, ascending, as a fresh array; of packs that are being removed, too. */
 struct kage_err *kage_dir_all_numbers(const struct history *h, uint64_t **ret_numbers,

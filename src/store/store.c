@@ -110,6 +110,8 @@ struct kage_err *kage_store_open(struct kage_ctx *ctx, const char *path, unsigne
 		e = default_path(&s->path);
 	if (!e)
 		e = s->path ? open_store(s, flags) : kage_err_nomem();
+	if (!e && !(s->absolute = realpath(s->path, NULL)))
+		e = kage_err_sys(errno, "open the store %s", s->path);
 	if (e) {
 		kage_store_close(s);
 		return e;
@@ -127,6 +129,7 @@ void kage_store_close(struct kage_store *store)
 		unmake_path(store);
 	kage_keys_release(store->keys);
 	free(store->path);
+	free(store->absolute);
 	free(store);
 }
 
