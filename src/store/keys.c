@@ -238,11 +238,16 @@ static struct kage_err *open_with_pair(struct kage_keys *k, const struct sealed_
 {
 	const struct key_record *record = parts->key;
 
+	bool ours;
+
 	try_default(k);
-	if (!k->pair || memcmp(k->pair->public, record->recipient, RECIPIENT_BYTES) != 0)
+	if (!k->pair)
 		return locked(k, record->recipient);
+	ours = memcmp(k->pair->public, record->recipient, RECIPIENT_BYTES) == 0;
+	/* The recipient's name is only believed where the key bears it out. */
 	if (!kage_seal_open_box(k->pair->public, k->pair->secret, record->box, key))
-		return kage_format_damage(offset, "its key is not what was encrypted");
+		return ours ? kage_format_damage(offset, "its key is not what was encrypted")
+			    : locked(k, record->recipient);
 	if (!kage_seal_is_right(key, parts))
 		return kage_format_damage(offset,
 					  "the seal is wrong: what it says of itself was altered, "
