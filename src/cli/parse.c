@@ -17,7 +17,7 @@ const struct cli_option cli_common_options[] = {
 };
 
 const struct cli_option cli_key_options[] = {
-	{ "key", 0, "FILE", "read what is encrypted with the secret key in FILE", CLI_TEXT,
+	{ "key", 0, "FILE", "read with the secret key in FILE", CLI_TEXT,
 	  .offset = offsetof(struct cli, key_path) },
 	{ 0 },
 };

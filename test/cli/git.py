@@ -121,7 +121,8 @@ def message(world):
     for part in (f"Kage-Image: {image['image']}", f"Kage-Pid: {world.program.pid}", "Kage-Command: python3"):
         if part not in text:
             raise Failed(f"no '{part}' in {text}")
-    entry = json.loads(world.box.kage("log", "--json", "r").stdout)["images"][1]
+    entries = json.loads(world.box.kage("log", "--json", "r").stdout)["images"]
+    entry, = (e for e in entries if e["image"] == image["image"])
     if int(entry["realtime_ns"]) // 10**9 != int(text.split()[-1]):
         raise Failed("the commit is of another time")
 
