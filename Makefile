@@ -27,7 +27,7 @@ CLI_SRCS := $(wildcard src/cli/*.c)
 LIB_OBJS := $(LIB_SRCS:%.c=$(B)/%.o) $(LIB_ASMS:%.S=$(B)/%.o) $(B)/proto/image.pb-c.o
 CLI_OBJS := $(CLI_SRCS:%.c=$(B)/%.o)
 UNIT_TESTS := $(patsubst test/unit/%.c,$(B)/test/unit/%,$(wildcard test/unit/test_*.c))
-HELPERS := $(patsubst test/%.c,$(B)/test/%,$(wildcard test/kind/*.c test/programs/*.c test/fault/*.c test/target/*.c test/cli/*.c test/record/*.c))
+HELPERS := $(patsubst test/%.c,$(B)/test/%,$(wildcard test/kind/*.c test/programs/*.c test/fault/*.c test/target/*.c test/cli/*.c test/record/*.c test/restore/*.c))
 SHIMS := $(patsubst test/%.c,$(B)/test/%.so,$(wildcard test/shim/*.c))
 FUZZERS := $(patsubst test/fuzz/%.c,$(B)/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
 BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(wildcard bench/*.c))
@@ -121,6 +121,7 @@ bench: all $(BENCHES)
 	@B=$(B) bench/run
 	@B=$(B) bench/record
 	@B=$(B) bench/redis
+	@B=$(B) bench/restore
 
 $(B)/bench/%: bench/%.c $(B)/libkage.a
 	@mkdir -p $(@D)

@@ -505,6 +505,12 @@ struct kage_restore_options {
 	/* The repository in which the image's commit must be, with the image's files; these are put back
 	 * then (KAGE_FILES_RESTORE). NULL: as FILES says. */
 	const char *git;
+	/* It runs before its memory is there: a process that goes on after the call brings each page when it is
+	 * needed, and all others meanwhile. Should a page turn out to be damaged, the program is killed and, in that process,
+	 * LAZY_LOST called, if it is not NULL, which says why. */
+	bool lazy;
+	void (*lazy_lost)(void *user, pid_t pid, const char *why);
+	void *lazy_user;
 };
 
 struct kage_life {

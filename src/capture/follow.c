@@ -150,35 +150,11 @@ static void start_over(struct follow *f)
 	f->filled = false;
 }
 
-static struct kage_thread *who_stands(const struct kage_target *t)
-{
-	for (size_t i = 0; i < t->n_own; i++)
-		if (t->threads[i]->stopped && !t->threads[i]->asleep)
-			return t->threads[i];
-	return NULL;
-}
-
-/* One thread has to stand, and should not feel it: one that runs; else one that sleeps in a call which the
- * kernel resumes (freeze.c stops those at the second attempt); only where there is neither, any. */
-static struct kage_err *stop_one(struct kage_capture *c, struct kage_thread **ret_thread)
-{
-	struct kage_freeze how = { .reader = c->reader, .span_ns = SPAN_NS };
-
-	*ret_thread = NULL;
-	for (int attempt = 0; attempt < 3 && !*ret_thread; attempt++) {
-		how.stop_all = !c->reader || c->stop_all || attempt == 2;
-		TRY(kage_target_freeze(c->target, &how));
-		*ret_thread = who_stands(c->target);
-	}
-	if (!*ret_thread)
-		return kage_err_new(KAGE_GONE, "process %d has no thread", c->target->pid);
-	return kage_target_read_threads(c->target);
-}
-
 static struct kage_err *inject(struct kage_capture *c)
 {
 	struct kage_thread *thread;
-	struct kage_err *e = stop_one(c, &thread);
+	struct kage_err *e =
+		kage_target_stop_one(c->target, c->reader, c->stop_all, SPAN_NS, &thread);
 
 	if (!e)
 		e = kage_tracker_create(c->target, thread, &c->follow->tracker);
@@ -757,7 +733,7 @@ static struct kage_err *note_rseq(struct kage_capture *c, const struct kage_thre
 static struct kage_err *split_off(struct kage_capture *c, bool *ret_still)
 {
 	struct follow *f = c->follow;
-	struct kage_thread *thread = who_stands(c->target);
+	struct kage_thread *thread = kage_target_who_stands(c->target);
 	const char *why = twinned_obstacle(c);
 
 	kage_twin_end(f->twin);

@@ -55,7 +55,8 @@ static const struct cli_option options[] = {
 	  .offset = offsetof(struct restore_values, tty) },
 	{ "trust", 0, NULL, "even if other users could have written the image", CLI_FLAG,
 	  .offset = offsetof(struct restore_values, trust) },
-	{ "lazy", 0, NULL, NULL, CLI_FLAG, .offset = offsetof(struct restore_values, lazy) },
+	{ "lazy", 0, NULL, "let it run at once; memory comes when it is needed, and meanwhile",
+	  CLI_FLAG, .offset = offsetof(struct restore_values, lazy) },
 	{ 0 },
 };
 
@@ -159,6 +160,14 @@ static int stay(struct cli *cli, const struct restore_values *values, struct cli
 	return cli_foreground_wait(&fg, lives->pids, lives->n);
 }
 
+/* In the process that brings pages. */
+static void tell_lost(void *user, pid_t pid, const char *why)
+{
+	(void)user;
+	fprintf(stderr, "kage restore: %d was ended, because its memory is lost: %s\n", (int)pid,
+		why);
+}
+
 /* Opens the image, restores it, and stays with it or not. RELAY is NULL without a terminal of ours
  * to make. */
 static int give_life(struct cli *cli, const struct restore_values *values, const char *spec,
@@ -177,6 +186,8 @@ static int give_life(struct cli *cli, const struct restore_values *values, const
 		.detached = values->detach,
 		.tty = relay ? relay->path : values->tty,
 		.git = values->git,
+		.lazy = values->lazy,
+		.lazy_lost = tell_lost,
 	};
 	struct kage_err *e = cli_image_open(cli, spec, &store, &image);
 	struct cli_modes before;
@@ -197,10 +208,8 @@ static int check_values(struct cli *cli, const struct restore_values *values)
 {
 	bool new_tty = values->tty && strcmp(values->tty, "new") == 0;
 
-	if (values->lazy)
-		return cli_fail_own(cli, KAGE_UNSUPPORTED, 0,
-				    "--lazy comes with a later version; without it, all memory is "
-				    "filled before the program goes on");
+	if (values->lazy && values->copies > 1)
+		return cli_fail_usage(cli, "--lazy is for one program; leave out --copies");
 	if (values->copies > 1 && values->pid == PID_SAME)
 		return cli_fail_usage(cli,
 				      "%d copies cannot all have the same PID; "

@@ -197,6 +197,10 @@ static struct kage_err *place_numbers(struct kage_restore *r, struct kage_batch 
 	for (next = 0; next_number(r, &at, next, &number); next = number + 1)
 		if (number > next)
 			close_range_in(b, next, number - 1);
+	if (r->kept_fd >= 0) {
+		close_range_in(b, next, (uint64_t)r->kept_fd - 1);
+		next = (uint64_t)r->kept_fd + 1;
+	}
 	close_range_in(b, next, ~0u);
 	return NULL;
 }

@@ -92,12 +92,14 @@ struct kage_restore {
 	                               * contents and mappings, -1 before it is opened */
 	int *spaces;              /* by space (index in msg->spaces): a descriptor of ours to the
 	                               * shared object, -1 before it is made */
-	int tty_fd;               /* the terminal that the restored program takes, -1 for none */
-	int tty_errno;            /* why the one that was named could not be opened */
-	bool tty_sought;          /* TTY_FD and TTY_OWN are known */
-	bool tty_own;             /* it is the controlling terminal of our own session */
-	bool tty_given;           /* the stub's process group is in its foreground */
-	bool redraw;              /* it takes keys, and its terminal is another */
+	int kept_fd; /* a number in the stub, above all of the image, that stays open; -1: none */
+	struct lazy *lazy; /* what fills memory later; NULL: nothing (restore/lazy.h) */
+	int tty_fd;        /* the terminal that the restored program takes, -1 for none */
+	int tty_errno;     /* why the one that was named could not be opened */
+	bool tty_sought;   /* TTY_FD and TTY_OWN are known */
+	bool tty_own;      /* it is the controlling terminal of our own session */
+	bool tty_given;    /* the stub's process group is in its foreground */
+	bool redraw;       /* it takes keys, and its terminal is another */
 	struct kage_terminal_before *tty_before; /* it was set; how it was before */
 	struct kage_put_back *put_back; /* written files are as of the image; NULL before */
 };

@@ -242,6 +242,21 @@ static const char *anon_name(struct arena *a, const struct kage_vma *v)
 	return arena_dup(a, arena_printf(a, "%.*s", (int)n, p), n + 1);
 }
 
+/* Pages that nobody has brought yet would be missing in the image, too, whoever it is that has them. */
+static struct kage_err *refuse_missing(struct kage_capture *c, const struct kage_vma *v)
+{
+	static const char why[] = "pages of it are brought by a userfaultfd when they are needed";
+	static const char cure[] =
+		"wait until they are all there (after 'kage restore --lazy': a second "
+		"or a few), and try again later";
+
+	if (!c->checking)
+		return kage_err_new(KAGE_BUSY, "mapping %" PRIx64 "-%" PRIx64 ": %s; %s", v->start,
+				    v->end, why, cure);
+	unsupported(c, v, why, cure);
+	return NULL;
+}
+
 static struct kage_err *capture_mapping(struct kage_capture *c, Kage__Memory *m, size_t i)
 {
 	struct arena *a = &c->image->arena;
@@ -257,6 +272,8 @@ static struct kage_err *capture_mapping(struct kage_capture *c, Kage__Memory *m,
 	msg->offset_bytes = v->offset;
 	msg->backing = classify(v);
 	copy_flags(v, msg);
+	if (kage_vma_has(v, VMFLAG('u', 'm')))
+		TRY(refuse_missing(c, v));
 	msg->name = (char *)anon_name(a, v);
 	find_obstacles(c, v, msg->backing);
 	switch (msg->backing) {

@@ -15,13 +15,14 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "image/units.h"
+#include "restore/lazy.h"
 #include "restore/restore.h"
 #include "sys/uffd.h"
 
 /* Below this much a userfaultfd costs more than it saves. */
 enum { MANY_PAGES = 2048 };
 
-enum how { BY_WRITING, BY_UFFD };
+enum how { BY_WRITING, BY_UFFD, LATER };
 
 struct fill {
 	struct kage_restore *r;
@@ -65,6 +66,8 @@ static struct kage_err *put(const struct fill *f, size_t mapping, uint64_t at, c
 {
 	uint64_t done = 0;
 
+	if (f->how[mapping] == LATER)
+		return NULL;
 	if (!from)
 		return put_zeros(f, f->r->process->memory->mappings[mapping], at, bytes);
 	if (f->how[mapping] == BY_UFFD)
@@ -161,7 +164,47 @@ static struct kage_err *choose_ways(struct fill *f)
 	return NULL;
 }
 
-struct kage_err *restore_fill(struct kage_restore *r)
+/* The units in which there is a page that is not left for later. */
+static struct kage_err *choose_units(const struct fill *f, const struct kage_units *units,
+				     size_t **ret_only, size_t *ret_n)
+{
+	const Kage__Memory *m = f->r->process->memory;
+	_cleanup_free_ uint8_t *chosen = calloc(units->n + 1, 1);
+	size_t *only = calloc(units->n + 1, sizeof(*only)), n = 0;
+
+	*ret_only = only;
+	if (!only || !chosen)
+		return kage_err_nomem();
+	for (size_t i = 0; i < units->n_pieces; i++) {
+		const struct kage_unit_piece *p = &units->pieces[i];
+		uint64_t at = p->page << KAGE_PAGE_SHIFT;
+		uint64_t end = (p->page + p->count) << KAGE_PAGE_SHIFT;
+
+		for (size_t k = mapping_at(m, at); k < m->n_mappings && m->mappings[k]->start < end;
+		     k++)
+			if (f->how[k] != LATER)
+				chosen[p->unit] = 1;
+	}
+	for (size_t i = 0; i < units->n; i++)
+		if (chosen[i])
+			only[n++] = i;
+	*ret_n = n;
+	return NULL;
+}
+
+static struct kage_err *fill_some(struct fill *f, struct kage_units *units, const struct lazy *lazy)
+{
+	_cleanup_free_ size_t *only = NULL;
+	size_t n = 0;
+
+	for (size_t i = 0; i < f->r->process->memory->n_mappings; i++)
+		if (lazy_later(lazy)[i])
+			f->how[i] = LATER;
+	TRY(choose_units(f, units, &only, &n));
+	return kage_units_each(units, only, n, put_piece, f);
+}
+
+struct kage_err *restore_fill(struct kage_restore *r, const struct lazy *lazy)
 {
 	const Kage__Memory *m = r->process->memory;
 	_cleanup_free_ uint8_t *how = calloc(m->n_mappings + 1, 1);
@@ -172,9 +215,11 @@ struct kage_err *restore_fill(struct kage_restore *r)
 	if (!how)
 		return kage_err_nomem();
 	TRY(kage_units_create(r->image->pages, m->space, &units));
-	if (kage_pages_total(r->image->pages) >= MANY_PAGES)
+	if (!lazy && kage_pages_total(r->image->pages) >= MANY_PAGES)
 		e = choose_ways(&f);
-	if (!e)
+	if (!e && lazy)
+		e = fill_some(&f, units, lazy);
+	else if (!e)
 		e = kage_units_each(units, NULL, 0, put_piece, &f);
 	/* With its last descriptor all is unregistered. */
 	close_fd(f.uffd);

@@ -5,7 +5,7 @@
  *	check	  every obstacle is named; nothing was touched until here
  *	prepare	  files, shared objects and descriptors are made in our own process
  *	stub	  a copy of ourselves that inherits them, held by ptrace, dies with us
- *	memory	  emptied, mapped, filled
+ *	memory	  emptied, mapped, filled, or left to a pager to fill (lazy.c)
  *	build	  what the process has once; descriptors to their numbers
  *	threads	  made; what runs with time is started; each gets its own; rights go away
  *	release	  the terminal is the program's; registers, masks, go
@@ -21,6 +21,7 @@
 #include "kind/memory.h"
 #include "kind/obstacles.h"
 #include "kind/terminal.h"
+#include "restore/lazy.h"
 #include "restore/restore.h"
 
 enum {
@@ -70,6 +71,7 @@ static void deinit(struct kage_restore *r)
 {
 	const Kage__Image *m = r->image->msg;
 
+	lazy_destroy(r->lazy);
 	close_all(r->fds, m->n_descriptions);
 	close_all(r->given, r->options->n_fds);
 	close_all(r->files, m->n_files);
@@ -89,7 +91,8 @@ static struct kage_err *init(struct kage_restore *r, struct kage_ctx *ctx, struc
 				    .image = image,
 				    .process = m->processes[0],
 				    .options = options ? options : &defaults,
-				    .tty_fd = -1 };
+				    .tty_fd = -1,
+				    .kept_fd = -1 };
 	r->fds = no_fds(m->n_descriptions);
 	r->given = no_fds(r->options->n_fds);
 	r->files = no_fds(m->n_files);
@@ -131,7 +134,9 @@ static struct kage_err *build_memory(struct kage_restore *r, const struct stub_a
 	TRY(kage_maps_read(r->stub->proc_fd, false, &now));
 	TRY(kage_memory_build(r, &now, area->spare, &b));
 	TRY(kage_batch_run(r->stub, r->stub->threads[0], &b));
-	TRY(restore_fill(r));
+	TRY(lazy_prepare(r, &r->lazy));
+	TRY(restore_fill(r, r->lazy));
+	TRY(lazy_start(r->lazy));
 	return patch_memory(r);
 }
 

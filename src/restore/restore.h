@@ -30,8 +30,11 @@ struct kage_err *stub_make(struct kage_restore *r, const struct stub_area *area,
 /** Ends a stub that did not come to life, and reaps it; NULL is fine. */
 void stub_destroy(struct kage_target *stub);
 
-/** Writes the contents of all private mappings into the stub. */
-struct kage_err *restore_fill(struct kage_restore *r) _must_check_;
+struct lazy;
+
+/** Writes the contents of all private mappings into the stub, but for what LAZY (NULL: nothing) leaves for
+ *  later. */
+struct kage_err *restore_fill(struct kage_restore *r, const struct lazy *lazy) _must_check_;
 
 /** Makes the image's other threads in the stub. */
 struct kage_err *threads_make(struct kage_restore *r) _must_check_;

@@ -74,3 +74,13 @@ int kage_uffd_copy(int uffd, uint64_t to, const void *from, uint64_t bytes, uint
 	*ret_done = c.copy > 0 ? (uint64_t)c.copy : 0;
 	return num;
 }
+
+int kage_uffd_zero(int uffd, uint64_t at)
+{
+	struct uffdio_zeropage z = { .range = { .start = at, .len = KAGE_PAGE_BYTES } };
+	int num = ioctl(uffd, UFFDIO_ZEROPAGE, &z) == 0 ? 0 : errno;
+
+	if (num)
+		(void)ioctl(uffd, UFFDIO_WAKE, &z.range);
+	return num;
+}

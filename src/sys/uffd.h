@@ -43,4 +43,8 @@ bool kage_uffd_register_missing(int uffd, uint64_t start, uint64_t end);
  *  changed; ENOENT: no mapping that is registered; ESRCH: no address space any more. */
 int kage_uffd_copy(int uffd, uint64_t to, const void *from, uint64_t bytes, uint64_t *ret_done);
 
+/** Puts a page of zeros to address AT; errors as above. Whoever waits for a page there looks again, in any
+ *  case. */
+int kage_uffd_zero(int uffd, uint64_t at);
+
 #endif

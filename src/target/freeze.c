@@ -530,3 +530,31 @@ void kage_target_thaw(struct kage_target *t, bool kill)
 	t->frozen = false;
 	kage_target_unblock_signals(t);
 }
+
+/* --- one thread, for a batch ------------------------------------------------------------------ */
+
+struct kage_thread *kage_target_who_stands(const struct kage_target *t)
+{
+	for (size_t i = 0; i < t->n_own; i++)
+		if (t->threads[i]->stopped && !t->threads[i]->asleep)
+			return t->threads[i];
+	return NULL;
+}
+
+struct kage_err *kage_target_stop_one(struct kage_target *t, const struct kage_taskread *reader,
+				      bool stop_all, uint64_t span_ns,
+				      struct kage_thread **ret_thread)
+{
+	struct kage_freeze how = { .reader = reader, .span_ns = span_ns };
+	struct kage_thread *thread = NULL;
+
+	for (int attempt = 0; attempt < 3 && !thread; attempt++) {
+		how.stop_all = !reader || stop_all || attempt == 2;
+		TRY(kage_target_freeze(t, &how));
+		thread = kage_target_who_stands(t);
+	}
+	if (!thread)
+		return kage_err_new(KAGE_GONE, "process %d has no thread", t->pid);
+	*ret_thread = thread;
+	return kage_target_read_threads(t);
+}

@@ -90,6 +90,17 @@ struct kage_freeze {
 struct kage_err *kage_target_freeze(struct kage_target *t, const struct kage_freeze *how)
 	_must_check_;
 
+/** An own thread of T, frozen, that stands and could run a batch; NULL when all sleep. */
+struct kage_thread *kage_target_who_stands(const struct kage_target *t);
+
+/** Freezes T so that a thread stands, to run a batch, which should not feel it: one that runs; else one that
+ *  sleeps in a call which the kernel resumes (those are stopped at the second attempt); only where there is
+ *  neither, any. *RET_THREAD is that one; registers are read. T is frozen also after an error, and wants
+ *  to be thawed. STOP_ALL leaves none asleep from the beginning. */
+struct kage_err *kage_target_stop_one(struct kage_target *t, const struct kage_taskread *reader,
+				      bool stop_all, uint64_t span_ns,
+				      struct kage_thread **ret_thread) _must_check_;
+
 /** For how long T, frozen, has had a thread that stood since it was first frozen. */
 uint64_t kage_target_pause_ns(const struct kage_target *t);
 

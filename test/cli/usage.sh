@@ -52,12 +52,15 @@ like "$err" "is not a PID" "--json: the line on standard error as well"
 try "$KAGE" --json frobnicate
 is "$(json 'd["error"]["code"]' <<<"$out")" usage "--json before an unknown command"
 
-for option in "snap --tree $$" "restore --lazy x"; do
+for option in "snap --tree $$"; do
 	# shellcheck disable=SC2086
 	try "$KAGE" $option
 	is "$status" 1 "kage $option: not supported yet"
 	like "$err" "version" "kage $option: says so"
 done
+
+try "$KAGE" restore --lazy --copies 2 x
+is "$status" 2 "--lazy with --copies: status 2"
 
 is "$("$KAGE" --json help snap | json 'd["command"], "level" in [o["name"] for o in d["options"]]')" \
 	"('snap', True)" "help as JSON"

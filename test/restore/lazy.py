@@ -1,0 +1,295 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""kage restore --lazy: the program runs before its memory is there, finds all of it, and does not differ in the end
+from one that was restored whole.
+
+  lazy.py [WORD …]        only the tests whose names contain one of the words
+"""
+
+import difflib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from kagetest import (SOAK, Failed, Process, Sandbox, Tap, descriptors_of, helper, need, read, read_or, seeded,  # noqa: E402
+                      status_of, wait_until)
+
+random = seeded()
+MIB = 64
+
+
+def is_lazy(pid):
+    """Whether a process is still being filled."""
+    if any("userfaultfd" in where for where in descriptors_of(pid).values()):
+        return True
+    return any(line.startswith("VmFlags:") and " um" in line for line in read_or(f"/proc/{pid}/smaps").splitlines())
+
+
+def kages(kage_pid):
+    """The processes that bring pages: orphans, in a session of their own, with kage's executable."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != kage_pid and os.path.exists(f"/proc/{name}/fd"):
+            try:
+                if os.path.samefile(f"/proc/{name}/exe", f"/proc/{kage_pid}/exe"):
+                    uffds = [w for w in descriptors_of(int(name)).values() if "userfaultfd" in w]
+                    if uffds:
+                        found.append(int(name))
+            except OSError:
+                pass
+    return found
+
+
+def subject(box, mode, mib=MIB):
+    program = box.start([helper("restore/lazy_subject"), mode, str(mib)], log="subject")
+    box.wait_log("ready", "subject", program)
+    return program
+
+
+def image_of(box, mode, mib=MIB):
+    program = subject(box, mode, mib)
+    image = box.snap(program.pid)
+    program.kill()
+    return image
+
+
+def go(box):
+    box.write("go", "")
+
+
+def right(box, life):
+    status = life.wait()
+    if status != 0 or "right" not in box.log("subject").split("ready")[-1]:
+        raise Failed(f"status {status}, {box.log('subject')[-500:]}, {read_errors(box)}")
+
+
+def read_errors(box):
+    return "".join(read_or(box.path(n)) for n in sorted(os.listdir(box.dir)) if n.endswith(".err"))[-1000:]
+
+
+def runs(mode):
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, mode)
+        go(box)
+        right(box, box.restore(image, "--lazy"))
+        right(box, box.restore(image, "--lazy"))
+
+
+def map_of(pid):
+    lines = []
+    for line in read(f"/proc/{pid}/smaps").splitlines():
+        word = line.split()[0]
+        if "-" in word or word in ("VmFlags:", "Anonymous:", "Private_Dirty:"):
+            lines.append(line)
+    return lines
+
+
+def same_in_the_end():
+    """Mappings, their flags, descriptors: as restored without --lazy."""
+    seen = []
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, "wait")
+        for how in ([], ["--lazy"]):
+            with box.restore(image, *how) as life:
+                wait_until("all pages to be in", lambda life=life: not is_lazy(life.pid))
+                seen.append((map_of(life.pid), descriptors_of(life.pid)))
+        for a, b in zip(*seen):
+            if a != b:
+                raise Failed("\n".join(difflib.unified_diff(list(map(str, a)), list(map(str, b)), lineterm="", n=1)))
+
+
+def stopped():
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, "check")
+        go(box)
+        life = box.restore(image, "--lazy", "--stopped")
+        wait_until("all pages to be in", lambda: not is_lazy(life.pid))
+        life.process.signal(signal.SIGCONT)
+        right(box, life)
+
+
+def detached():
+    """kage is gone at once; what brings the pages goes when they are in."""
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, "wait")
+        pid = int(box.kage("restore", "--lazy", "--detach", image).stdout)
+        life = box.hold(Process(pid))
+        wait_until("all pages to be in", lambda: not is_lazy(pid))
+        box.write("go", "")
+        box.write("end", "")
+        life.gone()
+        if "right" not in box.log("subject"):
+            raise Failed(box.log("subject"))
+
+
+def killed_pager(mode):
+    """kill -9 of the pager at random instants: another one takes over; or of its watcher: the pager goes on."""
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, mode)
+        go(box)
+        kills = 0
+        for _ in range(40 if SOAK else 8):
+            life = box.restore(image, "--lazy")
+            for _ in range(random.randrange(1, 4)):
+                time.sleep(random.random() * 0.04)   # at a random instant
+                pagers = kages(life.kage.pid)
+                if len(pagers) < 2:
+                    continue
+                victim = random.choice(pagers)
+                # Without its watcher nobody makes another pager.
+                watches = any(status_of(p).get("PPid") == str(victim) for p in pagers)
+                try:
+                    os.kill(victim, signal.SIGKILL)
+                    kills += 1
+                except ProcessLookupError:
+                    pass
+                if watches:
+                    break
+            right(box, life)
+        print(f"# {kills} were killed")
+
+
+def all_killed():
+    """With nobody left to bring pages, the program waits; it does not go on with zeros."""
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, "check", 512)
+        life = box.restore(image, "--lazy")
+        victims = kages(life.kage.pid)
+        for victim in victims:
+            os.kill(victim, signal.SIGSTOP)
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        go(box)
+        wait_until("the program to wait for a page",
+                   lambda: "userfault" in read_or(f"/proc/{life.pid}/wchan") or "userfault" in read_or(f"/proc/{life.pid}/stack"))
+        if "FAIL" in box.log("subject"):
+            raise Failed(box.log("subject"))
+        life.kill()
+
+
+def no_image_of_it():
+    """While pages are missing there is no image of it."""
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, "wait", 512)
+        with box.restore(image, "--lazy") as life:
+            for victim in kages(life.kage.pid):
+                os.kill(victim, signal.SIGSTOP)
+            done = box.kage("snap", "-n", "other", life.pid, check=False)
+            if done.returncode != 1 or "userfaultfd" not in done.stderr:
+                raise Failed(f"snap: status {done.returncode}: {done.stderr}")
+            for victim in kages(life.kage.pid):
+                os.kill(victim, signal.SIGCONT)
+            wait_until("all pages to be in", lambda: not is_lazy(life.pid))
+            second = box.snap(life.pid, name="second")
+            life.kill()
+        go(box)
+        box.write("end", "")
+        with box.restore(second) as life:
+            right(box, life)
+
+
+def damaged():
+    """A page that cannot be read ends the program, with a line that says why."""
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, "check", 64)
+        name, number = image.split("@")
+        pack = os.path.join(box.store, name, f"{int(number):010}.kage")
+        size = os.path.getsize(pack)
+        with open(pack, "r+b") as f:
+            f.seek(size // 2)
+            f.write(os.urandom(4096))
+        go(box)
+        life = box.restore(image, "--lazy")
+        status = life.wait()
+        said = read_errors(box)
+        if status == 0 or "FAIL" in box.log("subject") or "memory is lost" not in said or "offset" not in said:
+            raise Failed(f"status {status}, {box.log('subject')}, {said}")
+
+
+def removed_meanwhile():
+    """The pack is held open: the image may be removed as soon as the program runs."""
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, "check", 256)
+        life = box.restore(image, "--lazy")
+        box.kage("rm", image)
+        go(box)
+        right(box, life)
+
+
+def difference():
+    """An image that stands in the store as a difference."""
+    with Sandbox("lazy", durable=False) as box:
+        program = subject(box, "check")
+        recorder = box.start(["true"])
+        recorder.wait()
+        box.kage("record", "--every", "100ms", "--count", "4", "-n", "h", program.pid)
+        program.kill()
+        go(box)
+        right(box, box.restore("h@latest", "--lazy"))
+
+
+def debugger():
+    """What reads another process's memory finds it: the reader waits, too."""
+    with Sandbox("lazy", durable=False) as box:
+        need("gdb")
+        image = image_of(box, "wait", 256)
+        with box.restore(image, "--lazy") as life:
+            done = subprocess.run(["gdb", "-nx", "-batch", "-p", str(life.pid), "-ex", "p memory[0]", "-ex", "p memory[512]",
+                                   "-ex", "p memory[512*256*200]"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  text=True, check=False)
+            values = [line.split("=")[1].strip() for line in done.stdout.splitlines() if line.startswith("$")]
+            if values[:2] != ["0", "3"] or values[2:] != [str(256 * 200 * 3)]:
+                raise Failed(done.stdout[-1500:])
+            wait_until("all pages to be in", lambda: not is_lazy(life.pid))
+
+
+def redis():
+    """redis with 200,000 keys, asked from the beginning."""
+    need("redis-server", "redis-cli")
+    with Sandbox("lazy", durable=False) as box:
+        sock = box.path("redis.sock")
+        server = box.start(["redis-server", "--port", "0", "--unixsocket", sock, "--save", ""])
+
+        def cli(*words, text=None):
+            return subprocess.run(["redis-cli", "-s", sock, *words], input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                  check=False).stdout.strip()
+        wait_until("redis", lambda: cli("ping") == "PONG")
+        cli("debug", "populate", "200000", "key", "200")
+        cli("set", "here", "yes")
+        if cli("dbsize") != "200001":
+            cli("--pipe", text="".join(f"SET key:{i} value:{i}{'x' * 150}\r\n" for i in range(200000)))
+        size = cli("dbsize")
+        digest = cli("debug", "digest")
+        image = box.snap(server.pid, name="redis")
+        server.kill()
+        with box.restore(image, "--lazy") as life:
+            answers = [cli("get", "here"), cli("dbsize"), cli("debug", "digest")]
+            if answers[:2] != ["yes", size] or answers[2] != digest:
+                raise Failed(f"{answers} against {size} {digest}")
+            cli("save")   # a child of it
+            wait_until("all pages to be in", lambda: not is_lazy(life.pid))
+            if cli("dbsize") != size:
+                raise Failed("keys are missing")
+
+
+TESTS = [(f"{m}", lambda m=m: runs(m)) for m in ("check", "write", "fork", "moves", "exec")] + [
+    ("the same in the end", same_in_the_end), ("--stopped", stopped), ("--detach", detached),
+    ("pager killed: check", lambda: killed_pager("check")), ("pager killed: fork", lambda: killed_pager("fork")),
+    ("pager killed: moves", lambda: killed_pager("moves")), ("all killed", all_killed),
+    ("no image of it meanwhile", no_image_of_it), ("damaged", damaged), ("removed meanwhile", removed_meanwhile),
+    ("difference", difference), ("debugger", debugger), ("redis", redis)]
+
+
+def main():
+    tap = Tap()
+    words = sys.argv[1:]
+    for name, function in TESTS:
+        if not words or any(w in name for w in words):
+            tap.run(f"lazy: {name}", function)
+    tap.done()
+
+
+main()

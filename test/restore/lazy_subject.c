@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A program to be restored lazily: `lazy_subject MODE MIB` fills memory with words that tell where they belong,
+ * says "ready", waits until there is a file "go", and does what MODE says:
+ *
+ *	check	compares all words, in an order of its own
+ *	write	writes to every fourth page, has read(2) write to every fifth, then compares all
+ *	fork	forks at once, and again in the middle: parent and children compare and change
+ *	moves	moves, drops and unmaps parts, at once, in several threads, and compares what is left
+ *	exec	executes another program
+ *	wait	does nothing, and ends when there is a file "end"
+ *
+ * It ends with 0 if all was as it must be, and says "right" or what is not. In the file "first" stands the time
+ * (CLOCK_MONOTONIC, ns) at which it went on.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { PAGE = 4096, WORDS = PAGE / 8, THREADS = 4 };
+
+static uint64_t *memory;
+static size_t pages;
+
+static uint64_t word(size_t page, size_t i)
+{
+	/* Every other megabyte is random, the others compress. */
+	uint64_t v = (page * WORDS + i) * 0x9e3779b97f4a7c15u + 1;
+
+	return page / 256 % 2 ? v ^ v >> 29 : page * 3 + i % 7;
+}
+
+static void fail(const char *what, size_t page, size_t i, uint64_t is, uint64_t must)
+{
+	printf("FAIL: %s: page %zu word %zu is %#llx, not %#llx\n", what, page, i,
+	       (unsigned long long)is, (unsigned long long)must);
+	fflush(stdout);
+	_exit(1);
+}
+
+/* The page that was number PAGE, now at AT. */
+static void compare(const char *what, const uint64_t *at, size_t page)
+{
+	for (size_t i = 0; i < WORDS; i++)
+		if (at[i] != word(page, i))
+			fail(what, page, i, at[i], word(page, i));
+}
+
+static void zeros(const char *what, const uint64_t *at, size_t page)
+{
+	for (size_t i = 0; i < WORDS; i++)
+		if (at[i] != 0)
+			fail(what, page, i, at[i], 0);
+}
+
+static uint64_t *page_at(size_t page)
+{
+	return memory + page * WORDS;
+}
+
+/* From all over the place: the n-th page of a walk that meets each once (7919 does not divide it). */
+static size_t walk(size_t n)
+{
+	return n * 7919 % pages;
+}
+
+static void check(const char *what)
+{
+	for (size_t n = 0; n < pages; n++)
+		compare(what, page_at(walk(n)), walk(n));
+}
+
+static void do_write(void)
+{
+	int fd = open("/dev/zero", O_RDONLY);
+
+	for (size_t n = 0; n < pages; n++) {
+		size_t page = walk(n);
+
+		if (page % 4 == 0)
+			page_at(page)[5] = 77;
+		else if (page % 5 == 0 && read(fd, page_at(page) + 9, 8) != 8)
+			exit(2);
+	}
+	close(fd);
+	for (size_t n = 0; n < pages; n++) {
+		size_t page = walk(n);
+
+		if (page % 4 == 0 && page_at(page)[5] != 77)
+			fail("written", page, 5, page_at(page)[5], 77);
+		else if (page % 4 == 0)
+			page_at(page)[5] = word(page, 5);
+		else if (page % 5 == 0 && page_at(page)[9] != 0)
+			fail("read", page, 9, page_at(page)[9], 0);
+		else if (page % 5 == 0)
+			page_at(page)[9] = word(page, 9);
+		compare("after writing", page_at(page), page);
+	}
+}
+
+static pid_t child(const char *what)
+{
+	pid_t pid = fork();
+
+	if (pid != 0)
+		return pid;
+	check(what);
+	for (size_t n = 0; n < pages; n += 3)
+		page_at(n)[1] = 5;
+	_exit(0);
+}
+
+static void await(pid_t pid)
+{
+	int status;
+
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0) {
+		printf("FAIL: child: %#x\n", status);
+		fflush(stdout);
+		_exit(1);
+	}
+}
+
+static void do_fork(void)
+{
+	pid_t first = child("in the first child"), second;
+
+	for (size_t n = 0; n < pages / 3; n++)
+		compare("before the second fork", page_at(walk(n)), walk(n));
+	second = child("in the second child");
+	check("in the parent");
+	await(first);
+	await(second);
+	check("after the children");
+}
+
+/* One of THREADS parts of the memory, all by itself. */
+static void *do_part(void *arg)
+{
+	size_t part = (size_t)(uintptr_t)arg, n = pages / THREADS, first = part * n;
+	size_t bit = n / 8 ? n / 8 : 1, bytes = bit * PAGE;
+	uint64_t *moved, *old = page_at(first + bit), *zero = page_at(first + 3 * bit);
+
+	/* Dropped while it is missing, and read. */
+	madvise(zero, bytes, MADV_DONTNEED);
+	for (size_t i = 0; i < bit; i += 5)
+		zeros("dropped", zero + i * WORDS, first + 3 * bit + i);
+	/* Moved to elsewhere, and there to elsewhere again; the old place used for something else. */
+	moved = mremap(old, bytes, bytes * 2, MREMAP_MAYMOVE);
+	if (moved == MAP_FAILED)
+		exit(3);
+	if (moved != old && mmap(old, bytes, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == old)
+		zeros("new", old, first);
+	for (size_t i = 0; i < bit; i += 2)
+		compare("moved", moved + i * WORDS, first + bit + i);
+	for (size_t i = bit; i < 2 * bit; i += 3)
+		zeros("grown", moved + i * WORDS, first + i);
+	/* Onto another part of our own memory. */
+	if (mremap(moved, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, page_at(first + 5 * bit)) ==
+	    MAP_FAILED)
+		exit(4);
+	munmap(moved + bit * WORDS, bytes);
+	for (size_t i = 0; i < bit; i++)
+		compare("moved twice", page_at(first + 5 * bit + i), first + bit + i);
+	/* Unmapped, and a neighbour grown into it. */
+	munmap(page_at(first + 7 * bit), bytes);
+	for (size_t i = 0; i < bit; i++) {
+		compare("first", page_at(first + i), first + i);
+		compare("third", page_at(first + 2 * bit + i), first + 2 * bit + i);
+		compare("fifth", page_at(first + 4 * bit + i), first + 4 * bit + i);
+		compare("seventh", page_at(first + 6 * bit + i), first + 6 * bit + i);
+		zeros("dropped, in the end", zero + i * WORDS, first + 3 * bit + i);
+	}
+	return NULL;
+}
+
+static void do_moves(void)
+{
+	pthread_t threads[THREADS];
+
+	for (size_t i = 0; i < THREADS; i++)
+		if (pthread_create(&threads[i], NULL, do_part, (void *)(uintptr_t)i))
+			exit(5);
+	for (size_t i = 0; i < THREADS; i++)
+		pthread_join(threads[i], NULL);
+}
+
+static void await_file(const char *name)
+{
+	const struct timespec nap = { .tv_nsec = 1000000 };
+
+	while (access(name, F_OK) != 0)
+		nanosleep(&nap, NULL);
+}
+
+static void note_time(void)
+{
+	struct timespec now;
+	char text[32];
+	int fd, n;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	n = snprintf(text, sizeof(text), "%llu\n",
+		     (unsigned long long)now.tv_sec * 1000000000u +
+			     (unsigned long long)now.tv_nsec);
+	fd = open("first", O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
+	if (fd < 0 || write(fd, text, (size_t)n) != n)
+		exit(6);
+	close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	const char *mode = argc > 1 ? argv[1] : "check";
+
+	pages = (argc > 2 ? (size_t)atol(argv[2]) : 64) * 256;
+	memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		      0);
+	if (memory == MAP_FAILED)
+		return 7;
+	for (size_t page = 0; page < pages; page++)
+		for (size_t i = 0; i < WORDS; i++)
+			page_at(page)[i] = word(page, i);
+	puts("ready");
+	fflush(stdout);
+	await_file("go");
+	note_time();
+	if (strcmp(mode, "check") == 0)
+		check("all");
+	else if (strcmp(mode, "write") == 0)
+		do_write();
+	else if (strcmp(mode, "fork") == 0)
+		do_fork();
+	else if (strcmp(mode, "moves") == 0)
+		do_moves();
+	else if (strcmp(mode, "exec") == 0)
+		execl("/bin/echo", "echo", "right", (char *)NULL);
+	else
+		await_file("end");
+	puts("right");
+	return 0;
+}
