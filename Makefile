@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 #   make          libkage (shared and static) and kage, in build/
+#   make test-vm  the tests that boot another kernel in QEMU
 #   make demo     shows the main job on real programs (root)
 #   make test     installs what is missing, builds, runs every test
 #   make bench    measures, beside fork and memcpy
@@ -47,7 +48,7 @@ SANITIZE ?=
 SAN := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined \
 	-Wno-error)
 
-.PHONY: all test demo bench fuzz install clean check-deps format tests-built compile_commands soak
+.PHONY: all test test-vm demo bench fuzz install clean check-deps format tests-built compile_commands soak
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -108,6 +109,11 @@ test:
 	@scripts/install-deps
 	@+$(MAKE) --no-print-directory tests-built fuzzers-built
 	@B=$(B) test/run
+
+test-vm:
+	@scripts/install-deps
+	@+$(MAKE) --no-print-directory tests-built
+	@B=$(B) test/run vm/
 
 soak: tests-built fuzzers-built
 	@B=$(B) KAGE_SOAK=1 FUZZ_SECONDS=$(FUZZ_SECONDS) test/run

@@ -45,6 +45,15 @@ static const char *set_how(int tfd, char line[64])
 	return line;
 }
 
+/* Whether fdinfo of FD has FIELD: what a kernel does not tell cannot be in an image. */
+static bool shown(int fd, const char *field)
+{
+	char path[64], text[4096];
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	return strstr(kt_slurp(path, text, sizeof(text)), field) != NULL;
+}
+
 /* How far from DATE a timer expires. An image knows it as exactly as its clocks were read at one time. */
 static int64_t off_by_ns(int tfd, int64_t date_ns)
 {
@@ -74,6 +83,7 @@ int main(void)
 	uint64_t n, data[16];
 	char how[64], how_after[64];
 	int64_t armed_ns, date_ns;
+	bool shows_semaphore;
 	sigset_t set;
 	struct pollfd pfd;
 
@@ -127,6 +137,7 @@ int main(void)
 	watch(outer, sig, EPOLLIN, 8);
 	watch(outer, unarmed, EPOLLIN, 9);
 
+	shows_semaphore = shown(sem, "eventfd-semaphore");
 	kt_wait();
 
 	KT((n = (uint64_t)ready(outer, data)) == 4 && data[0] == 4 && data[1] == 7 &&
@@ -145,9 +156,9 @@ int main(void)
 	KT(read(dupped, &n, 8) == 8 && n == 41);
 	KT(fcntl(count, F_GETFD) == FD_CLOEXEC && fcntl(dupped, F_GETFD) == 0);
 	KT(ready(inner, data) == 1 && data[0] == 3);
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < 3 && shows_semaphore; i++)
 		KT(read(sem, &n, 8) == 8 && n == 1);
-	KT(read(sem, &n, 8) < 0 && errno == EAGAIN);
+	KT(!shows_semaphore || (read(sem, &n, 8) < 0 && errno == EAGAIN));
 	KT(eventfd_write(zero, 5) == 0 && read(zero, &n, 8) == 8 && n == 5);
 
 	pfd = (struct pollfd){ tick, POLLIN, 0 };
