@@ -33,7 +33,8 @@ kind() { # NAME WORDS…
 	local name=$1 dir=/work/kind.$1 pid status
 	mkdir -p "$dir"
 	cd "$dir" || return
-	"/test/kind/$@" >log 2>&1 &
+	shift
+	"/test/kind/$name" "$@" >log 2>&1 &
 	pid=$!
 	await ready log $pid || { say skip "$name: $(tail -n 1 log)"; cd /; return; }
 	if ! "$kage" snap --kill -n "$name" "$pid" >told 2>&1; then
@@ -55,7 +56,7 @@ kind() { # NAME WORDS…
 
 # The program that does to its memory all that can be done, recorded by rung $1, every image verified.
 record() { # RUNG IMAGES WORDS…
-	local rung=$1 images=$2 dir=/work/record.$1 pid status told
+	local rung=$1 images=$2 dir=/work/record.$1 pid status
 	shift 2
 	mkdir -p "$dir"
 	cd "$dir" || return
@@ -84,6 +85,6 @@ done
 record copy 3 1
 record twin 3 1 nofork
 record "" 3 2 nofork
-"$kage" fsck >/work/told 2>&1 && say ok "the store is sound" || say "not ok" "the store is sound" /work/told
+if "$kage" fsck >/work/told 2>&1; then say ok "the store is sound"; else say "not ok" "the store is sound" /work/told; fi
 echo "TEST done"
 echo b >/proc/sysrq-trigger
