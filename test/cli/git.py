@@ -118,7 +118,7 @@ def contents(world):
 def message(world):
     image = world.images[1]
     text = world.git("log", "-1", "--format=%B%n%at", image["git_commit"])
-    for part in (f"Kage-Image: {image['image']}", f"Kage-Pid: {world.program.pid}", "Kage-Command: python3"):
+    for part in (f"Kage-Image: {image['image']}", f"Kage-Pid: {world.program.pid}", "Kage-Command: ", "python3 -c"):
         if part not in text:
             raise Failed(f"no '{part}' in {text}")
     entries = json.loads(world.box.kage("log", "--json", "r").stdout)["images"]

@@ -54,7 +54,8 @@ class History:
         self.target.unharmed(when)
         if tracked(self.target.pid):
             raise Failed(f"{when}: still tracked")
-        wait_until(f"{when}: its twins to end", lambda: not twins_of(self.target.pid))
+        # On Linux 6.18 a new process can stay runnable for many seconds before it runs (its schedstat tells so).
+        wait_until(f"{when}: its twins to end", lambda: not twins_of(self.target.pid), 600, 0.02)
         packs = [n for n in os.listdir(os.path.join(self.box.store, "r")) if n.endswith(".kage")] \
             if self.known else []
         if self.known and f"{self.known:010d}.kage" not in packs:
