@@ -261,6 +261,7 @@ static void begin_restore(struct scene *s)
 				      .image = image,
 				      .process = image->msg->processes[0],
 				      .options = &s->options,
+				      .kept_fd = -1,
 				      .obstacles = kage_obstacles_create(),
 				      .fds = minus_ones(image->msg->n_descriptions),
 				      .files = minus_ones(image->msg->n_files),
