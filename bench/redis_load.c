@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * redis_load PORT RATE SECONDS KEYS: sets random ones of KEYS keys of a redis at 127.0.0.1, RATE a second, each at its own
- * instant whether the earlier ones are answered or not, and prints how long after that instant its answer came:
- * median, 99th percentile and longest, in microseconds.
+ * instant whether the earlier ones are answered or not, to letters and digits at random, and prints how long after that
+ * instant its answer came: median, 99th percentile and longest, in microseconds.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -39,13 +39,16 @@ static int connect_to(int port)
 	return fd;
 }
 
-static void send_one(int fd, uint64_t keys, uint64_t i)
+static void send_one(int fd, uint64_t keys)
 {
+	static const char letters[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 	char command[256], value[VALUE_BYTES + 1];
 	uint64_t key = (uint64_t)random() % keys;
 	int n;
 
-	memset(value, 'a' + (int)(i % 26), VALUE_BYTES);
+	for (int i = 0; i < VALUE_BYTES; i++)
+		value[i] = letters[random() >> 8 & 63];
 	value[VALUE_BYTES] = 0;
 	n = snprintf(command, sizeof(command),
 		     "*3\r\n$3\r\nSET\r\n$16\r\nkey:%012llu\r\n$%d\r\n%s\r\n",
@@ -99,7 +102,8 @@ int main(int argc, char **argv)
 		uint64_t due = begin + sent * (1000000000 / rate), now = now_ns();
 
 		if (sent < n && now >= due) {
-			send_one(fd, keys, sent++);
+			send_one(fd, keys);
+			sent++;
 			continue;
 		}
 		receive(fd, sent < n ? due - now : 999999999, &got);

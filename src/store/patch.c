@@ -15,12 +15,17 @@ enum {
 	SLICE_PAGES = 256,       /* applied at a time */
 };
 
+static void batch_deinit(struct patch_batch *b);
+
 void kage_patch_destroy(struct patch *p)
 {
 	if (!p)
 		return;
 	if (p->bytes)
 		munmap(p->bytes, p->mapped);
+	if (p->codes)
+		batch_deinit(p->codes);
+	free(p->codes);
 	free(p->runs);
 	free(p->at);
 	free(p);
@@ -103,7 +108,7 @@ static struct kage_err *choose_runs(struct patch *p, const struct difference *d,
 	return NULL;
 }
 
-static struct kage_err *make_room(struct patch *p)
+static struct kage_err *number_pages(struct patch *p)
 {
 	uint64_t pages = 0;
 
@@ -114,7 +119,12 @@ static struct kage_err *make_room(struct patch *p)
 		p->at[i] = pages;
 		pages += p->runs[i].count;
 	}
-	p->mapped = (pages + 1) * KAGE_PAGE_BYTES;
+	return NULL;
+}
+
+static struct kage_err *make_room(struct patch *p)
+{
+	p->mapped = (kage_pages_total(&p->base) + 1) * KAGE_PAGE_BYTES;
 	p->bytes = mmap(NULL, p->mapped, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p->bytes == MAP_FAILED) {
@@ -151,22 +161,25 @@ struct sorted_code {
 	size_t size;
 };
 
-struct batch {
+struct patch_batch {
 	struct patch *patch;
 	const struct difference *differences;
 	struct unpacked *unpacked; /* of each */
+	struct difference_reader readers[WORKERS_MAX];
 	size_t n;
 	uint64_t n_pages;          /* of the patch */
 	size_t *ends;              /* of each page: where its codes end below */
 	struct sorted_code *codes; /* by page */
 };
 
-static void batch_deinit(struct batch *b)
+static void batch_deinit(struct patch_batch *b)
 {
 	for (size_t i = 0; b->unpacked && i < b->n; i++) {
 		free(b->unpacked[i].bytes);
 		free(b->unpacked[i].codes);
 	}
+	for (size_t i = 0; i < WORKERS_MAX; i++)
+		kage_difference_reader_deinit(&b->readers[i]);
 	free(b->unpacked);
 	free(b->ends);
 	free(b->codes);
@@ -220,22 +233,20 @@ static struct kage_err *keep_code(void *user, uint32_t space, uint64_t page, con
 
 static struct kage_err *unpack_one(void *user, size_t thread, size_t i)
 {
-	_cleanup_(kage_difference_reader_deinit) struct difference_reader reader = { 0 };
-	struct batch *b = user;
+	struct patch_batch *b = user;
 	const struct difference *d = &b->differences[i];
 	struct unpack now = { b->patch, &b->unpacked[i] };
 
-	(void)thread;
 	now.to->codes = malloc((d->dirty.n_pages + 1) * sizeof(*now.to->codes));
 	if (!now.to->codes)
 		return kage_err_nomem();
 	for (size_t g = 0; g < d->dirty.n_groups; g++)
-		TRY(kage_difference_each(d, g, &reader, keep_code, &now));
+		TRY(kage_difference_each(d, g, &b->readers[thread], keep_code, &now));
 	return NULL;
 }
 
 /* Counts the codes of each page, and puts them side by side. */
-static struct kage_err *sort_codes(struct batch *b, size_t *ret_n)
+static struct kage_err *sort_codes(struct patch_batch *b, size_t *ret_n)
 {
 	size_t total = 0;
 
@@ -265,58 +276,91 @@ static struct kage_err *sort_codes(struct batch *b, size_t *ret_n)
 	return NULL;
 }
 
+/* Page PAGE of the patch, at BYTES. */
+static void apply_codes(const struct patch_batch *b, uint64_t page, uint8_t *bytes)
+{
+	for (size_t i = page ? b->ends[page - 1] : 0; i < b->ends[page]; i++)
+		kage_xor_apply(b->codes[i].bytes, b->codes[i].size, bytes);
+}
+
 static struct kage_err *apply_some(void *user, size_t thread, size_t i)
 {
-	struct batch *b = user;
+	struct patch_batch *b = user;
 	uint64_t first = i * SLICE_PAGES, end = first + SLICE_PAGES;
 
 	(void)thread;
 	end = end < b->n_pages ? end : b->n_pages;
 	for (uint64_t page = first; page < end; page++)
-		for (size_t c = page ? b->ends[page - 1] : 0; c < b->ends[page]; c++)
-			kage_xor_apply(b->codes[c].bytes, b->codes[c].size,
-				       b->patch->bytes + page * KAGE_PAGE_BYTES);
+		apply_codes(b, page, b->patch->bytes + page * KAGE_PAGE_BYTES);
 	return NULL;
 }
 
-static struct kage_err *add_batch(struct patch *p, uint64_t n_pages, const struct difference *d,
-				  size_t n, bool many)
+/* Unpacks N differences, and sorts what they say. */
+static struct kage_err *unpack(struct patch_batch *b, struct patch *p, const struct difference *d,
+			       size_t n, bool many, size_t *ret_n_codes)
 {
-	_cleanup_(batch_deinit) struct batch b = {
-		.patch = p,
-		.differences = d,
-		.n = n,
-		.n_pages = n_pages,
-	};
+	b->patch = p;
+	b->differences = d;
+	b->n = n;
+	b->n_pages = kage_pages_total(&p->base);
+	b->unpacked = calloc(n, sizeof(*b->unpacked));
+	if (!b->unpacked)
+		return kage_err_nomem();
+	TRY(kage_workers_run(unpack_one, b, n, many && n > 1));
+	return sort_codes(b, ret_n_codes);
+}
+
+static struct kage_err *add_batch(struct patch *p, const struct difference *d, size_t n, bool many)
+{
+	_cleanup_(batch_deinit) struct patch_batch b = { 0 };
 	size_t n_codes = 0;
 
-	b.unpacked = calloc(n, sizeof(*b.unpacked));
-	if (!b.unpacked)
-		return kage_err_nomem();
-	TRY(kage_workers_run(unpack_one, &b, n, many && n > 1));
-	TRY(sort_codes(&b, &n_codes));
-	return kage_workers_run(apply_some, &b, (n_pages + SLICE_PAGES - 1) / SLICE_PAGES,
+	TRY(unpack(&b, p, d, n, many, &n_codes));
+	return kage_workers_run(apply_some, &b, (b.n_pages + SLICE_PAGES - 1) / SLICE_PAGES,
 				n_codes >= MANY_PAGES);
+}
+
+/* How many of N differences are one batch; *RET_MANY: and worth threads. */
+static size_t batch_count(const struct difference *d, size_t n, bool *ret_many)
+{
+	uint64_t bytes = 0, pages = 0;
+	size_t count = 0;
+
+	for (; count < n && (count == 0 || bytes < BATCH_BYTES); count++) {
+		bytes +=
+			kage_difference_code_bytes(&d[count]) +
+			d[count].dirty.n_pages * (sizeof(struct code) + sizeof(struct sorted_code));
+		pages += d[count].dirty.n_pages;
+	}
+	*ret_many = pages >= MANY_PAGES;
+	return count;
 }
 
 static struct kage_err *add_all(struct patch *p, const struct difference *d, size_t n)
 {
-	uint64_t n_pages = kage_pages_total(&p->base);
+	bool many;
 
 	for (size_t done = 0, count; done < n; done += count) {
-		uint64_t bytes = 0, pages = 0;
-
-		for (count = 0; done + count < n && (count == 0 || bytes < BATCH_BYTES); count++) {
-			const struct difference *next = &d[done + count];
-
-			bytes += kage_difference_code_bytes(next) +
-				 next->dirty.n_pages *
-					 (sizeof(struct code) + sizeof(struct sorted_code));
-			pages += next->dirty.n_pages;
-		}
-		TRY(add_batch(p, n_pages, d + done, count, pages >= MANY_PAGES));
+		count = batch_count(d + done, n - done, &many);
+		TRY(add_batch(p, d + done, count, many));
 	}
 	return NULL;
+}
+
+/* What is there to be applied need not become pages, if it can stay in memory: most codes are of a few bytes. */
+static struct kage_err *fill(struct patch *p, const struct difference *d, size_t n, bool to_apply)
+{
+	size_t n_codes;
+	bool many;
+
+	if (!to_apply || batch_count(d, n, &many) < n) {
+		TRY(make_room(p));
+		return add_all(p, d, n);
+	}
+	p->codes = calloc(1, sizeof(*p->codes));
+	if (!p->codes)
+		return kage_err_nomem();
+	return unpack(p->codes, p, d, n, many, &n_codes);
 }
 
 /* --- all of it -------------------------------------------------------------------------------- */
@@ -333,9 +377,9 @@ struct kage_err *kage_patch_create(const struct difference *differences, size_t 
 	p->base.ops = &patch_ops;
 	e = choose_runs(p, differences, n, wanted, n_wanted);
 	if (!e)
-		e = make_room(p);
+		e = number_pages(p);
 	if (!e)
-		e = add_all(p, differences, n);
+		e = fill(p, differences, n, wanted);
 	if (e) {
 		kage_patch_destroy(p);
 		return e;
@@ -365,7 +409,12 @@ void kage_patch_apply(const struct patch *p, uint32_t space, uint64_t first, uin
 
 		if (r->space != space || r->first >= end)
 			break;
-		kage_xor_pages((uint8_t *)bytes + (from - first) * KAGE_PAGE_BYTES,
-			       page_at(p, i, from), to - from);
+		if (p->codes)
+			for (uint64_t page = from; page < to; page++)
+				apply_codes(p->codes, p->at[i] + page - r->first,
+					    (uint8_t *)bytes + (page - first) * KAGE_PAGE_BYTES);
+		else
+			kage_xor_pages((uint8_t *)bytes + (from - first) * KAGE_PAGE_BYTES,
+				       page_at(p, i, from), to - from);
 	}
 }

@@ -11,16 +11,20 @@
 #include "image/pages.h"
 #include "store/difference.h"
 
+struct patch_batch;
+
 /* Pages in no run of it are all zero, and need no patching. */
 struct patch {
-	struct kage_pages base; /* lends its pages */
+	struct kage_pages base; /* lends its pages, unless there are CODES */
 	struct page_run *runs;
 	uint64_t *at; /* of each run: the pages in those before it */
 	uint8_t *bytes;
 	size_t mapped;
+	struct patch_batch *codes; /* in place of BYTES: what the differences say, by page */
 };
 
-/** The patch of N differences; only of the pages in the N_WANTED runs WANTED, unless that is NULL. */
+/** The patch of N differences; only of the pages in the N_WANTED runs WANTED, unless that is NULL. Such a one is there to
+ *  be applied, not to be read as pages. */
 struct kage_err *kage_patch_create(const struct difference *differences, size_t n,
 				   const struct page_run *wanted, size_t n_wanted,
 				   struct patch **ret_patch) _must_check_;

@@ -340,13 +340,20 @@ static void test_long(void **state)
 static void test_policy(void **state)
 {
 	(void)state;
-	assert_false(
-		kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 100, 999, 10, 5 }));
-	assert_true(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 101, 2, 10, 5 }));
-	assert_true(
-		kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 5, 1000, 10, 5 }));
-	assert_false(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 5, 9, 10, 40 }));
-	assert_true(kage_store_wants_keyframe(&(struct kage_since_keyframe){ 100, 5, 9, 10, 41 }));
+	struct kage_since_keyframe s = { .keyframe_bytes = 100, .difference_bytes = 100 };
+
+	assert_false(kage_store_wants_keyframe(&s));
+	s.difference_bytes = 101;
+	assert_true(kage_store_wants_keyframe(&s));
+	/* Many packs of a small program, fewer than of a large one. */
+	s = (struct kage_since_keyframe){ 1000, 5, 200, 10, 5 };
+	assert_false(kage_store_wants_keyframe(&s));
+	s.n_packs = 250;
+	assert_true(kage_store_wants_keyframe(&s));
+	s.keyframe_pages = 10000;
+	assert_false(kage_store_wants_keyframe(&s));
+	s.changed_pages = 200000;
+	assert_true(kage_store_wants_keyframe(&s));
 }
 
 /* --- removing --------------------------------------------------------------------------------- */
