@@ -41,6 +41,7 @@ struct kage_recorder {
 	uint8_t recipient[RECIPIENT_BYTES];
 	uint64_t base_number;
 	uint8_t base_id[16];
+	struct kage_description description; /* of that image */
 };
 
 /* Whether an image of REALTIME_NS is the first of its period, as retention counts them. */
@@ -151,6 +152,7 @@ void kage_recorder_destroy(struct kage_recorder *r)
 	follow_destroy(r->follow);
 	kage_versions_close(&r->versions);
 	kage_claim_release(&r->claim);
+	kage_description_deinit(&r->description);
 	free(r->message);
 	free(r);
 }
@@ -232,6 +234,7 @@ static struct kage_err *store(struct kage_recorder *r, struct kage_image *image,
 					.changes = linked ? &changes : NULL,
 					.recipient = r->encrypted ? r->recipient : NULL,
 					.remember = true,
+					.description = &r->description,
 					.keyframe = wants_keyframe(r, realtime_ns) };
 	struct kage_put_result stored;
 	struct kage_err *e;

@@ -505,6 +505,23 @@ static struct kage_err *set_paths(const struct way_map *m, size_t i, size_t doub
 	return image->doubtful_path ? NULL : kage_err_nomem();
 }
 
+/* Its description may come from others than its pages. */
+static struct kage_err *look_at_description(struct way_map *m, size_t i, size_t *doubtful)
+{
+	size_t base;
+
+	TRY(kage_way_load(m, i));
+	for (; m->nodes[i].leaning; i = base) {
+		base = kage_way_node(m, m->nodes[i].place.base_number);
+		if (base == NO_NODE || base >= i)
+			return NULL; /* it could not be read then */
+		TRY(kage_way_load(m, base));
+		if (m->nodes[base].doubtful)
+			*doubtful = base;
+	}
+	return NULL;
+}
+
 struct kage_err *kage_chain_open(struct way_map *m, size_t i, struct kage_image **ret_image)
 {
 	const struct way_node *node = &m->nodes[i];
@@ -522,6 +539,8 @@ struct kage_err *kage_chain_open(struct way_map *m, size_t i, struct kage_image 
 	TRY(kage_pack_open(fd, path, &place, &image, &keyframe));
 	if (!keyframe || node->bad_pages)
 		e = open_chain(m, i, take_ptr(image->pages), &image->pages, &doubtful);
+	if (!e)
+		e = look_at_description(m, i, &doubtful);
 	if (!e)
 		e = set_paths(m, i, doubtful, image);
 	if (e) {

@@ -73,7 +73,7 @@ uint64_t kage_dir_pack_number(const char *name);
 /** Where the pack of image NUMBER of H stands. Borrows from H. */
 static inline struct pack_place kage_dir_place(const struct history *h, uint64_t number)
 {
-	return (struct pack_place){ h->store->keys, h->name, number };
+	return (struct pack_place){ h->store->keys, h->name, number, h };
 }
 
 /** The path of image NUMBER for messages, fresh; NULL without memory. */

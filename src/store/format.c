@@ -12,7 +12,8 @@ static const uint8_t header_magic[8] = { 0x89, 'K', 'A', 'G', 'E', 0x0d, 0x0a, 0
 const uint8_t kage_format_footer_magic[8] = { 'K', 'A', 'G', 'E', 'E', 'N', 'D', '\n' };
 
 /* Features that this reader honours. */
-static const uint64_t known_incompatible = FEATURE_NO_KEYFRAME | FEATURE_ENCRYPTED;
+static const uint64_t known_incompatible =
+	FEATURE_NO_KEYFRAME | FEATURE_ENCRYPTED | FEATURE_LEANING;
 
 static const uint64_t max_page = (uint64_t)1 << 52; /* pages of a 64-bit address space */
 static const uint64_t max_slots = (uint64_t)1 << 40;
@@ -110,21 +111,22 @@ struct kage_err *kage_format_header(const uint8_t *bytes, size_t size, struct pa
 	ret_head->header_bytes = n;
 	ret_head->keyframe = !(le64_get(h.incompatible) & FEATURE_NO_KEYFRAME);
 	ret_head->encrypted = le64_get(h.incompatible) & FEATURE_ENCRYPTED;
+	ret_head->leaning = le64_get(h.incompatible) & FEATURE_LEANING;
 	memcpy(ret_head->id, h.id, sizeof(h.id));
 	return NULL;
 }
 
-void kage_format_put_header(const uint8_t id[IMAGE_ID_BYTES], bool keyframe, bool encrypted,
-			    struct pack_header *ret_header)
+void kage_format_put_header(const struct pack_head *head, struct pack_header *ret_header)
 {
 	struct pack_header h = {
 		.header_bytes = le32_of(PACK_HEADER_BYTES),
-		.incompatible = le64_of((keyframe ? 0 : FEATURE_NO_KEYFRAME) |
-					(encrypted ? FEATURE_ENCRYPTED : 0)),
+		.incompatible = le64_of((head->keyframe ? 0 : FEATURE_NO_KEYFRAME) |
+					(head->encrypted ? FEATURE_ENCRYPTED : 0) |
+					(head->leaning ? FEATURE_LEANING : 0)),
 	};
 
 	memcpy(h.magic, header_magic, sizeof(h.magic));
-	memcpy(h.id, id, sizeof(h.id));
+	memcpy(h.id, head->id, sizeof(h.id));
 	h.checksum = le64_of(header_checksum((const uint8_t *)&h, sizeof(h)));
 	*ret_header = h;
 }
@@ -141,7 +143,8 @@ void kage_format_put_record(const struct record *r, struct record_header *ret_by
 	struct record_header h = {
 		.type = le32_of(r->type),
 		.flags = le32_of((r->compressed ? RECORD_ZSTD : 0) |
-				 (r->encrypted ? RECORD_ENCRYPTED : 0)),
+				 (r->encrypted ? RECORD_ENCRYPTED : 0) |
+				 (r->leaning ? RECORD_LEANING : 0)),
 		.stored_bytes = le64_of(r->stored_bytes),
 		.raw_bytes = le64_of(r->raw_bytes),
 		.argument = le64_of(r->argument),
@@ -162,10 +165,12 @@ static struct kage_err *check_record(const struct record *r, uint32_t flags, uin
 					  (unsigned long long)r->stored_bytes);
 	if (!limit)
 		return NULL;
-	if (flags & ~(uint32_t)(RECORD_ZSTD | RECORD_ENCRYPTED))
+	if (flags & ~(uint32_t)(RECORD_ZSTD | RECORD_ENCRYPTED | RECORD_LEANING))
 		return kage_format_damage(r->offset, "unknown flags %#x", flags);
 	if (r->encrypted && (r->stored_bytes < RECORD_TAG_BYTES || !kage_format_is_secret(r->type)))
 		return kage_format_damage(r->offset, "a record that cannot be encrypted is");
+	if (r->leaning && (r->type != RECORD_IMAGE || !r->compressed))
+		return kage_format_damage(r->offset, "a record that cannot lean on another does");
 	if (r->raw_bytes > limit)
 		return kage_format_damage(r->offset, "a record with %llu bytes in it",
 					  (unsigned long long)r->raw_bytes);
@@ -192,6 +197,7 @@ struct kage_err *kage_format_record(const uint8_t *bytes, uint64_t offset, uint6
 	r.type = le32_get(h.type);
 	r.compressed = le32_get(h.flags) & RECORD_ZSTD;
 	r.encrypted = le32_get(h.flags) & RECORD_ENCRYPTED;
+	r.leaning = le32_get(h.flags) & RECORD_LEANING;
 	r.stored_bytes = le64_get(h.stored_bytes);
 	r.raw_bytes = le64_get(h.raw_bytes);
 	r.argument = le64_get(h.argument);

@@ -51,10 +51,13 @@ enum record_type {
 	RECORD_KEY = 9,
 };
 
-enum { RECORD_ZSTD = 1, RECORD_ENCRYPTED = 2 };
+enum { RECORD_ZSTD = 1, RECORD_ENCRYPTED = 2, RECORD_LEANING = 4 };
 
 /* Incompatible features. */
-enum { FEATURE_NO_KEYFRAME = 1, FEATURE_ENCRYPTED = 2 };
+enum { FEATURE_NO_KEYFRAME = 1, FEATURE_ENCRYPTED = 2, FEATURE_LEANING = 8 };
+
+/* So many descriptions lean on each other at most. */
+enum { LEANING_MAX = 64 };
 
 enum { KEY_METHOD = 1 };
 
@@ -174,6 +177,7 @@ struct record {
 	uint64_t offset; /* of the 48 bytes */
 	uint32_t type;
 	bool compressed, encrypted;
+	bool leaning; /* an IMAGE that is read with the neighbour's description before it */
 	uint64_t stored_bytes, raw_bytes, argument, payload_checksum;
 };
 
@@ -193,6 +197,7 @@ struct pack_head {
 	uint32_t header_bytes;
 	bool keyframe; /* has contents for all its pages */
 	bool encrypted;
+	bool leaning; /* IMAGE may need the neighbour's */
 	uint8_t id[IMAGE_ID_BYTES];
 };
 
@@ -291,9 +296,8 @@ struct kage_err *kage_format_footer(const uint8_t *bytes, uint64_t offset, uint6
 
 /* --- the other direction ---------------------------------------------------------------------- */
 
-/** A header for the image ID. */
-void kage_format_put_header(const uint8_t id[IMAGE_ID_BYTES], bool keyframe, bool encrypted,
-			    struct pack_header *ret_header);
+/** A header for the image HEAD->id. */
+void kage_format_put_header(const struct pack_head *head, struct pack_header *ret_header);
 
 /** The 48 bytes of R. */
 void kage_format_put_record(const struct record *r, struct record_header *ret_bytes);

@@ -10,12 +10,14 @@
 #include "store/seal.h"
 
 struct kage_keys;
+struct history;
 
 /* Where a pack stands, which its seal binds, and the keys that may open it. Borrowed. */
 struct pack_place {
 	struct kage_keys *keys;
 	const char *history;
 	uint64_t number;
+	const struct history *h; /* where its neighbours are; NULL: nowhere */
 };
 
 struct kage_err *kage_keys_create(struct kage_keys **ret_keys) _must_check_;

@@ -82,7 +82,8 @@ static struct kage_err *check_contents(struct checker *c, const struct record *r
 		return NULL;
 	if (kage_format_is_secret(r->type))
 		TRY(kage_seal_decrypt(&c->file.key, r, c->stored, c->stored));
-	if (!r->compressed)
+	/* What leans on another description was read with that by check_image(). */
+	if (!r->compressed || r->leaning)
 		return NULL;
 	TRY(grow(&c->raw, &c->raw_size, r->raw_bytes));
 	return kage_pack_decompress(c->zstd, r, c->stored, c->raw);

@@ -57,21 +57,23 @@ struct kage_err *kage_pack_decompress(ZSTD_DCtx *zstd, const struct record *r,
 	return NULL;
 }
 
-static struct kage_err *decompress_once(const struct record *r, const uint8_t *stored, uint8_t *raw)
+static struct kage_err *decompress_once(const struct record *r, const uint8_t *before, size_t size,
+					const uint8_t *stored, uint8_t *raw)
 {
 	ZSTD_DCtx *zstd = ZSTD_createDCtx();
 	struct kage_err *e;
 
 	if (!zstd)
 		return kage_err_nomem();
+	if (size)
+		ZSTD_DCtx_refPrefix(zstd, before, size);
 	e = kage_pack_decompress(zstd, r, stored, raw);
 	ZSTD_freeDCtx(zstd);
 	return e;
 }
 
-/* The payload of R, verified, decrypted and decompressed, as fresh bytes. */
-struct kage_err *kage_pack_read_payload(const struct pack_file *f, const struct record *r,
-					uint8_t **ret_bytes)
+struct kage_err *kage_pack_read_leaning(const struct pack_file *f, const struct record *r,
+					const uint8_t *before, size_t size, uint8_t **ret_bytes)
 {
 	_cleanup_free_ uint8_t *stored = malloc(r->stored_bytes ? r->stored_bytes : 1);
 	_cleanup_free_ uint8_t *raw = NULL;
@@ -89,9 +91,15 @@ struct kage_err *kage_pack_read_payload(const struct pack_file *f, const struct 
 	raw = malloc(r->raw_bytes);
 	if (!raw)
 		return kage_err_nomem();
-	TRY(decompress_once(r, stored, raw));
+	TRY(decompress_once(r, before, size, stored, raw));
 	*ret_bytes = take_ptr(raw);
 	return NULL;
+}
+
+struct kage_err *kage_pack_read_payload(const struct pack_file *f, const struct record *r,
+					uint8_t **ret_bytes)
+{
+	return kage_pack_read_leaning(f, r, NULL, 0, ret_bytes);
 }
 
 /* --- header, SUMMARY, FOOTER ------------------------------------------------------------------ */

@@ -52,6 +52,11 @@ struct kage_err *kage_pack_read_head(const struct pack_file *f, uint64_t offset,
 struct kage_err *kage_pack_read_payload(const struct pack_file *f, const struct record *r,
 					uint8_t **ret_bytes) _must_check_;
 
+/** The same of R that leans on a description, which is the SIZE bytes at BEFORE. */
+struct kage_err *kage_pack_read_leaning(const struct pack_file *f, const struct record *r,
+					const uint8_t *before, size_t size, uint8_t **ret_bytes)
+	_must_check_;
+
 /** Decompresses STORED, the payload of R after decryption, to its raw_bytes at RAW. */
 struct kage_err *kage_pack_decompress(ZSTD_DCtx *zstd, const struct record *r,
 				      const uint8_t *stored, uint8_t *raw) _must_check_;

@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "image/units.h"
+#include "store/description.h"
 #include "store/group.h"
 
 enum {
@@ -508,17 +509,17 @@ static struct kage_err *read_index(struct pack_pages *p)
 	return NULL;
 }
 
-static struct kage_err *read_image(struct pack_pages *p, struct kage_image **ret_image)
+static struct kage_err *read_image(struct pack_pages *p, const struct summary *summary,
+				   const struct pack_place *place, struct kage_image **ret_image)
 {
-	_cleanup_free_ uint8_t *bytes = NULL;
-	struct record r;
+	struct kage_description d = { 0 };
 	struct kage_err *e;
 
-	TRY(kage_pack_read_head(&p->file, p->file.footer.image_offset, p->file.footer_offset,
-				RECORD_IMAGE, &r));
-	TRY(kage_pack_read_payload(&p->file, &r, &bytes));
-	e = kage_image_decode(bytes, r.raw_bytes, ret_image);
-	return kage_err_wrap(e, "damaged at offset %llu", (unsigned long long)r.offset);
+	TRY(kage_description_of(&p->file, summary, place, &d));
+	e = kage_image_decode(d.bytes, d.size, ret_image);
+	kage_description_deinit(&d);
+	return kage_err_wrap(e, "damaged at offset %llu",
+			     (unsigned long long)p->file.footer.image_offset);
 }
 
 /* Opens the pack a second time, for reading past the page cache. May well fail. */
@@ -532,12 +533,13 @@ static void open_direct(struct pack_file *f)
 	f->direct_fd = open(self, O_RDONLY | O_DIRECT | O_CLOEXEC);
 }
 
-static struct kage_err *open_pages(struct pack_pages *p, const struct pack_place *place)
+/* Of *RET_SUMMARY the strings are lent no longer. */
+static struct kage_err *open_pages(struct pack_pages *p, const struct pack_place *place,
+				   struct summary *ret_summary)
 {
 	_cleanup_free_ uint8_t *payload = NULL;
-	struct summary summary;
 
-	TRY(kage_pack_open_file(&p->file, SMALL_BYTES, &payload, &summary));
+	TRY(kage_pack_open_file(&p->file, SMALL_BYTES, &payload, ret_summary));
 	TRY(kage_pack_unlock(&p->file, payload, place));
 	open_direct(&p->file);
 	return read_index(p);
@@ -559,10 +561,11 @@ static struct kage_err *open_image(struct pack_pages *p, const struct pack_place
 				   struct kage_image **ret_image)
 {
 	struct kage_image *image = NULL;
+	struct summary summary;
 	struct kage_err *e;
 
-	TRY(open_pages(p, place));
-	TRY(read_image(p, &image));
+	TRY(open_pages(p, place, &summary));
+	TRY(read_image(p, &summary, place, &image));
 	e = check_spaces(image, &p->index, p->file.footer.index_offset);
 	if (!e)
 		e = note_recipient(p, image);
@@ -624,11 +627,12 @@ size_t kage_pack_count_groups(struct kage_pages *pages)
 struct kage_err *kage_pack_open_pages(int fd, const char *path, const struct pack_place *place,
 				      struct kage_pages **ret_pages)
 {
+	struct summary summary;
 	struct pack_pages *p;
 	struct kage_err *e;
 
 	TRY(new_pages(fd, path, &p));
-	e = open_pages(p, place);
+	e = open_pages(p, place, &summary);
 	if (!e)
 		e = check_contents(p);
 	if (e) {

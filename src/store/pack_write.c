@@ -79,6 +79,8 @@ struct pack_writer {
 	size_t n_runs;
 	struct extent *extents;
 	size_t n_extents, max_extents;
+	const struct kage_description *before; /* to lean on, or NULL */
+	struct kage_description description;   /* if it was made here */
 };
 
 static const unsigned char zero_page[KAGE_PAGE_BYTES];
@@ -98,6 +100,7 @@ static void writer_deinit(struct pack_writer *w)
 	free(w->groups);
 	free(w->runs);
 	free(w->extents);
+	kage_description_deinit(&w->description);
 }
 
 /* Room for one more element of SIZE bytes in the array at *ARRAY. */
@@ -209,6 +212,14 @@ static struct kage_err *put_head(struct pack_writer *w, const struct record *r)
 	return NULL;
 }
 
+/* What is compressed next may refer to BEFORE. */
+static bool lean(ZSTD_CCtx *zstd, const struct kage_description *before)
+{
+	/* A frame that did not fit is still under way. */
+	return !ZSTD_isError(ZSTD_CCtx_reset(zstd, ZSTD_reset_session_only)) &&
+	       !ZSTD_isError(ZSTD_CCtx_refPrefix(zstd, before->bytes, before->size));
+}
+
 /* A record with PAYLOAD, compressed if its type may be and that makes it smaller, and encrypted if it is to be. */
 static struct kage_err *put_record(struct pack_writer *w, enum record_type type,
 				   const void *payload, size_t size)
@@ -227,9 +238,11 @@ static struct kage_err *put_record(struct pack_writer *w, enum record_type type,
 	TRY(make_room(w, RECORD_BYTES + size + RECORD_TAG_BYTES));
 	r.offset = offset_of(w);
 	at = w->out + w->out_used + RECORD_BYTES;
+	r.leaning = w->before && type == RECORD_IMAGE && lean(w->squeeze.zstd, w->before);
 	if (kage_format_may_compress(type))
 		n = kage_squeeze_now(w->squeeze.zstd, payload, size, at);
 	r.compressed = n && n < size;
+	r.leaning &= r.compressed;
 	if (!r.compressed) {
 		memcpy(at, payload, size);
 		n = size;
@@ -245,13 +258,17 @@ static struct kage_err *put_record(struct pack_writer *w, enum record_type type,
 
 static struct kage_err *put_header(struct pack_writer *w, const struct pack_options *o)
 {
-	uint8_t id[IMAGE_ID_BYTES];
+	struct pack_head head = {
+		.keyframe = w->keyframe,
+		.encrypted = w->sealing,
+		.leaning = w->before,
+	};
 
 	if (o->id)
-		memcpy(id, o->id, sizeof(id));
-	else if (getrandom(id, sizeof(id), 0) != (ssize_t)sizeof(id))
+		memcpy(head.id, o->id, sizeof(head.id));
+	else if (getrandom(head.id, sizeof(head.id), 0) != (ssize_t)sizeof(head.id))
 		return kage_err_sys(errno, "get random bytes for a pack's id");
-	kage_format_put_header(id, w->keyframe, w->sealing, &w->header);
+	kage_format_put_header(&head, &w->header);
 	memcpy(w->out, &w->header, sizeof(w->header));
 	w->out_used = sizeof(w->header);
 	return NULL;
@@ -366,14 +383,21 @@ static struct kage_err *put_summary_again(struct pack_writer *w)
 	return flush(w, true);
 }
 
-static struct kage_err *put_image(struct pack_writer *w, const struct kage_image *image)
+static struct kage_err *put_image(struct pack_writer *w, const struct kage_image *image,
+				  const struct kage_description *d)
 {
-	_cleanup_free_ uint8_t *bytes = NULL;
-	size_t size;
+	struct record_header *head;
 
-	TRY(kage_image_encode(image, &bytes, &size));
+	if (!d) {
+		d = &w->description;
+		TRY(kage_image_encode(image, &w->description.bytes, &w->description.size));
+	}
 	w->image_offset = offset_of(w);
-	return put_record(w, RECORD_IMAGE, bytes, size);
+	TRY(put_record(w, RECORD_IMAGE, d->bytes, d->size));
+	head = &w->heads[w->n_heads - 1];
+	if (le32_get(head->flags) & RECORD_LEANING)
+		w->description.leans = w->before->leans + 1;
+	return NULL;
 }
 
 /* --- groups ----------------------------------------------------------------------------------- */
@@ -848,7 +872,7 @@ static struct kage_err *write_all(struct pack_writer *w, const struct kage_image
 	TRY(put_key(w));
 	if (o->difference)
 		TRY(put_difference(w, o->difference));
-	TRY(put_image(w, image));
+	TRY(put_image(w, image, o->description));
 	TRY(put_pages(w));
 	TRY(put_index(w));
 	finish_summary(w);
@@ -867,17 +891,26 @@ struct kage_err *kage_pack_write(const struct kage_ctx *ctx, int fd, const char 
 		.path = path,
 		.keyframe = options->keyframe || !options->difference,
 		.sealing = options->sealing,
+		.before = options->before,
 		.history = options->history,
 		.pages = image->pages,
 		.n_pages = image->pages ? kage_pages_total(image->pages) : 0,
 	};
-	struct kage_err *e = write_all(&w, image, options);
+	struct kage_err *e;
 
+	if (w.keyframe)
+		w.before = NULL;
+	e = write_all(&w, image, options);
 	if (!e) {
 		ret_written->bytes = w.flushed;
 		ret_written->changed_pages = w.place.changed_pages;
 		ret_written->keyframe = w.keyframe;
 		memcpy(ret_written->id, w.header.id, sizeof(w.header.id));
+		ret_written->description = (struct kage_description){ 0 };
+		if (options->keep) {
+			ret_written->description = w.description;
+			w.description = (struct kage_description){ 0 };
+		}
 	}
 	writer_deinit(&w);
 	return e;

@@ -8,6 +8,7 @@
 
 #include "base/ctx.h"
 #include "image/image.h"
+#include "store/description.h"
 #include "store/pack_key.h"
 
 /* The difference to a neighbour: what BEFORE and AFTER have in RUNS, one exclusive-or the other. */
@@ -25,7 +26,12 @@ struct pack_options {
 	const uint8_t *id;                        /* of the image; NULL: a new one */
 	const struct pack_difference *difference; /* or NULL */
 	const struct pack_sealing *sealing;       /* NULL: not encrypted */
-	bool keyframe;                            /* with all pages; without a difference always */
+	const struct kage_description *before;    /* the neighbour's, to lean on; or NULL */
+	/* What the image's description is; NULL: that is to be made. An image that is written anew keeps it to the
+	 * byte, because others may lean on it. */
+	const struct kage_description *description;
+	bool keep;     /* the description that was made */
+	bool keyframe; /* with all pages; without a difference always */
 };
 
 struct pack_written {
@@ -33,6 +39,7 @@ struct pack_written {
 	uint64_t bytes;         /* of the pack */
 	uint64_t changed_pages; /* in the difference */
 	bool keyframe;
+	struct kage_description description; /* if it was to be kept; of the caller */
 };
 
 /** Writes IMAGE as a pack to FD, an empty file open for writing, whose name for messages is PATH.

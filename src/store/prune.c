@@ -147,8 +147,15 @@ struct kage_err *kage_prune_prepare(struct way_map *m, const bool *gone)
 		TRY(kage_rewrite_as_keyframe(m, i));
 		t.key[t.root[i]] = true;
 	}
-	for (size_t i = 0; i < m->n; i++)
-		if (!gone[i] && t.base[i] != NO_NODE && t.base[i] != kage_way_base(m, i))
+	for (size_t i = 0; i < m->n; i++) {
+		size_t b = kage_way_base(m, i);
+
+		if (gone[i])
+			continue;
+		if (t.base[i] != NO_NODE && t.base[i] != b)
 			TRY(kage_rewrite_neighbour(m, i, t.base[i]));
+		else if (m->nodes[i].leaning && b != NO_NODE && gone[b])
+			TRY(kage_rewrite_neighbour(m, i, b)); /* so that it leans on none */
+	}
 	return NULL;
 }

@@ -33,6 +33,9 @@
 
 static const char temporary_prefix[] = ".tmp-";
 
+/* A description leans on others in so many steps at most: each of them has to be read with it. */
+enum { MOST_LEANS = 15 };
+
 struct new_file {
 	const struct kage_store *store;
 	int fd;
@@ -282,10 +285,20 @@ static struct kage_err *make_sealing(const struct kage_store *s, const char *nam
 	return kage_pack_sealing_create(options->recipient, number, &f->sealing);
 }
 
+/* What the description of an image put with OPTIONS leans on. Encrypted ones stand alone: thinning, which may have
+ * no key for them, must be able to drop their neighbours. */
+static const struct kage_description *leans_on(const struct kage_put_options *options)
+{
+	const struct kage_description *d = options->description;
+
+	return d && d->bytes && d->leans < MOST_LEANS && !options->recipient ? d : NULL;
+}
+
 static struct kage_err *write_pack(struct kage_store *s, const struct new_file *f, const char *what,
 				   const char *name, const struct kage_image *image,
 				   const struct kage_put_options *options,
-				   struct kage_put_result *result)
+				   struct kage_put_result *result,
+				   struct kage_description *ret_description)
 {
 	const struct kage_changes *c = options->changes;
 	struct pack_difference difference;
@@ -295,6 +308,8 @@ static struct kage_err *write_pack(struct kage_store *s, const struct new_file *
 		.difference = c ? &difference : NULL,
 		.sealing = f->sealing,
 		.keyframe = options->keyframe,
+		.before = leans_on(options),
+		.keep = options->description,
 	};
 	struct pack_written written;
 
@@ -313,6 +328,7 @@ static struct kage_err *write_pack(struct kage_store *s, const struct new_file *
 	result->changed_pages = written.changed_pages;
 	result->keyframe = written.keyframe;
 	memcpy(result->id, written.id, sizeof(result->id));
+	*ret_description = written.description;
 	return NULL;
 }
 
@@ -320,6 +336,7 @@ static struct kage_err *put(struct kage_store *s, const char *name, const struct
 			    const struct kage_put_options *options, struct kage_put_result *result)
 {
 	_cleanup_(cleanup_new_file) struct new_file f = { .store = s, .fd = -1 };
+	_cleanup_(kage_description_deinit) struct kage_description description = { 0 };
 	_cleanup_free_ char *what = NULL;
 
 	if (asprintf(&what, "a new pack in %s", s->path) < 0) {
@@ -328,7 +345,7 @@ static struct kage_err *put(struct kage_store *s, const char *name, const struct
 	}
 	TRY(make_file(s, &f));
 	TRY(make_sealing(s, name, options, &f));
-	TRY(write_pack(s, &f, what, name, image, options, result));
+	TRY(write_pack(s, &f, what, name, image, options, result, &description));
 	if (fdatasync(f.fd) < 0)
 		return kage_err_sys(errno, "sync %s", what);
 	if (f.sealing && options->remember)
@@ -336,6 +353,11 @@ static struct kage_err *put(struct kage_store *s, const char *name, const struct
 	TRY(publish(s, name, &f, options, &result->number));
 	if (f.sealing && options->remember && result->keyframe)
 		kage_keys_forget_others(s->keys, result->id);
+	if (options->description) {
+		kage_description_deinit(options->description);
+		*options->description = description;
+		description = (struct kage_description){ 0 };
+	}
 	return NULL;
 }
 

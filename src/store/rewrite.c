@@ -97,9 +97,11 @@ static struct kage_err *join(struct way_map *m, size_t i, size_t base, struct pa
 	return kage_patch_create(c.v, c.n, NULL, 0, ret_patch);
 }
 
-/* Writes IMAGE, that of node I, with the difference to node BASE, unless that is NO_NODE. */
+/* Writes IMAGE, that of node I, with the difference to node BASE, unless that is NO_NODE. Its description is D, and
+ * leans on none then. */
 static struct kage_err *write_sealed(struct way_map *m, size_t i, const struct kage_image *image,
-				     bool keyframe, size_t base, struct pack_sealing *sealing)
+				     const struct kage_description *d, bool keyframe, size_t base,
+				     struct pack_sealing *sealing)
 {
 	struct pack_difference difference = { 0 };
 	struct pack_options o = {
@@ -107,6 +109,7 @@ static struct kage_err *write_sealed(struct way_map *m, size_t i, const struct k
 		.id = m->nodes[i].id,
 		.keyframe = keyframe,
 		.sealing = sealing,
+		.description = d,
 	};
 	struct patch *patch = NULL;
 	struct kage_err *e;
@@ -129,13 +132,16 @@ static struct kage_err *write_sealed(struct way_map *m, size_t i, const struct k
 static struct kage_err *write_image(struct way_map *m, size_t i, const struct kage_image *image,
 				    bool keyframe, size_t base)
 {
+	_cleanup_(kage_description_deinit) struct kage_description d = { 0 };
 	const struct way_node *node = &m->nodes[i];
+	struct pack_place place = kage_dir_place(m->h, node->number);
 	struct pack_sealing *sealing = NULL;
 	struct kage_err *e;
 
+	TRY(kage_description_read(&place, &d));
 	if (node->encrypted)
 		TRY(kage_pack_sealing_create(node->recipient, node->number, &sealing));
-	e = write_sealed(m, i, image, keyframe, base, sealing);
+	e = write_sealed(m, i, image, &d, keyframe, base, sealing);
 	kage_secret_free(sealing);
 	return e;
 }

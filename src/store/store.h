@@ -21,6 +21,7 @@
 #include "base/ctx.h"
 #include "image/changes.h"
 #include "image/image.h"
+#include "store/description.h"
 
 struct kage_put_options {
 	int compression; /* zstd level, 0 for the default */
@@ -32,6 +33,9 @@ struct kage_put_options {
 	const uint8_t *recipient;
 	bool remember; /* the key of the pack, until the next keyframe that is put so, for thinning */
 	bool keyframe; /* with changes: all pages and the difference, which then leads back from here */
+	/* That of the neighbour, on which the image's may lean, or none; afterwards the image's. NULL: it leans on none
+	 * and nobody wants it. */
+	struct kage_description *description;
 };
 
 struct kage_put_result {

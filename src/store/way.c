@@ -140,6 +140,7 @@ static struct kage_err *parse_node(struct way_map *m, struct way_node *node, int
 	TRY(kage_format_summary(m->buffer + r.offset + RECORD_BYTES, r.stored_bytes, r.offset,
 				&summary));
 	node->keyframe = head.keyframe;
+	node->leaning = head.leaning;
 	node->encrypted = head.encrypted;
 	memcpy(node->id, head.id, sizeof(node->id));
 	node->place = summary.difference;

@@ -21,6 +21,7 @@ struct way_node {
 	bool doubtful; /* the file belongs to another user, or others may write to it */
 	uint8_t id[IMAGE_ID_BYTES];
 	struct difference_place place; /* offset 0: no difference */
+	bool leaning;                  /* its description may need that of its neighbour */
 	bool encrypted;
 	uint8_t recipient[RECIPIENT_BYTES];
 	struct pack_key key;     /* of an encrypted pack that could be opened */

@@ -32,6 +32,8 @@ struct state {
 	unsigned char page[PAGES + SHARED][KAGE_PAGE_BYTES];
 	uint8_t id[16];
 	uint64_t number;
+	char words[32];                      /* in the description */
+	struct kage_description description; /* a copy of what is stored */
 };
 
 struct fixture {
@@ -41,7 +43,25 @@ struct fixture {
 	struct random_state random;
 	struct state *states[LAST_NUMBER]; /* by number; NULL: no such image */
 	struct state now;
+	bool alone; /* descriptions do not lean on each other */
 };
+
+static void drop(struct fixture *f, uint64_t n)
+{
+	if (f->states[n])
+		kage_description_deinit(&f->states[n]->description);
+	free(take_ptr(f->states[n]));
+}
+
+static struct kage_description copy_of(const struct kage_description *d)
+{
+	struct kage_description copy = *d;
+
+	copy.bytes = d->bytes ? malloc(d->size) : NULL;
+	if (d->bytes)
+		memcpy(copy.bytes, d->bytes, d->size);
+	return copy;
+}
 
 static int setup(void **state)
 {
@@ -67,7 +87,7 @@ static int teardown(void **state)
 	snprintf(command, sizeof(command), "rm -rf %s", f->dir);
 	assert_int_equal(system(command), 0);
 	for (size_t i = 0; i < LAST_NUMBER; i++)
-		free(f->states[i]);
+		drop(f, i);
 	free(f);
 	return 0;
 }
@@ -135,9 +155,17 @@ static struct kage_put_result put(struct fixture *f, const struct state *base, b
 	struct page_run runs[PAGES + SHARED];
 	struct kage_put_result result;
 	struct kage_put_options options = { .keyframe = keyframe };
+	struct kage_description description = { 0 };
 	struct state *copy = malloc(sizeof(*copy));
 
 	image->pages = pages_of(&f->now);
+	snprintf(f->now.words, sizeof(f->now.words), "%llx",
+		 (unsigned long long)random_next(&f->random));
+	image->msg->source->message = f->now.words;
+	if (base && random_next(&f->random) % 8)
+		description = copy_of(&base->description);
+	if (!f->alone)
+		options.description = &description;
 	for (size_t i = 0; base && i < PAGES + SHARED; i++)
 		if (touched[i])
 			runs[changes.n_runs++] = (struct page_run){ space_of(i), page_of(i), 1 };
@@ -150,6 +178,7 @@ static struct kage_put_result put(struct fixture *f, const struct state *base, b
 	must(kage_store_put(f->store, "h", image, &options, &result));
 	assert_true(result.keyframe == (keyframe || !base));
 	f->now.number = result.number;
+	f->now.description = description;
 	memcpy(f->now.id, result.id, 16);
 	memcpy(copy, &f->now, sizeof(*copy));
 	assert_null(f->states[result.number]);
@@ -236,6 +265,7 @@ static struct kage_err *read_number(struct fixture *f, uint64_t n)
 	}
 	if (e)
 		return e;
+	assert_string_equal(image->msg->source->message, f->states[n]->words);
 	assert_int_equal(kage_pages_total(image->pages), count_pages(f->states[n]));
 	e = kage_pages_each(image->pages, 0, compare, &seen);
 	if (!e)
@@ -284,13 +314,14 @@ static void test_from_behind(void **state)
 	struct fixture *f = *state;
 	char path[128];
 
+	f->alone = true;
 	put_next(f, true);
 	for (int i = 2; i < 20; i++)
 		put_next(f, false);
 	put_next(f, true);
 	snprintf(path, sizeof(path), "%s/h/0000000001.kage", f->dir);
 	assert_int_equal(unlink(path), 0);
-	free(take_ptr(f->states[1]));
+	drop(f, 1);
 	all_as_put(f);
 	snprintf(path, sizeof(path), "%s/h/0000000020.kage", f->dir);
 	assert_int_equal(unlink(path), 0);
@@ -376,7 +407,7 @@ static size_t remove_images(struct fixture *f, uint64_t first, uint64_t last)
 
 	for (uint64_t i = first; i <= last; i++) {
 		n += f->states[i] != NULL;
-		free(take_ptr(f->states[i]));
+		drop(f, i);
 	}
 	if (n)
 		must(kage_store_remove(f->store, "h", first, last, &removed));
@@ -406,7 +437,7 @@ static void remove_history(struct fixture *f)
 	size_t n;
 
 	for (uint64_t i = 0; i < LAST_NUMBER; i++)
-		free(take_ptr(f->states[i]));
+		drop(f, i);
 	e = kage_store_remove(f->store, "h", 0, 0, &n);
 	if (e && kage_err_code(e) != KAGE_NOTFOUND) /* the last image may have taken it along */
 		fail_msg("%s", kage_err_message(e));
@@ -546,7 +577,7 @@ static size_t forget_gone(struct fixture *f)
 		kage_list_free(&list);
 	for (uint64_t n = 1; n < LAST_NUMBER; n++)
 		if (f->states[n] && !there[n]) {
-			free(take_ptr(f->states[n]));
+			drop(f, n);
 			n_gone++;
 		}
 	return n_gone;
@@ -578,6 +609,7 @@ static void test_one_flip(void **state)
 {
 	struct fixture *f = *state;
 
+	f->alone = true;
 	for (int round = 0; round < 60; round++) {
 		put_next(f, true);
 		for (int i = 1; i < 9; i++)
@@ -589,6 +621,56 @@ static void test_one_flip(void **state)
 		all_as_put(f);
 		remove_history(f);
 	}
+}
+
+/* Damages the description of image N. */
+static void flip_description(struct fixture *f, uint64_t n)
+{
+	char path[128];
+	struct footer footer;
+	uint64_t at;
+	uint8_t byte;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/h/%010llu.kage", f->dir, (unsigned long long)n);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_int_equal(pread(fd, &footer, sizeof(footer), lseek(fd, 0, SEEK_END) - FOOTER_BYTES),
+			 FOOTER_BYTES);
+	at = le64_get(footer.image_offset) + RECORD_BYTES + 3;
+	assert_int_equal(pread(fd, &byte, 1, (off_t)at), 1);
+	byte ^= 1;
+	assert_int_equal(pwrite(fd, &byte, 1, (off_t)at), 1);
+	close(fd);
+}
+
+/* A damaged description costs those images whose descriptions lean on it, and no others. */
+static void test_leaning(void **state)
+{
+	struct fixture *f = *state;
+	size_t lost = 0, n;
+
+	put_next(f, true);
+	for (int i = 2; i <= 30; i++)
+		put_next(f, false);
+	flip_description(f, 5);
+	for (uint64_t i = 1; i <= 30; i++) {
+		unsigned leans = f->states[i]->description.leans;
+
+		if (i >= 5 && i - leans <= 5) {
+			must_fail(read_number(f, i), KAGE_CORRUPT, i == 5 ? "damaged" : "h@5");
+			lost++;
+		}
+	}
+	assert_true(lost >= 1);
+	assert_int_equal(repair(f), lost);
+	all_as_put(f);
+	for (uint64_t i = 1; i <= 4;
+	     i++) { /* the first ones go one by one, as when a history is thinned */
+		must(kage_store_remove(f->store, "h", i, i, &n));
+		drop(f, i);
+		all_as_put(f);
+	}
+	assert_sound(f, 26 - lost);
 }
 
 static void test_many_flips(void **state)
@@ -680,17 +762,25 @@ static void test_doubtful(void **state)
 	put_next(f, true);
 	for (int i = 2; i <= 4; i++)
 		put_next(f, false);
-	must(kage_image_open(f->store, "h@4", &image));
-	assert_null(image->doubtful_path);
-	kage_image_close(image);
-	for (int i = 1; i <= 3; i++) {
-		snprintf(path, sizeof(path), "%s/h/%010d.kage", f->dir, i);
-		assert_int_equal(chmod(path, 0620), 0);
+	for (int round = 0; round < 2; round++) {
 		must(kage_image_open(f->store, "h@4", &image));
-		assert_string_equal(image->doubtful_path, path);
-		must_fail(kage_store_check_trust(image->doubtful_path), KAGE_PERM, "others");
+		assert_null(image->doubtful_path);
 		kage_image_close(image);
-		assert_int_equal(chmod(path, 0600), 0);
+		for (unsigned i = 1; i <= 3; i++) {
+			snprintf(path, sizeof(path), "%s/h/%010u.kage", f->dir, i);
+			assert_int_equal(chmod(path, 0620), 0);
+			must(kage_image_open(f->store, "h@4", &image));
+			if (round == 0 || i + f->states[4]->description.leans >= 4) {
+				assert_string_equal(image->doubtful_path, path);
+				must_fail(kage_store_check_trust(image->doubtful_path), KAGE_PERM,
+					  "others");
+			} else {
+				assert_null(image->doubtful_path);
+			}
+			kage_image_close(image);
+			assert_int_equal(chmod(path, 0600), 0);
+		}
+		put_next(f, true); /* from here on only descriptions come from them */
 	}
 }
 
@@ -760,19 +850,13 @@ static void test_no_room(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_random_history),
-		TEST(test_from_behind),
-		TEST(test_gone_neighbour),
-		TEST(test_long),
-		TEST(test_policy),
-		TEST(test_random_removals),
-		TEST(test_remove_ends),
-		TEST(test_joined_difference),
-		TEST(test_one_flip),
-		TEST(test_many_flips),
-		TEST(test_killed_removing),
-		TEST(test_doubtful),
-		TEST(test_reader_and_remover),
+		TEST(test_random_history), TEST(test_from_behind),
+		TEST(test_gone_neighbour), TEST(test_long),
+		TEST(test_policy),         TEST(test_random_removals),
+		TEST(test_remove_ends),    TEST(test_joined_difference),
+		TEST(test_one_flip),       TEST(test_leaning),
+		TEST(test_many_flips),     TEST(test_killed_removing),
+		TEST(test_doubtful),       TEST(test_reader_and_remover),
 		TEST(test_no_room),
 	};
 
