@@ -125,8 +125,8 @@ struct kage_entry {
 	uint64_t stored_bytes; /* size of the pack */
 	int32_t pid;
 	uint32_t n_threads;
-	const char *tracking;  /* how what had to be copied was known: "wp", "twin", "copy" as in
-			       * kage(1), KAGE_TRACK; "": not known */
+	const char *tracking;  /* how what had to be copied was known: "wp", "softdirty", "twin",
+			       * "copy" as in kage(1), KAGE_TRACK; "": not known */
 	const char *recipient; /* NULL, or the public key for which it is encrypted; then the next
 				* three are "", being in the image only */
 	const char *comm;

@@ -19,6 +19,7 @@
 #include "kind/memory.h"
 #include "sys/vmaread.h"
 #include "target/copy.h"
+#include "target/softdirty.h"
 #include "target/tracker.h"
 
 enum {
@@ -34,11 +35,12 @@ enum {
 
 struct follow {
 	struct kage_tracker *tracker;
+	struct kage_softdirty *soft; /* where there can be no tracker; or NULL */
 	struct shadow *shadow;
 	bool once;      /* for one image: the shadow is empty, and all is in layers */
 	bool filled;    /* the shadow holds what there was when tracking began, or more */
 	bool committed; /* it holds an image */
-	bool untracked; /* there is no tracker, and there will be none */
+	bool untracked; /* there is neither, and there will be none */
 	bool twins;     /* then a twin of the target is read; else it stands while all is copied */
 	bool twins_forced;      /* also of a small target */
 	bool told;              /* that it had none, and why */
@@ -57,6 +59,7 @@ struct follow {
 	struct page_runs guards;    /* likewise */
 	struct page_runs unsure;    /* likewise, until it is known */
 	struct page_runs written;   /* what looks told, and is in no layer yet */
+	struct page_runs later;     /* of those, what is read from the twin instead */
 	struct page_runs image;     /* all pages of the captured image */
 	struct page_runs changes;   /* those that may differ from the shadow */
 	struct kage_maps maps;      /* of the last capture */
@@ -83,6 +86,14 @@ struct kage_err *follow_create(int dir_fd, bool secret, struct follow **ret_foll
 	return NULL;
 }
 
+static void stop_tracking(struct follow *f)
+{
+	kage_tracker_destroy(f->tracker);
+	kage_softdirty_destroy(f->soft);
+	f->tracker = NULL;
+	f->soft = NULL;
+}
+
 static void drop_layers(struct follow *f)
 {
 	for (size_t i = 0; i < f->n_layers; i++)
@@ -98,7 +109,7 @@ void follow_destroy(struct follow *f)
 
 	if (!f)
 		return;
-	kage_tracker_destroy(f->tracker);
+	stop_tracking(f);
 	kage_twin_end(f->twin);
 	drop_layers(f);
 	kage_mem_pages_destroy(f->next);
@@ -109,6 +120,7 @@ void follow_destroy(struct follow *f)
 	kage_runs_deinit(&f->guards);
 	kage_runs_deinit(&f->unsure);
 	kage_runs_deinit(&f->written);
+	kage_runs_deinit(&f->later);
 	kage_runs_deinit(&f->image);
 	kage_runs_deinit(&f->changes);
 	kage_maps_deinit(&f->maps);
@@ -119,10 +131,8 @@ void follow_destroy(struct follow *f)
 
 void follow_let_go(struct follow *f)
 {
-	if (!f)
-		return;
-	kage_tracker_destroy(f->tracker);
-	f->tracker = NULL;
+	if (f)
+		stop_tracking(f);
 }
 
 bool follow_has_before(const struct follow *f)
@@ -145,8 +155,7 @@ struct kage_pages *follow_before(struct follow *f)
 /* All contents have to be copied anew: another program, or the first look at all. */
 static void start_over(struct follow *f)
 {
-	kage_tracker_destroy(f->tracker);
-	f->tracker = NULL;
+	stop_tracking(f);
 	f->filled = false;
 }
 
@@ -240,6 +249,8 @@ static struct kage_err *look_untracked(const struct kage_vma *v, int pagemap, st
 static struct kage_err *look_at(struct kage_capture *c, const struct kage_vma *v, int pagemap,
 				bool sliced, struct looking *l)
 {
+	if (c->follow->soft)
+		return kage_softdirty_look(c->follow->soft, v, pagemap, found, l);
 	if (!c->follow->tracker)
 		return look_untracked(v, pagemap, l);
 	/* The protection of a page of hugetlbfs outlives it (MADV_DONTNEED): of the zeros that come next it would be told
@@ -264,6 +275,8 @@ static struct kage_err *look_in(struct kage_capture *c, const struct kage_target
 		return kage_err_sys(errno, "open /proc/%d/pagemap", of->pid);
 	kage_runs_clear(&f->guards);
 	kage_runs_clear(&f->unsure);
+	if (f->soft)
+		e = kage_softdirty_begin(f->soft, c->target);
 	for (size_t i = 0; i < maps->n && !e; i++) {
 		const struct kage_vma *v = &maps->vmas[i];
 
@@ -345,17 +358,6 @@ static struct kage_err *copy_written(struct kage_capture *c, struct kage_target 
 	return e;
 }
 
-static struct kage_err *to_shadow(struct shadow *s, struct kage_pages *p)
-{
-	for (size_t i = 0; i < p->n_runs; i++) {
-		const struct page_run *r = &p->runs[i];
-		const void *bytes = p->ops->borrow(p, r->space, r->first, r->count);
-
-		TRY(shadow_write(s, r->space, r->first, r->count, bytes));
-	}
-	return NULL;
-}
-
 /* RUN goes to the shadow while the target runs, from it or from its twin. */
 static struct kage_err *fill_piece(struct kage_capture *c, const struct page_run *run)
 {
@@ -368,7 +370,7 @@ static struct kage_err *fill_piece(struct kage_capture *c, const struct page_run
 	e = f->twin ? copy_runs(f->twin->process, run, 1, false, m)
 		    : copy_runs(c->target, run, 1, true, m);
 	if (!e)
-		e = to_shadow(f->shadow, kage_mem_pages_finish(m));
+		e = shadow_write_all(f->shadow, kage_mem_pages_finish(m));
 	room_give(&f->room, m);
 	return e;
 }
@@ -483,6 +485,21 @@ static struct kage_err *look_for_pins(struct kage_capture *c)
 	return f->pinned ? NULL : kage_pins_look(c->target, &f->pinned);
 }
 
+/* There is one round: for what was cleared, all that is there is copied. */
+static struct kage_err *run_soft_round(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+	bool cleared;
+
+	TRY(kage_softdirty_start(f->soft, c->target, !f->filled, &cleared));
+	if (!cleared)
+		return reserve(c, f->expected);
+	TRY(look_around(c, &c->maps, false));
+	TRY(look_for_pins(c));
+	TRY(fill(c));
+	return reserve(c, f->pinned ? kage_runs_total(&f->populated) : RESERVE_PAGES);
+}
+
 /* Rounds go on while they help. Each costs both sides something: a page that was written faults once more, and for
  * each 2 MiB with such pages the processors tell each other. So there is none where the stop can copy all, if
  * this image is like the last one, and no further one that would find little. */
@@ -491,6 +508,8 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 	struct follow *f = c->follow;
 	uint64_t before = UINT64_MAX, now = f->expected;
 
+	if (f->soft)
+		return run_soft_round(c);
 	if (!f->tracker || (f->filled && f->committed && f->expected <= FEW_PAGES))
 		return reserve(c, f->expected);
 	for (int round = 0; round < MAX_ROUNDS; round++) {
@@ -538,21 +557,39 @@ static void do_without(struct kage_capture *c, const char *why)
 			c->target->pid, why[0] ? ": " : "", why);
 }
 
+static bool cannot_be_had(const struct kage_err *e)
+{
+	return e && (kage_err_code(e) == KAGE_UNSUPPORTED || kage_err_code(e) == KAGE_PERM);
+}
+
+/* What is below a tracker, which could not be made because of E (taken). */
+static struct kage_err *make_next_best(struct kage_capture *c, struct kage_err *e)
+{
+	struct kage_err *also = kage_softdirty_create(c->target, &c->follow->soft);
+
+	if (also && !cannot_be_had(also)) {
+		err_drop(e);
+		return also;
+	}
+	if (also)
+		do_without(c, kage_err_message(e ? e : also));
+	err_drop(also);
+	err_drop(e);
+	return NULL;
+}
+
 static struct kage_err *make_tracker_if_possible(struct kage_capture *c)
 {
-	struct kage_err *e;
+	struct kage_err *e = NULL;
 
 	if (is_forced("copy") || is_forced("twin")) {
 		do_without(c, "");
 		return NULL;
 	}
+	if (is_forced("softdirty"))
+		return make_next_best(c, NULL);
 	e = make_tracker(c);
-	if (e && (kage_err_code(e) == KAGE_UNSUPPORTED || kage_err_code(e) == KAGE_PERM)) {
-		do_without(c, kage_err_message(e));
-		err_drop(e);
-		return NULL;
-	}
-	return e;
+	return cannot_be_had(e) ? make_next_best(c, e) : e;
 }
 
 /* What is registered with our userfaultfd a program cannot register with its own (EBUSY). */
@@ -562,12 +599,11 @@ static struct kage_err *give_way(struct kage_capture *c)
 
 	if (f->untracked)
 		return NULL;
-	if (!f->tracker)
+	if (!f->tracker && !f->soft)
 		TRY(kage_pins_find_uffd(c->target, &f->gives_way));
 	if (!f->gives_way)
 		return NULL;
-	kage_tracker_destroy(f->tracker);
-	f->tracker = NULL;
+	stop_tracking(f);
 	do_without(c, "it has a userfaultfd itself");
 	return NULL;
 }
@@ -601,7 +637,7 @@ struct kage_err *follow_look(struct kage_capture *c)
 		if (f->tracker && kage_tracker_is_dead(f->tracker))
 			start_over(f);
 		TRY(give_way(c));
-		if (!f->tracker && !f->untracked)
+		if (!f->tracker && !f->soft && !f->untracked)
 			TRY(make_tracker_if_possible(c));
 		if (!c->maps.n)
 			TRY(read_maps(c));
@@ -636,20 +672,13 @@ static struct kage_err *add_unknown(struct follow *f)
 /* What was told as written, was not copied then, and is gone by now. */
 static struct kage_err *drop_gone(struct follow *f)
 {
-	struct page_runs gone = { 0 }, left = { 0 };
-	struct kage_err *e =
-		kage_runs_minus(f->written.v, f->written.n, f->populated.v, f->populated.n, &gone);
+	struct page_runs left = { 0 };
+	struct kage_err *e = kage_runs_common(&f->written, &f->populated, &left);
 
+	kage_runs_deinit(e ? &left : &f->written);
 	if (!e)
-		e = kage_runs_minus(f->written.v, f->written.n, gone.v, gone.n, &left);
-	kage_runs_deinit(&gone);
-	if (e) {
-		kage_runs_deinit(&left);
-		return e;
-	}
-	kage_runs_deinit(&f->written);
-	f->written = left;
-	return NULL;
+		f->written = left;
+	return e;
 }
 
 static struct kage_err *add_all(struct follow *f)
@@ -736,8 +765,6 @@ static struct kage_err *split_off(struct kage_capture *c, bool *ret_still)
 	struct kage_thread *thread = kage_target_who_stands(c->target);
 	const char *why = twinned_obstacle(c);
 
-	kage_twin_end(f->twin);
-	f->twin = NULL;
 	/* Of an attempt before this one: nothing of it is known to be so still. */
 	drop_layers(f);
 	kage_runs_clear(&f->written);
@@ -763,18 +790,54 @@ static struct kage_err *split_off(struct kage_capture *c, bool *ret_still)
 	return NULL;
 }
 
+/* Too much to be copied while the target stands is read from a twin, if it may have one. Not if layers of an earlier
+ * attempt hold pages of it: what the twin has is put below layers, or left out where it is as in the image before. */
+static struct kage_err *put_off(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+	struct kage_thread *thread = kage_target_who_stands(c->target);
+	struct page_runs all = f->written;
+	struct kage_err *e;
+
+	if (!f->soft || f->pinned || f->n_layers || !thread ||
+	    !twinned_saves(c, kage_runs_total(&all)) || twinned_obstacle(c))
+		return NULL;
+	TRY(fork_off(c, thread));
+	if (!f->twin)
+		return NULL;
+	f->written = (struct page_runs){ 0 };
+	e = note_rseq(c, thread);
+	kage_runs_sort(&f->populated);
+	if (!e)
+		e = twinned_split(c, &all, &f->written, &f->later);
+	kage_runs_deinit(&all);
+	return e;
+}
+
+/* What an attempt before this one has put off, and nobody has read. */
+static void forget_twin(struct follow *f)
+{
+	if (f->soft && f->twin)
+		kage_softdirty_distrust(f->soft);
+	kage_twin_end(f->twin);
+	f->twin = NULL;
+	kage_runs_clear(&f->later);
+}
+
 static Kage__Source__Tracking how_known(const struct follow *f)
 {
-	if (f->twin)
+	if (f->twin && !f->soft)
 		return KAGE__SOURCE__TRACKING__TWIN;
-	return f->tracker && !f->pinned ? KAGE__SOURCE__TRACKING__WRITE_PROTECT
-					: KAGE__SOURCE__TRACKING__COPY;
+	if (f->pinned || f->untracked)
+		return KAGE__SOURCE__TRACKING__COPY;
+	return f->soft ? KAGE__SOURCE__TRACKING__SOFT_DIRTY : KAGE__SOURCE__TRACKING__WRITE_PROTECT;
 }
 
 struct kage_err *follow_copy(struct kage_capture *c, bool *ret_still)
 {
 	struct follow *f = c->follow;
 
+	forget_twin(f);
 	if (f->untracked && f->twins)
 		TRY(split_off(c, ret_still));
 	if (!*ret_still)
@@ -783,11 +846,14 @@ struct kage_err *follow_copy(struct kage_capture *c, bool *ret_still)
 		TRY(look_around(c, &c->maps, false));
 	f->looked_ns = kage_clock_mono_ns();
 	TRY(choose_written(f));
+	TRY(put_off(c));
 	c->tracking = how_known(f);
 	TRY(copy_written(c, c->target, false));
 	/* What is under way in this instant may arrive after it. */
 	f->pinned = kage_pins_seen(c);
 	f->gives_way |= kage_pins_uffd_seen(c);
+	if (f->soft)
+		TRY(kage_softdirty_clear(f->soft, c->target, ret_still));
 	return note_guards(c);
 }
 
@@ -800,6 +866,11 @@ static struct kage_err *choose_in_twin(struct kage_capture *c)
 	struct page_runs all = { 0 };
 	struct kage_err *e;
 
+	if (f->soft) {
+		f->written = f->later;
+		f->later = (struct page_runs){ 0 };
+		return NULL;
+	}
 	TRY(look_in(c, f->twin->process, &c->maps, false));
 	TRY(note_guards(c));
 	if (!f->n_layers)
@@ -898,8 +969,7 @@ void follow_keep(struct kage_capture *c)
 {
 	struct follow *f = c->follow;
 
-	kage_twin_end(f->twin);
-	f->twin = NULL;
+	forget_twin(f);
 	kage_maps_deinit(&f->maps);
 	f->maps = c->maps;
 	c->maps = (struct kage_maps){ 0 };
@@ -911,9 +981,9 @@ void follow_keep(struct kage_capture *c)
 struct kage_err *follow_commit(struct follow *f)
 {
 	for (size_t i = 0; i < f->n_layers; i++)
-		TRY(to_shadow(f->shadow, f->layers[i]));
+		TRY(shadow_write_all(f->shadow, f->layers[i]));
 	if (f->others)
-		TRY(to_shadow(f->shadow, f->others));
+		TRY(shadow_write_all(f->shadow, f->others));
 	TRY(shadow_set_runs(f->shadow, f->image.v, f->image.n));
 	f->committed = true;
 	drop_layers(f);

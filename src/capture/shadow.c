@@ -217,6 +217,17 @@ struct kage_err *shadow_write(struct shadow *s, uint32_t space, uint64_t first, 
 	return NULL;
 }
 
+struct kage_err *shadow_write_all(struct shadow *s, struct kage_pages *p)
+{
+	for (size_t i = 0; i < p->n_runs; i++) {
+		const struct page_run *r = &p->runs[i];
+		const void *bytes = p->ops->borrow(p, r->space, r->first, r->count);
+
+		TRY(shadow_write(s, r->space, r->first, r->count, bytes));
+	}
+	return NULL;
+}
+
 struct kage_err *shadow_set_runs(struct shadow *s, const struct page_run *runs, size_t n)
 {
 	struct page_run *copy = calloc(n + 1, sizeof(*copy));

@@ -22,6 +22,9 @@ void shadow_destroy(struct shadow *s);
 struct kage_err *shadow_write(struct shadow *s, uint32_t space, uint64_t first, uint64_t count,
 			      const void *bytes) _must_check_;
 
+/** The same for all pages of P, which are in memory. */
+struct kage_err *shadow_write_all(struct shadow *s, struct kage_pages *p) _must_check_;
+
 /** Which pages the image has, copied. */
 struct kage_err *shadow_set_runs(struct shadow *s, const struct page_run *runs, size_t n)
 	_must_check_;

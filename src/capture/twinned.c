@@ -13,6 +13,7 @@
 enum {
 	PIECE_PAGES = 4096,
 	SMALL_KB = 16 * 1024, /* is copied in less time than a batch and a fork take */
+	FORK_IS_FASTER = 8,   /* so many times, about, than copying */
 };
 
 /* Memory of the target's own: that much is copied if it writes to all of it. */
@@ -28,6 +29,13 @@ static uint64_t own_kb(const struct kage_capture *c)
 bool twinned_is_small(const struct kage_capture *c)
 {
 	return own_kb(c) < SMALL_KB;
+}
+
+bool twinned_saves(const struct kage_capture *c, uint64_t pages)
+{
+	uint64_t kb = pages * (KAGE_PAGE_BYTES / 1024);
+
+	return kb >= SMALL_KB && kb >= own_kb(c) / FORK_IS_FASTER;
 }
 
 const char *twinned_obstacle(const struct kage_capture *c)
@@ -46,6 +54,34 @@ const char *twinned_obstacle(const struct kage_capture *c)
 bool twinned_takes(const struct kage_vma *v)
 {
 	return v->ino == 0 && kage_twin_has(v);
+}
+
+/* All that a twin has, page or not. */
+static struct kage_err *add_taken(const struct kage_capture *c, struct page_runs *ret)
+{
+	for (size_t i = 0; i < c->maps.n; i++) {
+		const struct kage_vma *v = &c->maps.vmas[i];
+
+		if (kage_memory_is_private(v) && twinned_takes(v))
+			TRY(kage_runs_add(ret, 1, v->start >> KAGE_PAGE_SHIFT,
+					  (v->end - v->start) >> KAGE_PAGE_SHIFT));
+	}
+	return NULL;
+}
+
+struct kage_err *twinned_split(const struct kage_capture *c, const struct page_runs *all,
+			       struct page_runs *here, struct page_runs *later)
+{
+	struct page_runs taken = { 0 };
+	struct kage_err *e = add_taken(c, &taken);
+
+	if (!e)
+		e = kage_runs_minus(all->v, all->n, taken.v, taken.n, here);
+	kage_runs_sort(here);
+	if (!e)
+		e = kage_runs_minus(all->v, all->n, here->v, here->n, later);
+	kage_runs_deinit(&taken);
+	return e;
 }
 
 static bool has_all(const struct kage_capture *c, const struct kage_maps *theirs)

@@ -14,12 +14,19 @@
 /** Whether copying all of the target of C, frozen and seen, takes no longer than forking it. */
 bool twinned_is_small(const struct kage_capture *c);
 
+/** Whether copying PAGES pages of it takes longer than forking it. */
+bool twinned_saves(const struct kage_capture *c, uint64_t pages);
+
 /** Why it must not be forked just now; NULL: it may be. */
 const char *twinned_obstacle(const struct kage_capture *c);
 
 /** Whether the contents of VMA are read from a twin. A page of the process's own in a mapping of a file goes from both when
  *  the file is made shorter, so those are copied in the stop. */
 bool twinned_takes(const struct kage_vma *v);
+
+/** Of ALL pages, adds to HERE what a twin does not have, and to LATER what is in it and not in HERE. All are in order. */
+struct kage_err *twinned_split(const struct kage_capture *c, const struct page_runs *all,
+			       struct page_runs *here, struct page_runs *later) _must_check_;
 
 /** Whether TWIN, made in the stop, has all that it should have by C->maps, flags of which are older than the stop.
  *  KAGE_CHANGED if not. */

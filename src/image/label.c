@@ -43,6 +43,8 @@ const char *kage_tracking_name(uint32_t tracking)
 	switch (tracking) {
 	case KAGE__SOURCE__TRACKING__WRITE_PROTECT:
 		return "wp";
+	case KAGE__SOURCE__TRACKING__SOFT_DIRTY:
+		return "softdirty";
 	case KAGE__SOURCE__TRACKING__TWIN:
 		return "twin";
 	case KAGE__SOURCE__TRACKING__COPY:

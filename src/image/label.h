@@ -9,7 +9,7 @@
  *  program gave it: of MAP, which is of the first process of IMAGE. Lives as long as IMAGE. */
 const char *kage_image_mapping_label(const struct kage_image *image, const Kage__Mapping *map);
 
-/** The word for TRACKING, a Source.Tracking: "wp", "twin", "copy"; "" for none that is known. */
+/** The word for TRACKING, a Source.Tracking: "wp", "softdirty", "twin", "copy"; "" for none that is known. */
 const char *kage_tracking_name(uint32_t tracking);
 
 #endif

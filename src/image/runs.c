@@ -109,6 +109,18 @@ struct kage_err *kage_runs_minus(const struct page_run *a, size_t n_a, const str
 	return NULL;
 }
 
+struct kage_err *kage_runs_common(const struct page_runs *a, const struct page_runs *b,
+				  struct page_runs *ret)
+{
+	struct page_runs only = { 0 };
+	struct kage_err *e = kage_runs_minus(a->v, a->n, b->v, b->n, &only);
+
+	if (!e)
+		e = kage_runs_minus(a->v, a->n, only.v, only.n, ret);
+	kage_runs_deinit(&only);
+	return e;
+}
+
 uint64_t kage_runs_total(const struct page_runs *s)
 {
 	uint64_t total = 0;

@@ -34,6 +34,10 @@ void kage_runs_sort(struct page_runs *s);
 struct kage_err *kage_runs_minus(const struct page_run *a, size_t n_a, const struct page_run *b,
 				 size_t n_b, struct page_runs *ret) _must_check_;
 
+/** Adds to RET what is in both. */
+struct kage_err *kage_runs_common(const struct page_runs *a, const struct page_runs *b,
+				  struct page_runs *ret) _must_check_;
+
 uint64_t kage_runs_total(const struct page_runs *s);
 
 #endif

@@ -43,6 +43,8 @@ static void print_tracking(Kage__Source__Tracking tracking, FILE *out)
 {
 	static const char *const words[] = {
 		[KAGE__SOURCE__TRACKING__WRITE_PROTECT] = "what it wrote was tracked (userfaultfd)",
+		[KAGE__SOURCE__TRACKING__SOFT_DIRTY] =
+			"what it wrote was tracked (soft-dirty bits)",
 		[KAGE__SOURCE__TRACKING__TWIN] = "its memory was read from a twin",
 		[KAGE__SOURCE__TRACKING__COPY] = "all of its memory was copied at that instant",
 	};

@@ -54,27 +54,51 @@ kind() { # NAME WORDS…
 	cd /
 }
 
-# The program that does to its memory all that can be done, recorded by rung $1, every image verified.
-record() { # RUNG IMAGES WORDS…
-	local rung=$1 images=$2 dir=/work/record.$1 pid status
-	shift 2
+# PROGRAM of test/record recorded by the rung FORCED ("": the best one), which is to be RUNG, every image verified.
+record() { # FORCED RUNG IMAGES PROGRAM WORDS…
+	local forced=$1 rung=$2 images=$3 what="${*:4}, recorded by ${1:-the best rung}" pid status
+	local dir="/work/record $what"
+	shift 3
 	mkdir -p "$dir"
 	cd "$dir" || return
-	/test/record/mem_random 7 "$@" >log 2>&1 &
+	"/test/record/$1" "${@:2}" >log 2>&1 &
 	pid=$!
 	await ready log $pid
-	KAGE_TRACK=$rung "$kage" record --json -n "r$rung" --every 100ms --verify -c "$images" $pid >told 2>&1
+	KAGE_TRACK=$forced "$kage" record --json -n "$1-$rung-$pid" --every 10ms --verify -c "$images" $pid >told 2>&1
 	status=$?
 	: >go
 	wait $pid || status="$status, the program's $?"
 	cat log >>told
 	if [ "$status" != 0 ] || ! grep -q PASS log; then
-		say "not ok" "recorded by ${rung:-the best rung}, status $status" told
-	elif [ "$rung" ] && ! grep -q "\"tracking\":\"$rung\"" told; then
-		say "not ok" "recorded by $rung, not by another rung" told
+		say "not ok" "$what, status $status" told
+	elif ! grep -q "\"tracking\":\"$rung\"" told; then
+		say "not ok" "$what, not by another rung" told
 	else
-		say ok "recorded by ${rung:-the best rung}, $(grep -o '"tracking":"[a-z]*"' told | sort -u | tr -d '\n')"
+		say ok "$what: $(grep -o '"tracking":"[a-z]*"' told | sort -u | tr -d '\n')"
 	fi
+	cd /
+}
+
+# A program into whose memory others write, also in the stop: its life from the last image that can live has all of that.
+written() { # RUNG IMAGES
+	local what="written by others, recorded by $1" image=$2 pid status
+	local dir="/work/$what"
+	mkdir -p "$dir"
+	cd "$dir" || return
+	/test/record/mem_random 11 1 writers >log 2>&1 &
+	pid=$!
+	await ready log $pid
+	KAGE_TRACK=$1 "$kage" record -n written --every 10ms -c "$2" $pid >told 2>&1
+	status=$?
+	kill -KILL $pid
+	wait $pid 2>/dev/null
+	while [ "$image" -gt 1 ] && ! "$kage" check "written@$image" >>told; do image=$((image - 1)); done
+	"$kage" restore "written@$image" >>told 2>&1 &
+	pid=$!
+	: >go
+	wait $pid || status="$status, the life's $?"
+	cat log >>told
+	if [ "$status" = 0 ] && grep -q PASS log; then say ok "$what"; else say "not ok" "$what, status $status" told; fi
 	cd /
 }
 
@@ -82,9 +106,13 @@ echo "TEST # $(cat /proc/sys/kernel/osrelease)"
 for words in mem_anon mem_file mem_shared threads signals timers fd_files fd_pipe fd_event; do
 	kind $words
 done
-record copy 3 1
-record twin 3 1 nofork
-record "" 3 2 nofork
+if /test/unit/test_blind >/work/told 2>&1 && ! grep -q SKIPPED /work/told; then say ok "ranges are noted"; else say "not ok" "ranges are noted" /work/told; fi
+record copy copy 3 mem_random 7 1
+record twin twin 3 mem_random 7 1 nofork
+record "" softdirty 3 mem_random 7 2
+record "" softdirty 8 mem_moves 7
+record "" copy 2 mem_random 7 1 nofork uring
+written softdirty 4
 if "$kage" fsck >/work/told 2>&1; then say ok "the store is sound"; else say "not ok" "the store is sound" /work/told; fi
 echo "TEST done"
 echo b >/proc/sysrq-trigger

@@ -32,7 +32,8 @@ def archive(folder):
     a.program(KAGE, "/bin/kage")
     for name in KINDS:
         a.program(helper("kind/" + name), "/test/kind/" + name)
-    a.program(helper("record/mem_random"), "/test/record/mem_random")
+    for name in ("record/mem_random", "record/mem_moves", "unit/test_blind"):
+        a.program(helper(name), "/test/" + name)
     a.file("init", os.path.join(HERE, "init.sh"))
     path = os.path.join(folder, "initrd")
     a.write(path)

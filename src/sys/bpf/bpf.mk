@@ -7,6 +7,8 @@ BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror -Wno-unused-para
 	-Wno-address-of-packed-member -fno-asynchronous-unwind-tables
 # Where the C library keeps <asm/types.h>; the BPF target does not look there by itself.
 BPF_CFLAGS += -idirafter /usr/include/$(shell $(CC) -print-multiarch 2>/dev/null)
+# Where arguments of functions are (bpf_tracing.h).
+BPF_CFLAGS += -D__TARGET_ARCH_$(patsubst x86_64%,x86,$(patsubst aarch64%,arm64,$(shell $(CC) -dumpmachine | cut -d- -f1)))
 BPF_HEADERS := $(patsubst src/sys/bpf/%.bpf.c,$(B)/bpf/%.lskel.h,$(wildcard src/sys/bpf/*.bpf.c))
 
 $(B)/bpf/%.bpf.o: src/sys/bpf/%.bpf.c $(wildcard src/sys/bpf/*.h)
