@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,6 +12,7 @@
 #include "capture/pins.h"
 #include "capture/room.h"
 #include "capture/shadow.h"
+#include "capture/tracking.h"
 #include "capture/twinned.h"
 #include "image/layers.h"
 #include "kind/looked.h"
@@ -159,36 +159,6 @@ static void start_over(struct follow *f)
 	f->filled = false;
 }
 
-static struct kage_err *inject(struct kage_capture *c)
-{
-	struct kage_thread *thread;
-	struct kage_err *e =
-		kage_target_stop_one(c->target, c->reader, c->stop_all, SPAN_NS, &thread);
-
-	if (!e)
-		e = kage_tracker_create(c->target, thread, &c->follow->tracker);
-	kage_target_thaw(c->target, false);
-	return e;
-}
-
-static void *inject_thread(void *arg)
-{
-	return inject(arg);
-}
-
-/* In a thread of its own, whose end lets go of whom it traced (capture.c). */
-static struct kage_err *make_tracker(struct kage_capture *c)
-{
-	pthread_t thread;
-	void *e = NULL;
-	int r = pthread_create(&thread, NULL, inject_thread, c);
-
-	if (r != 0)
-		return kage_err_sys(r, "start a thread");
-	pthread_join(thread, &e);
-	return e;
-}
-
 /* --- looking ---------------------------------------------------------------------------------- */
 
 struct looking {
@@ -275,7 +245,7 @@ static struct kage_err *look_in(struct kage_capture *c, const struct kage_target
 		return kage_err_sys(errno, "open /proc/%d/pagemap", of->pid);
 	kage_runs_clear(&f->guards);
 	kage_runs_clear(&f->unsure);
-	if (f->soft)
+	if (f->soft && of == c->target)
 		e = kage_softdirty_begin(f->soft, c->target);
 	for (size_t i = 0; i < maps->n && !e; i++) {
 		const struct kage_vma *v = &maps->vmas[i];
@@ -588,7 +558,7 @@ static struct kage_err *make_tracker_if_possible(struct kage_capture *c)
 	}
 	if (is_forced("softdirty"))
 		return make_next_best(c, NULL);
-	e = make_tracker(c);
+	e = tracking_begin(c, &c->follow->tracker);
 	return cannot_be_had(e) ? make_next_best(c, e) : e;
 }
 
@@ -758,6 +728,21 @@ static struct kage_err *note_rseq(struct kage_capture *c, const struct kage_thre
 	return kage_pagemap_private(pagemap, page, page + KAGE_PAGE_BYTES, found_written, &l);
 }
 
+/* Makes a twin, and looks at what it has not. */
+static struct kage_err *take_twin(struct kage_capture *c, struct kage_thread *thread)
+{
+	struct follow *f = c->follow;
+
+	TRY(fork_off(c, thread));
+	if (!f->twin)
+		return NULL;
+	TRY(look_around(c, &c->maps, false));
+	TRY(note_rseq(c, thread));
+	kage_runs_sort(&f->populated);
+	kage_runs_sort(&f->written);
+	return NULL;
+}
+
 /* Makes a twin if that is to be, and looks at what it has not. *RET_STILL false: a thread must stand that can make it. */
 static struct kage_err *split_off(struct kage_capture *c, bool *ret_still)
 {
@@ -780,14 +765,20 @@ static struct kage_err *split_off(struct kage_capture *c, bool *ret_still)
 		return NULL;
 	}
 	f->n_asleep = 0;
-	TRY(fork_off(c, thread));
-	if (!f->twin)
+	return take_twin(c, thread);
+}
+
+/* Where the page map is long and empty it is not read in the stop: a fork copies the bits, too. What others write from
+ * before the fork on is told the next time as well. */
+static struct kage_err *split_off_sparse(struct kage_capture *c)
+{
+	struct follow *f = c->follow;
+	struct kage_thread *thread = kage_target_who_stands(c->target);
+
+	if (f->pinned || f->n_layers || !thread || !twinned_is_sparse(c) || twinned_obstacle(c))
 		return NULL;
-	TRY(look_around(c, &c->maps, false));
-	TRY(note_rseq(c, thread));
-	kage_runs_sort(&f->populated);
-	kage_runs_sort(&f->written);
-	return NULL;
+	TRY(kage_softdirty_begin(f->soft, c->target));
+	return take_twin(c, thread);
 }
 
 /* Too much to be copied while the target stands is read from a twin, if it may have one. Not if layers of an earlier
@@ -799,7 +790,7 @@ static struct kage_err *put_off(struct kage_capture *c)
 	struct page_runs all = f->written;
 	struct kage_err *e;
 
-	if (!f->soft || f->pinned || f->n_layers || !thread ||
+	if (!f->soft || f->twin || f->pinned || f->n_layers || !thread ||
 	    !twinned_saves(c, kage_runs_total(&all)) || twinned_obstacle(c))
 		return NULL;
 	TRY(fork_off(c, thread));
@@ -840,6 +831,8 @@ struct kage_err *follow_copy(struct kage_capture *c, bool *ret_still)
 	forget_twin(f);
 	if (f->untracked && f->twins)
 		TRY(split_off(c, ret_still));
+	if (f->soft)
+		TRY(split_off_sparse(c));
 	if (!*ret_still)
 		return NULL;
 	if (!f->twin)
@@ -866,12 +859,13 @@ static struct kage_err *choose_in_twin(struct kage_capture *c)
 	struct page_runs all = { 0 };
 	struct kage_err *e;
 
-	if (f->soft) {
+	if (f->later.n) {
 		f->written = f->later;
 		f->later = (struct page_runs){ 0 };
 		return NULL;
 	}
 	TRY(look_in(c, f->twin->process, &c->maps, false));
+	TRY(add_unknown(f));
 	TRY(note_guards(c));
 	if (!f->n_layers)
 		return NULL;

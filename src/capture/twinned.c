@@ -12,8 +12,11 @@
 
 enum {
 	PIECE_PAGES = 4096,
-	SMALL_KB = 16 * 1024, /* is copied in less time than a batch and a fork take */
-	FORK_IS_FASTER = 8,   /* so many times, about, than copying */
+	SMALL_KB = 16 * 1024,  /* is copied in less time than a batch and a fork take */
+	FORK_IS_FASTER = 8,    /* so many times, about, than copying */
+	FORK_NS = 1000 * 1000, /* about, the batch included */
+	FORK_PAGE_NS = 60,
+	READ_ENTRY_NS = 3,
 };
 
 /* Memory of the target's own: that much is copied if it writes to all of it. */
@@ -36,6 +39,16 @@ bool twinned_saves(const struct kage_capture *c, uint64_t pages)
 	uint64_t kb = pages * (KAGE_PAGE_BYTES / 1024);
 
 	return kb >= SMALL_KB && kb >= own_kb(c) / FORK_IS_FASTER;
+}
+
+bool twinned_is_sparse(const struct kage_capture *c)
+{
+	uint64_t pages = 0, own = own_kb(c) * 1024 / KAGE_PAGE_BYTES;
+
+	for (size_t i = 0; i < c->maps.n; i++)
+		if (kage_memory_is_private(&c->maps.vmas[i]))
+			pages += (c->maps.vmas[i].end - c->maps.vmas[i].start) / KAGE_PAGE_BYTES;
+	return pages * READ_ENTRY_NS > FORK_NS + own * FORK_PAGE_NS;
 }
 
 const char *twinned_obstacle(const struct kage_capture *c)

@@ -17,6 +17,9 @@ bool twinned_is_small(const struct kage_capture *c);
 /** Whether copying PAGES pages of it takes longer than forking it. */
 bool twinned_saves(const struct kage_capture *c, uint64_t pages);
 
+/** Whether reading all entries of its page map takes longer than forking it: large mappings with little in them. */
+bool twinned_is_sparse(const struct kage_capture *c);
+
 /** Why it must not be forked just now; NULL: it may be. */
 const char *twinned_obstacle(const struct kage_capture *c);
 

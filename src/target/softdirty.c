@@ -107,7 +107,7 @@ struct kage_err *kage_softdirty_start(struct kage_softdirty *s, struct kage_targ
 
 void kage_softdirty_distrust(struct kage_softdirty *s)
 {
-	s->doubt = true;
+	s->doubt |= !s->turned;
 }
 
 struct kage_err *kage_softdirty_begin(struct kage_softdirty *s, struct kage_target *t)
@@ -115,8 +115,11 @@ struct kage_err *kage_softdirty_begin(struct kage_softdirty *s, struct kage_targ
 	bool new, all;
 
 	TRY(kage_blind_watch(s->blind, t->pid, &new));
-	if (!s->turned)
+	if (!s->turned) {
 		kage_blind_turn(s->blind);
+		s->had_merged = s->has_merged;
+		s->has_merged = false;
+	}
 	s->turned = true;
 	free(s->ranges);
 	s->ranges = NULL;
@@ -175,7 +178,5 @@ struct kage_err *kage_softdirty_clear(struct kage_softdirty *s, struct kage_targ
 	TRY(kage_target_still(t, ret_still));
 	s->doubt = !*ret_still;
 	s->turned = false;
-	s->had_merged = s->has_merged;
-	s->has_merged = false;
 	return NULL;
 }

@@ -6,7 +6,7 @@
  * Bits cannot be read and cleared in one step, so a round of looking, copying and clearing is for a target that stands.
  * The first clearing may be done while it runs, if all that is there is copied afterwards.
  *
- *	begin	  once for each pass over all mappings
+ *	begin	  in the target, once for each pass over all mappings
  *	look	  mapping by mapping
  *	clear	  when what was told is copied
  *
@@ -34,12 +34,12 @@ void kage_softdirty_destroy(struct kage_softdirty *s);
 struct kage_err *kage_softdirty_start(struct kage_softdirty *s, struct kage_target *t, bool anew,
 				      bool *ret_cleared) _must_check_;
 
-/** What was told since the last clearing was not copied after all: the next pass tells everything. */
+/** What was told was not copied after all: if it was cleared, the next pass tells everything. */
 void kage_softdirty_distrust(struct kage_softdirty *s);
 
 struct kage_err *kage_softdirty_begin(struct kage_softdirty *s, struct kage_target *t) _must_check_;
 
-/** Tells the private pages of V, KAGE_PAGE_SAME or KAGE_PAGE_WRITTEN, of which PAGEMAP_FD is the page map. FN may be
+/** Also of a twin of the target, which has its bits as of the fork, until the next pass. Tells the private pages of V, KAGE_PAGE_SAME or KAGE_PAGE_WRITTEN, of which PAGEMAP_FD is the page map. FN may be
  *  called for the same pages more than once; written once is written. */
 struct kage_err *kage_softdirty_look(struct kage_softdirty *s, const struct kage_vma *v,
 				     int pagemap_fd, kage_pagemap_changes_fn *fn, void *user)

@@ -111,7 +111,6 @@ record copy copy 3 mem_random 7 1
 record twin twin 3 mem_random 7 1 nofork
 record "" softdirty 3 mem_random 7 2
 record "" softdirty 8 mem_moves 7
-record "" copy 2 mem_random 7 1 nofork uring
 written softdirty 4
 if "$kage" fsck >/work/told 2>&1; then say ok "the store is sound"; else say "not ok" "the store is sound" /work/told; fi
 echo "TEST done"
