@@ -59,6 +59,7 @@ struct follow {
 	struct page_runs guards;    /* likewise */
 	struct page_runs unsure;    /* likewise, until it is known */
 	struct page_runs written;   /* what looks told, and is in no layer yet */
+	size_t n_before;            /* layers that were there before what the stop has copied */
 	struct page_runs later;     /* of those, what is read from the twin instead */
 	struct page_runs image;     /* all pages of the captured image */
 	struct page_runs changes;   /* those that may differ from the shadow */
@@ -768,6 +769,13 @@ static struct kage_err *split_off(struct kage_capture *c, bool *ret_still)
 	return take_twin(c, thread);
 }
 
+/* Layers of an earlier attempt may hold pages of what would be read from a twin. That is put below layers, or left out
+ * where it is as in the image before; only if there is one image alone it comes on top. */
+static bool has_older(const struct follow *f)
+{
+	return f->n_layers && !f->once;
+}
+
 /* Where the page map is long and empty it is not read in the stop: a fork copies the bits, too. What others write from
  * before the fork on is told the next time as well. */
 static struct kage_err *split_off_sparse(struct kage_capture *c)
@@ -775,14 +783,13 @@ static struct kage_err *split_off_sparse(struct kage_capture *c)
 	struct follow *f = c->follow;
 	struct kage_thread *thread = kage_target_who_stands(c->target);
 
-	if (f->pinned || f->n_layers || !thread || !twinned_is_sparse(c) || twinned_obstacle(c))
+	if (f->pinned || has_older(f) || !thread || !twinned_is_sparse(c) || twinned_obstacle(c))
 		return NULL;
 	TRY(kage_softdirty_begin(f->soft, c->target));
 	return take_twin(c, thread);
 }
 
-/* Too much to be copied while the target stands is read from a twin, if it may have one. Not if layers of an earlier
- * attempt hold pages of it: what the twin has is put below layers, or left out where it is as in the image before. */
+/* Too much to be copied while the target stands is read from a twin, if it may have one. */
 static struct kage_err *put_off(struct kage_capture *c)
 {
 	struct follow *f = c->follow;
@@ -790,7 +797,7 @@ static struct kage_err *put_off(struct kage_capture *c)
 	struct page_runs all = f->written;
 	struct kage_err *e;
 
-	if (!f->soft || f->twin || f->pinned || f->n_layers || !thread ||
+	if (!f->soft || f->twin || f->pinned || has_older(f) || !thread ||
 	    !twinned_saves(c, kage_runs_total(&all)) || twinned_obstacle(c))
 		return NULL;
 	TRY(fork_off(c, thread));
@@ -841,6 +848,7 @@ struct kage_err *follow_copy(struct kage_capture *c, bool *ret_still)
 	TRY(choose_written(f));
 	TRY(put_off(c));
 	c->tracking = how_known(f);
+	f->n_before = f->n_layers;
 	TRY(copy_written(c, c->target, false));
 	/* What is under way in this instant may arrive after it. */
 	f->pinned = kage_pins_seen(c);
@@ -857,6 +865,7 @@ static struct kage_err *choose_in_twin(struct kage_capture *c)
 {
 	struct follow *f = c->follow;
 	struct page_runs all = { 0 };
+	const struct kage_pages *here;
 	struct kage_err *e;
 
 	if (f->later.n) {
@@ -867,11 +876,12 @@ static struct kage_err *choose_in_twin(struct kage_capture *c)
 	TRY(look_in(c, f->twin->process, &c->maps, false));
 	TRY(add_unknown(f));
 	TRY(note_guards(c));
-	if (!f->n_layers)
+	if (f->n_layers == f->n_before)
 		return NULL;
+	here = f->layers[f->n_before];
 	all = f->written;
 	f->written = (struct page_runs){ 0 };
-	e = kage_runs_minus(all.v, all.n, f->layers[0]->runs, f->layers[0]->n_runs, &f->written);
+	e = kage_runs_minus(all.v, all.n, here->runs, here->n_runs, &f->written);
 	kage_runs_deinit(&all);
 	return e;
 }

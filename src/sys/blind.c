@@ -69,7 +69,8 @@ static struct kage_err *attach(struct kage_blind *b)
 	struct blind_bpf *bpf = b->bpf;
 	const char *what = "copy_vma";
 
-	if (blind_bpf__kage_moved__attach(bpf) > 0 && blind_bpf__kage_protected__attach(bpf) > 0) {
+	if (blind_bpf__kage_moved__attach(bpf) > 0 && blind_bpf__kage_protected__attach(bpf) > 0 &&
+	    blind_bpf__kage_cleared__attach(bpf) > 0) {
 		what = "get_user_pages_remote";
 		b->events[0] = probe(what, bpf->progs.kage_got.prog_fd);
 		b->events[1] = probe("pin_user_pages_remote", bpf->progs.kage_pinned.prog_fd);
@@ -143,6 +144,11 @@ struct kage_err *kage_blind_watch(struct kage_blind *b, pid_t pid, bool *ret_new
 	return NULL;
 }
 
+uint64_t kage_blind_cleared(const struct kage_blind *b)
+{
+	return __atomic_load_n(&b->shared->n_cleared, __ATOMIC_SEQ_CST);
+}
+
 /* --- the logs ------------------------------------------------------------------------------------- */
 
 /* How often the kernel has left out a program, because it was running already on that processor. */
@@ -162,7 +168,8 @@ static uint64_t missed_by(int prog)
 static void count_missed(struct kage_blind *b)
 {
 	uint64_t n = missed_by(b->bpf->progs.kage_moved.prog_fd) +
-		     missed_by(b->bpf->progs.kage_protected.prog_fd);
+		     missed_by(b->bpf->progs.kage_protected.prog_fd) +
+		     missed_by(b->bpf->progs.kage_cleared.prog_fd);
 
 	b->missed_later |= n != b->missed;
 	b->missed = n;

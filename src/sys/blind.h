@@ -39,6 +39,9 @@ void kage_blind_close(struct kage_blind *b);
  *  (execve(2)), there was no such call, or whose memory it is cannot be told, since its first thread has ended. */
 struct kage_err *kage_blind_watch(struct kage_blind *b, pid_t pid, bool *ret_new) _must_check_;
 
+/** How often the bits of that process were cleared, by whomsoever. */
+uint64_t kage_blind_cleared(const struct kage_blind *b);
+
 /** The other log's turn: it is emptied. */
 void kage_blind_turn(struct kage_blind *b);
 

@@ -16,9 +16,11 @@ struct kage_softdirty {
 	struct kage_blind *blind;
 	struct kage_range *ranges; /* of this pass: what the bits do not tell */
 	size_t n_ranges;
-	bool all;    /* in this pass they tell nothing */
-	bool doubt;  /* something may have been written between reading and clearing */
-	bool turned; /* since the last clearing it was the other log's turn */
+	bool all;           /* in this pass they tell nothing */
+	bool doubt;         /* something may have been written between reading and clearing */
+	uint64_t n_cleared; /* clearings, by anybody, as of our last one */
+	uint64_t n_begun;   /* and as of the beginning of this pass */
+	bool turned;        /* since the last clearing it was the other log's turn */
 	bool has_merged; /* KSM may have made pages of the target one: in this pass, and in the one before */
 	bool had_merged;
 };
@@ -55,6 +57,29 @@ static struct kage_err *check_kernel(const struct kage_target *t)
 		       : NULL;
 }
 
+/* *RET_ALONE: nobody else has cleared anything since the pass began. */
+static struct kage_err *clear(struct kage_softdirty *s, const struct kage_target *t,
+			      bool *ret_alone)
+{
+	TRY(kage_dirtybits_clear(t->proc_fd));
+	s->n_cleared = kage_blind_cleared(s->blind);
+	*ret_alone = s->n_cleared == s->n_begun + 1;
+	return NULL;
+}
+
+static struct kage_err *prepare(struct kage_softdirty *s, const struct kage_target *t)
+{
+	bool new, alone;
+
+	TRY(kage_dirtybits_open(&s->bits));
+	TRY(kage_blind_open(&s->blind));
+	TRY(kage_blind_watch(s->blind, t->pid, &new));
+	TRY(clear(s, t, &alone));
+	return s->n_cleared ? NULL
+			    : kage_err_new(KAGE_UNSUPPORTED,
+					   "the kernel does not tell who clears soft-dirty bits");
+}
+
 struct kage_err *kage_softdirty_create(const struct kage_target *t,
 				       struct kage_softdirty **ret_soft)
 {
@@ -66,9 +91,7 @@ struct kage_err *kage_softdirty_create(const struct kage_target *t,
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return kage_err_nomem();
-	e = kage_dirtybits_open(&s->bits);
-	if (!e)
-		e = kage_blind_open(&s->blind);
+	e = prepare(s, t);
 	if (e) {
 		kage_softdirty_destroy(s);
 		return e;
@@ -92,14 +115,14 @@ void kage_softdirty_destroy(struct kage_softdirty *s)
 struct kage_err *kage_softdirty_start(struct kage_softdirty *s, struct kage_target *t, bool anew,
 				      bool *ret_cleared)
 {
-	bool new;
+	bool new, alone;
 
 	TRY(kage_blind_watch(s->blind, t->pid, &new));
 	*ret_cleared = new || anew;
 	if (!*ret_cleared)
 		return NULL;
 	kage_blind_turn(s->blind);
-	TRY(kage_dirtybits_clear(t->proc_fd));
+	TRY(clear(s, t, &alone));
 	s->turned = false;
 	s->doubt = false;
 	return NULL;
@@ -114,6 +137,7 @@ struct kage_err *kage_softdirty_begin(struct kage_softdirty *s, struct kage_targ
 {
 	bool new, all;
 
+	s->n_begun = kage_blind_cleared(s->blind);
 	TRY(kage_blind_watch(s->blind, t->pid, &new));
 	if (!s->turned) {
 		kage_blind_turn(s->blind);
@@ -125,8 +149,9 @@ struct kage_err *kage_softdirty_begin(struct kage_softdirty *s, struct kage_targ
 	s->ranges = NULL;
 	s->n_ranges = 0;
 	TRY(kage_blind_read(s->blind, &s->ranges, &s->n_ranges, &all));
-	/* Until its bits are cleared, no more is known of a new program. */
-	s->doubt |= new;
+	/* Until its bits are cleared, no more is known of a new program, nor of one whose bits somebody else has
+	 * cleared. */
+	s->doubt |= new || s->n_begun != s->n_cleared;
 	s->all = all || s->doubt || s->had_merged;
 	return NULL;
 }
@@ -170,13 +195,15 @@ struct kage_err *kage_softdirty_look(struct kage_softdirty *s, const struct kage
 struct kage_err *kage_softdirty_clear(struct kage_softdirty *s, struct kage_target *t,
 				      bool *ret_still)
 {
+	bool alone;
+
 	TRY(kage_target_still(t, ret_still));
 	if (!*ret_still)
 		return NULL;
 	s->doubt = true;
-	TRY(kage_dirtybits_clear(t->proc_fd));
+	TRY(clear(s, t, &alone));
 	TRY(kage_target_still(t, ret_still));
-	s->doubt = !*ret_still;
+	s->doubt = !*ret_still || !alone;
 	s->turned = false;
 	return NULL;
 }

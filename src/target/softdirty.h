@@ -10,7 +10,8 @@
  *	look	  mapping by mapping
  *	clear	  when what was told is copied
  *
- * Should anybody else clear the bits of the target meanwhile (CRIU with --track-mem does), changes are missed.
+ * Should anybody else clear the bits of the target meanwhile (CRIU with --track-mem, another kage), that is seen, and the next
+ * pass tells everything.
  */
 #ifndef TARGET_SOFTDIRTY_H
 #define TARGET_SOFTDIRTY_H

@@ -54,7 +54,8 @@ kind() { # NAME WORDS…
 	cd /
 }
 
-# PROGRAM of test/record recorded by the rung FORCED ("": the best one), which is to be RUNG, every image verified.
+# PROGRAM of test/record recorded by the rung FORCED ("": the best one), which is to be RUNG, every image verified. With
+# $cleared somebody else clears the soft-dirty bits meanwhile.
 record() { # FORCED RUNG IMAGES PROGRAM WORDS…
 	local forced=$1 rung=$2 images=$3 what="${*:4}, recorded by ${1:-the best rung}" pid status
 	local dir="/work/record $what"
@@ -64,6 +65,7 @@ record() { # FORCED RUNG IMAGES PROGRAM WORDS…
 	"/test/record/$1" "${@:2}" >log 2>&1 &
 	pid=$!
 	await ready log $pid
+	[ -z "$cleared" ] || while [ ! -e go ]; do echo 4 >/proc/$pid/clear_refs; sleep 0.05; done &
 	KAGE_TRACK=$forced "$kage" record --json -n "$1-$rung-$pid" --every 10ms --verify -c "$images" $pid >told 2>&1
 	status=$?
 	: >go
@@ -111,6 +113,7 @@ record copy copy 3 mem_random 7 1
 record twin twin 3 mem_random 7 1 nofork
 record "" softdirty 3 mem_random 7 2
 record "" softdirty 8 mem_moves 7
+cleared=1 record softdirty softdirty 8 mem_moves 8
 written softdirty 4
 if "$kage" fsck >/work/told 2>&1; then say ok "the store is sound"; else say "not ok" "the store is sound" /work/told; fi
 echo "TEST done"

@@ -121,6 +121,21 @@ int kage_protected(void *ctx)
 	return 0;
 }
 
+/* walk_page_range(struct mm_struct *, unsigned long start, unsigned long end, ...): over all that there is, by who writes
+ * to clear_refs (clear_refs_write() in fs/proc/task_mmu.c). */
+SEC("fentry/walk_page_range")
+int kage_cleared(void *ctx)
+{
+	struct kage_blind_shared *s;
+
+	if (argument(ctx, 1) != 0 || argument(ctx, 2) != ~0ull)
+		return 0;
+	s = shared_of(argument(ctx, 0));
+	if (s)
+		__sync_fetch_and_add(&s->n_cleared, 1);
+	return 0;
+}
+
 /* ..._user_pages_remote(struct mm_struct *, unsigned long start, unsigned long nr_pages, unsigned int gup_flags, ...):
  * too many arguments for fentry. */
 static __always_inline int remote(struct pt_regs *regs)

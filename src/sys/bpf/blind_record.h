@@ -21,7 +21,8 @@ struct kage_blind_log {
 
 struct kage_blind_shared {
 	__u64 mm; /* whose ranges are told: an address in the kernel, to be compared; 0: nobody's */
-	__u64 now; /* which log they go to */
+	__u64 now;       /* which log they go to */
+	__u64 n_cleared; /* how often its soft-dirty bits were cleared, by whomsoever */
 	struct kage_blind_log logs[2];
 };
 
