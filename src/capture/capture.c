@@ -28,6 +28,7 @@
 #include "kind/looked.h"
 #include "kind/memory.h"
 #include "kind/obstacles.h"
+#include "kind/sockopt.h"
 #include "kind/timers.h"
 #include "sys/iter.h"
 #include "sys/pagemap.h"
@@ -51,7 +52,6 @@ static void forget(struct kage_capture *c)
 	c->inside = (struct kage_inside){ 0 };
 	free(c->status);
 	c->status = NULL;
-	c->usual_options = NULL; /* in the image's arena */
 	kage_image_close(c->image);
 	c->image = NULL;
 	if (c->pages)
@@ -66,6 +66,7 @@ static void deinit(struct kage_capture *c)
 	if (c->follow)
 		follow_keep(c);
 	kage_looked_free(c);
+	kage_sockopt_forget(c->usual_options);
 	kage_maps_deinit(&c->maps);
 	kage_taskread_close(c->reader);
 	kage_vmaread_close(c->vmas);

@@ -17,6 +17,7 @@
 #include "image/layers.h"
 #include "kind/looked.h"
 #include "kind/memory.h"
+#include "kind/sockopt.h"
 #include "sys/vmaread.h"
 #include "target/copy.h"
 #include "target/softdirty.h"
@@ -65,6 +66,7 @@ struct follow {
 	struct page_runs changes;   /* those that may differ from the shadow */
 	struct kage_maps maps;      /* of the last capture */
 	struct kage_looked *looked;
+	struct kage_sockopt_usual *usual_options;
 	struct kage_space_ids ids;
 };
 
@@ -126,6 +128,7 @@ void follow_destroy(struct follow *f)
 	kage_runs_deinit(&f->changes);
 	kage_maps_deinit(&f->maps);
 	kage_looked_free(&c);
+	kage_sockopt_forget(f->usual_options);
 	free(f->ids.v);
 	free(f);
 }
@@ -597,6 +600,8 @@ struct kage_err *follow_look(struct kage_capture *c)
 	struct follow *f = c->follow;
 
 	c->space_ids = &f->ids;
+	if (!c->usual_options)
+		c->usual_options = take_ptr(f->usual_options);
 	if (!f->ids.n) { /* the address space is number 1 */
 		f->ids.v = calloc(1, sizeof(*f->ids.v));
 		if (!f->ids.v)
@@ -977,6 +982,8 @@ void follow_keep(struct kage_capture *c)
 	kage_maps_deinit(&f->maps);
 	f->maps = c->maps;
 	c->maps = (struct kage_maps){ 0 };
+	if (c->usual_options)
+		f->usual_options = take_ptr(c->usual_options);
 	/* Of the map that had changed in the freeze nothing was opened beforehand. */
 	if (!c->maps_changed)
 		f->looked = take_ptr(c->looked);

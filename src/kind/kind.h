@@ -55,7 +55,7 @@ struct kage_capture {
 	struct mem_pages *pages;      /* contents of spaces */
 	struct kage_maps maps;        /* the memory map, with flags */
 	struct kage_taskread *reader; /* of the kernel's own knowledge; NULL: the target is asked */
-	struct kage_sockopt_usual *usual_options; /* kind/sockopt.c */
+	struct kage_sockopt_usual *usual_options; /* kind/sockopt.h */
 	struct kage_vmaread *vmas;                /* likewise; NULL: smaps tells flags */
 	struct kage_inside inside;                /* what only the target or the kernel knows */
 	char *status;                             /* text of /proc/PID/status */

@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <netinet/udp.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -179,17 +180,27 @@ static struct kage_err *learn_usual(struct kage_capture *c, int domain, int type
 	*ret_usual = u;
 	if (u)
 		return NULL;
-	u = arena_alloc(&c->image->arena, sizeof(*u));
-	if (!u)
-		return kage_err_nomem();
 	fresh = socket(domain, type | SOCK_CLOEXEC, protocol);
 	if (fresh < 0)
 		return kage_err_sys(errno, "make a socket to compare with");
+	u = malloc(sizeof(*u));
+	if (!u)
+		return kage_err_nomem();
 	*u = (struct kage_sockopt_usual){ domain, type, protocol, .next = c->usual_options };
 	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
 		u->values[i] = get(fresh, options[i].level, options[i].name);
 	*ret_usual = c->usual_options = u;
 	return NULL;
+}
+
+void kage_sockopt_forget(struct kage_sockopt_usual *usual)
+{
+	while (usual) {
+		struct kage_sockopt_usual *next = usual->next;
+
+		free(usual);
+		usual = next;
+	}
 }
 
 /* Whether FD has option I otherwise than sockets have it when they are made; *RET_NOW is its value then. */

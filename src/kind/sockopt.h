@@ -14,6 +14,9 @@ struct kage_err *kage_sockopt_capture(struct kage_capture *c, const struct kage_
 				      int domain, int type, int protocol,
 				      Kage__SocketOptions **ret_options) _must_check_;
 
+/** Frees what is known of fresh sockets (kage_capture.usual_options), which outlives a capture. */
+void kage_sockopt_forget(struct kage_sockopt_usual *usual);
+
 /** Sets them on FD, which is fresh. NULL is fine. */
 struct kage_err *kage_sockopt_restore(int fd, const Kage__SocketOptions *options) _must_check_;
 

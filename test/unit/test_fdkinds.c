@@ -51,6 +51,7 @@
 #include "kind/fds.h"
 #include "kind/files.h"
 #include "kind/obstacles.h"
+#include "kind/sockopt.h"
 
 extern const struct kage_kind kage_kind_filesystem, kage_kind_locks;
 
@@ -218,6 +219,7 @@ static void capture(struct scene *s, body_fn *setup)
 	after = show_fds(s->pid);
 	assert_string_equal(before, after);
 	kage_fds_free(&s->c);
+	kage_sockopt_forget(s->c.usual_options);
 	s->c.image->pages = kage_mem_pages_finish(s->c.pages);
 }
 
