@@ -128,6 +128,7 @@ bench: all $(BENCHES)
 	@B=$(B) bench/record
 	@B=$(B) bench/redis
 	@B=$(B) bench/restore
+	@$(B)/bench/history
 
 $(B)/bench/%: bench/%.c $(B)/libkage.a
 	@mkdir -p $(@D)
