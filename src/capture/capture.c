@@ -24,6 +24,7 @@
 #include "base/file.h"
 #include "capture/follow.h"
 #include "capture/source.h"
+#include "capture/verify.h"
 #include "kind/fds.h"
 #include "kind/looked.h"
 #include "kind/memory.h"
@@ -31,7 +32,6 @@
 #include "kind/sockopt.h"
 #include "kind/timers.h"
 #include "sys/iter.h"
-#include "sys/pagemap.h"
 #include "sys/taskread.h"
 #include "sys/vmaread.h"
 
@@ -62,7 +62,7 @@ static void deinit(struct kage_capture *c)
 {
 	forget(c);
 	kage_mem_pages_destroy(c->pages);
-	kage_mem_pages_destroy(c->verify);
+	verify_deinit(c);
 	if (c->follow)
 		follow_keep(c);
 	kage_looked_free(c);
@@ -182,19 +182,6 @@ static struct kage_err *copy_memory(struct kage_capture *c)
 	return kage_memory_guards(c);
 }
 
-/* Into C->verify, what a capture that follows nothing would have copied. */
-static struct kage_err *copy_to_compare(struct kage_capture *c)
-{
-	struct mem_pages *pages = c->pages;
-	struct kage_err *e;
-
-	kage_mem_pages_clear(c->verify);
-	c->pages = c->verify;
-	e = kage_memory_copy(c);
-	c->pages = pages;
-	return e;
-}
-
 /* The target stands still, or sleeps: *RET_STILL is false when it did not sleep on. */
 static struct kage_err *see(struct kage_capture *c, bool *ret_still)
 {
@@ -216,14 +203,14 @@ static struct kage_err *see(struct kage_capture *c, bool *ret_still)
 		return NULL;
 	if (!c->lenient)
 		TRY(kage_obstacles_refuse(c->obstacles));
+	TRY(verify_copy(c, c->verify.before));
 	if (c->follow)
 		TRY(follow_copy(c, ret_still));
 	else
 		TRY(copy_memory(c));
 	if (!*ret_still)
 		return NULL;
-	if (c->verify)
-		TRY(copy_to_compare(c));
+	TRY(verify_copy(c, c->verify.after));
 	return kage_target_still(c->target, ret_still);
 }
 
@@ -298,59 +285,6 @@ static struct kage_err *see_in_own_thread(struct kage_capture *c)
 	return r == 0 ? e : kage_err_sys(r, "start a thread");
 }
 
-/* What compare_piece() compares with. */
-struct comparing {
-	struct kage_pages *other;
-	pid_t pid;
-};
-
-static struct kage_err *compare_piece(void *user, uint32_t space, uint64_t first, uint64_t count,
-				      const void *bytes)
-{
-	const struct comparing *k = user;
-	_cleanup_free_ uint8_t *others = malloc(count * KAGE_PAGE_BYTES);
-
-	if (!others)
-		return kage_err_nomem();
-	TRY(kage_pages_read(k->other, space, first, count, others));
-	for (uint64_t i = 0; i < count * KAGE_PAGE_BYTES; i++)
-		if (others[i] != (bytes ? ((const uint8_t *)bytes)[i] : 0))
-			return kage_err_new(KAGE_CORRUPT,
-					    "the image differs from the memory of process %d at "
-					    "%#llx: a change was missed",
-					    k->pid,
-					    (unsigned long long)(first * KAGE_PAGE_BYTES + i));
-	return NULL;
-}
-
-static bool can_scan(const struct kage_target *t)
-{
-	_cleanup_fd_ int pagemap = openat(t->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
-
-	return pagemap >= 0 && kage_pagemap_can_scan(pagemap);
-}
-
-/* The image has the same private pages as the plain copy, with the same contents. Without PAGEMAP_SCAN the kernel's zero
- * page looks like any other, and a twin has none where nothing was written: then one of them has zeros for nothing. */
-static struct kage_err *compare(struct kage_capture *c)
-{
-	struct kage_pages *plain = kage_mem_pages_finish(c->verify);
-	uint32_t space = c->process->memory->space;
-	pid_t pid = c->target->pid;
-	uint64_t n = 0;
-
-	for (size_t i = 0; i < c->image->pages->n_runs; i++)
-		if (c->image->pages->runs[i].space == space)
-			n += c->image->pages->runs[i].count;
-	if (n != kage_pages_total(plain) && can_scan(c->target))
-		return kage_err_new(
-			KAGE_CORRUPT, "the image has %llu pages of process %d, not %llu",
-			(unsigned long long)n, pid, (unsigned long long)kage_pages_total(plain));
-	TRY(kage_pages_each(plain, 0, compare_piece, &(struct comparing){ c->image->pages, pid }));
-	return kage_pages_each(c->image->pages, space, compare_piece,
-			       &(struct comparing){ plain, pid });
-}
-
 static struct kage_err *take(struct kage_capture *c)
 {
 	TRY(look(c));
@@ -368,8 +302,7 @@ static struct kage_err *take(struct kage_capture *c)
 		TRY(follow_finish(c));
 	else
 		c->image->pages = kage_mem_pages_finish(take_ptr(c->pages));
-	if (c->verify)
-		TRY(compare(c));
+	TRY(verify_compare(c));
 	c->image->msg->source->copied_bytes = kage_pages_total(c->image->pages) * KAGE_PAGE_BYTES;
 	return c->checking ? NULL : kage_image_validate(c->image);
 }
@@ -401,7 +334,7 @@ struct kage_err *kage_capture(struct kage_ctx *ctx, struct kage_target *t,
 		c.follow ? follow_take_room(c.follow, &c.pages) : kage_mem_pages_create(&c.pages);
 
 	if (!e && options->verify)
-		e = kage_mem_pages_create(&c.verify);
+		e = verify_init(&c);
 	if (!e)
 		e = take(&c);
 	if (!e)

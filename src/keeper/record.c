@@ -234,7 +234,7 @@ static struct kage_err *store(struct kage_recorder *r, struct kage_image *image,
 					.changes = linked ? &changes : NULL,
 					.recipient = r->encrypted ? r->recipient : NULL,
 					.remember = true,
-					.description = &r->description,
+					.description = r->encrypted ? NULL : &r->description,
 					.keyframe = wants_keyframe(r, realtime_ns) };
 	struct kage_put_result stored;
 	struct kage_err *e;

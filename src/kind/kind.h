@@ -61,8 +61,10 @@ struct kage_capture {
 	char *status;                             /* text of /proc/PID/status */
 	struct kage_fd_seen *fds;                 /* ascending */
 	size_t n_fds;
-	struct mem_pages *verify;         /* a plain copy of all memory, to compare; may be NULL */
-	struct follow *follow;            /* capture/follow.h; may be NULL */
+	struct {
+		struct mem_pages *before, *after;
+	} verify;              /* plain copies of all memory (capture/verify.h); may be NULL */
+	struct follow *follow; /* capture/follow.h; may be NULL */
 	struct kage_space_ids *space_ids; /* borrowed; NULL: numbers count up */
 	struct kage_looked *looked;       /* files met before the freeze (kind/looked.h) */
 	struct kage_noted *noted;         /* files and shared objects met so far (kind/noted.h) */

@@ -50,6 +50,9 @@ static struct kage_err *read_in(const struct pack_file *f, const struct differen
 	struct record r;
 
 	TRY(kage_pack_read_head(f, f->footer.image_offset, f->footer_offset, RECORD_IMAGE, &r));
+	/* Those who remove the neighbour go by the header. */
+	if (r.leaning && (!f->pack.leaning || f->pack.keyframe))
+		return kage_format_damage(r.offset, "a record that cannot lean on another does");
 	if (r.leaning)
 		TRY(read_neighbour(&r, neighbour, place, depth, &before));
 	d.size = r.raw_bytes;

@@ -252,7 +252,8 @@ static struct kage_err *repair_history(struct fsck *f, struct way_map *m,
 
 /* --- all of it -------------------------------------------------------------------------------- */
 
-/* *ret_odd: something was missing, which somebody may have removed meanwhile if there was no lock. */
+/* *ret_odd: something was missing, or what it needs was, which somebody may have removed meanwhile if there was no
+ * lock. */
 static struct kage_err *check_in(struct fsck *f, const struct history *h, bool *ret_odd)
 {
 	_cleanup_way_ struct way_map m = { 0 };
@@ -266,7 +267,7 @@ static struct kage_err *check_in(struct fsck *f, const struct history *h, bool *
 	TRY(judge_all(f, &m, checked));
 	*ret_odd = false;
 	for (size_t i = 0; i < m.n; i++)
-		*ret_odd |= checked[i].gone || (checked[i].lost && !checked[i].bad);
+		*ret_odd |= checked[i].gone || checked[i].lost;
 	return f->repair ? repair_history(f, &m, checked) : NULL;
 }
 

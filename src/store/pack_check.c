@@ -149,7 +149,7 @@ static bool is_head(const uint8_t *bytes, uint64_t offset, uint64_t end)
 
 	memcpy(&h, bytes, sizeof(h));
 	if (!kage_format_raw_limit(le32_get(h.type)) ||
-	    (le32_get(h.flags) & ~(uint32_t)(RECORD_ZSTD | RECORD_ENCRYPTED)) != 0)
+	    (le32_get(h.flags) & ~(uint32_t)(RECORD_ZSTD | RECORD_ENCRYPTED | RECORD_LEANING)))
 		return false;
 	e = kage_format_record(bytes, offset, end - offset, &r);
 	good = !e;

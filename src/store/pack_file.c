@@ -65,9 +65,10 @@ static struct kage_err *decompress_once(const struct record *r, const uint8_t *b
 
 	if (!zstd)
 		return kage_err_nomem();
-	if (size)
-		ZSTD_DCtx_refPrefix(zstd, before, size);
-	e = kage_pack_decompress(zstd, r, stored, raw);
+	if (size && ZSTD_isError(ZSTD_DCtx_refPrefix(zstd, before, size)))
+		e = kage_err_nomem();
+	else
+		e = kage_pack_decompress(zstd, r, stored, raw);
 	ZSTD_freeDCtx(zstd);
 	return e;
 }

@@ -132,6 +132,18 @@ struct kage_err *kage_prune_spare(struct way_map *m, bool *gone, size_t *ret_spa
 	return NULL;
 }
 
+void kage_prune_spare_leaning(const struct way_map *m, bool *gone, size_t *ret_spared)
+{
+	for (size_t i = m->n; i-- > 0;) { /* those whose neighbours they are come first */
+		size_t b = kage_way_base(m, i);
+
+		if (gone[i] || !m->nodes[i].leaning || b == NO_NODE || !gone[b])
+			continue;
+		gone[b] = false;
+		++*ret_spared;
+	}
+}
+
 /* --- writing anew ----------------------------------------------------------------------------- */
 
 struct kage_err *kage_prune_prepare(struct way_map *m, const bool *gone)

@@ -27,4 +27,8 @@ struct kage_err *kage_prune_prepare(struct way_map *m, const bool *gone) _must_c
 /** For each node whether a keyframe can be reached from it, as a fresh array. */
 struct kage_err *kage_prune_reachable(struct way_map *m, bool **ret_reachable) _must_check_;
 
+/** Takes out of GONE what others that stay lean on with their descriptions, where their pages do not need it: then nothing
+ *  has to be written for that. *RET_SPARED are added. */
+void kage_prune_spare_leaning(const struct way_map *m, bool *gone, size_t *ret_spared);
+
 #endif

@@ -416,13 +416,16 @@ struct kage_err *kage_store_next_number(struct kage_store *store, const char *na
 
 /* What reading costs, about (bench/history, bench/run): a pack on the way, a page that changed in one; a restore without
  * its pages, a page of a keyframe. */
-enum { PACK_NS = 12000, CHANGED_NS = 160, RESTORE_NS = 5000000, PAGE_NS = 3000, MANY_PACKS = 1000 };
+enum { PACK_NS = 12000, CHANGED_NS = 160, RESTORE_NS = 5000000, PAGE_NS = 3000 };
+
+/* From MANY on a restore may take longer; more than MOST would take long to open where they are not in memory. */
+enum { MANY_PACKS = 1000, MOST_PACKS = 4000 };
 
 bool kage_store_wants_keyframe(const struct kage_since_keyframe *since)
 {
 	uint64_t way = since->n_packs * PACK_NS + since->changed_pages * CHANGED_NS;
 	uint64_t keyframe = RESTORE_NS + since->keyframe_pages * PAGE_NS;
 
-	return since->difference_bytes > since->keyframe_bytes ||
+	return since->difference_bytes > since->keyframe_bytes || since->n_packs >= MOST_PACKS ||
 	       way > (since->n_packs < MANY_PACKS ? keyframe / 2 : keyframe);
 }

@@ -122,12 +122,46 @@ static struct kage_err *cannot_go(const struct way_map *m)
 	return kage_err_wrap(e, "images that stay are stored as differences from them");
 }
 
+/* What cannot be read just now may be needed by others, and they by it: nothing is removed then. */
+static struct kage_err *all_can_be_read(struct way_map *m)
+{
+	for (size_t i = 0; i < m->n; i++) {
+		const struct kage_err *damage = m->nodes[i].damage;
+
+		if (damage && kage_err_code(damage) != KAGE_CORRUPT &&
+		    kage_err_code(damage) != KAGE_VERSION)
+			return take_ptr(m->nodes[i].damage);
+	}
+	return NULL;
+}
+
+static bool is_no_room(const struct kage_err *e)
+{
+	return e && (kage_err_errno(e) == ENOSPC || kage_err_errno(e) == EDQUOT);
+}
+
+/* Makes ready what stays when GONE go. Where there is no room for what others lean on, that stays, too, if it may. */
+static struct kage_err *prepare(struct way_map *m, bool *gone, size_t *spared, bool may_spare)
+{
+	size_t more = 0;
+	struct kage_err *e = kage_prune_prepare(m, gone);
+
+	if (!is_no_room(e) || !may_spare)
+		return e;
+	kage_prune_spare_leaning(m, gone, &more);
+	if (!more)
+		return e;
+	*spared += more;
+	err_drop(e);
+	return kage_prune_prepare(m, gone);
+}
+
 static struct kage_err *remove_range(const struct history *h, uint64_t first, uint64_t last,
 				     size_t *ret_removed, size_t *ret_spared)
 {
 	_cleanup_way_ struct way_map m = { 0 };
 	_cleanup_free_ bool *gone = NULL;
-	struct kage_err *e;
+	struct kage_err *e = NULL;
 	size_t removed = 0, spared;
 
 	TRY(kage_way_init(h, &m));
@@ -143,15 +177,15 @@ static struct kage_err *remove_range(const struct history *h, uint64_t first, ui
 				    (unsigned long long)first, (unsigned long long)last);
 	kage_rewrite_clean(h);
 	TRY(kage_way_load_all(&m));
+	TRY(all_can_be_read(&m));
 	TRY(kage_prune_spare(&m, gone, &spared));
 	if (spared && !ret_spared)
 		return cannot_go(&m);
+	if (removed > spared)
+		e = prepare(&m, gone, &spared, ret_spared);
 	if (ret_spared)
 		*ret_spared = spared;
 	*ret_removed = removed - spared;
-	if (removed == spared)
-		return NULL;
-	e = kage_prune_prepare(&m, gone);
 	if (e && kage_err_code(e) == KAGE_CORRUPT)
 		e = kage_err_advise(e, "'kage fsck --repair' keeps what can be kept");
 	TRY(e);

@@ -74,7 +74,8 @@ struct kage_err *kage_store_remove_some(struct kage_store *store, const char *na
 	_must_check_;
 
 /** Whether the next image of a history should be a keyframe: so that restoring one takes at most half as long again as
- *  restoring a keyframe, and where thousands of images differ in little, at most twice as long. */
+ *  restoring a keyframe, and where thousands of images differ in little, at most
+ *  twice as long. */
 bool kage_store_wants_keyframe(const struct kage_since_keyframe *since);
 
 /** Whether NAME can be a history's: 1 to 63 characters of A-Z a-z 0-9 . _ + -, beginning with a letter
