@@ -46,10 +46,11 @@ struct comparing {
 
 static struct kage_err *missed(const struct comparing *k, uint64_t page)
 {
-	return kage_err_new(KAGE_CORRUPT,
-			    "the image differs from the memory of process %d at %#llx: a change was "
-			    "missed",
-			    k->pid, (unsigned long long)(page * KAGE_PAGE_BYTES));
+	return kage_err_new(
+		KAGE_CORRUPT,
+		"the image differs from the memory of process %d at %#llx: a change was "
+		"missed",
+		k->pid, (unsigned long long)(page * KAGE_PAGE_BYTES));
 }
 
 /* Pages of P, those that it has not are zeros, as fresh bytes. */

@@ -94,8 +94,6 @@ static void test_moves(void **state)
 	char *from = mapped(), *part = from + KAGE_PAGE_BYTES, *to = mapped(), *other = mapped();
 
 	(void)state;
-	if (!blind)
-		skip();
 	memset(from, 1, BYTES);
 	assert_ptr_equal(
 		mremap(part, KAGE_PAGE_BYTES, KAGE_PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, to),
@@ -126,8 +124,6 @@ static void test_written(void **state)
 	int status;
 
 	(void)state;
-	if (!blind)
-		skip();
 	pid = fork();
 	if (pid == 0)
 		_exit(write_from_outside(getppid(), at));
@@ -147,8 +143,6 @@ static void test_too_many(void **state)
 	size_t n;
 
 	(void)state;
-	if (!blind)
-		skip();
 	for (int i = 0; i < 20000; i++) {
 		char *from = i % 2 ? b : a, *to = i % 2 ? a : b;
 
@@ -161,39 +155,43 @@ static void test_too_many(void **state)
 	assert_false(is_noted(a, BYTES));
 }
 
-static int open_one(void **state)
+/* False, told on a line of its own, where the programs cannot be loaded: test/vm has a kernel that can. */
+static bool begin(void)
 {
 	struct kage_err *e = kage_blind_open(&blind);
 	bool new = false;
 
-	(void)state;
 	if (e) {
 		printf("# %s\n", kage_err_message(e));
 		err_drop(e);
-		return 0;
+		return false;
 	}
-	must(kage_blind_watch(blind, getpid(), &new));
-	assert_true(new);
-	must(kage_blind_watch(blind, getpid(), &new));
-	assert_false(new);
-	return 0;
-}
-
-static int close_one(void **state)
-{
-	(void)state;
-	kage_blind_close(blind);
-	return 0;
+	e = kage_blind_watch(blind, getpid(), &new);
+	if (!e && new)
+		e = kage_blind_watch(blind, getpid(), &new);
+	else
+		new = true; /* it was not at first */
+	if (!e && !new)
+		return true;
+	printf("# %s\n", e ? kage_err_message(e) : "it is watched twice, or not at all");
+	exit(1);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_join),
+	};
+	const struct CMUnitTest watched[] = {
 		cmocka_unit_test(test_moves),
 		cmocka_unit_test(test_written),
 		cmocka_unit_test(test_too_many),
 	};
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 
-	return cmocka_run_group_tests(tests, open_one, close_one);
+	if (!begin())
+		return failed;
+	failed |= cmocka_run_group_tests(watched, NULL, NULL);
+	kage_blind_close(blind);
+	return failed;
 }
