@@ -49,7 +49,6 @@ enum unit_state { IDLE, WANTED, TAKEN, DONE };
 struct waiter {
 	size_t space;
 	uint64_t at;
-	size_t unit; /* n: none */
 };
 
 struct pager {
@@ -76,10 +75,17 @@ struct pager {
 /* What came of an attempt. */
 enum put { PUT, PUT_AGAIN, PUT_GONE, PUT_FAILED };
 
+/*
+ * ENOENT is no proof that the mapping is gone: since 6.9 the kernel looks it up before it asks the second time whether
+ * the map is being changed (mm/userfaultfd.c: mfill_atomic()), so a mremap(2) may be under way. It is believed of a
+ * single page, the second time in a row: the lock is held, so what mremap tells has not been read since, and the
+ * question at the entry of the second call answers EAGAIN.
+ */
 static enum put put_pages(const struct pager_space *s, uint64_t at, const uint8_t *bytes,
 			  uint64_t size, int *ret_errno)
 {
 	uint64_t n = size; /* at once */
+	bool sure = false;
 
 	while (size > 0) {
 		uint64_t done;
@@ -87,7 +93,8 @@ static enum put put_pages(const struct pager_space *s, uint64_t at, const uint8_
 
 		n = n < size ? n : size;
 		num = kage_uffd_copy(s->uffd, at, bytes, n, &done);
-		if (num == ENOENT && n > KAGE_PAGE_BYTES) {
+		if (num == ENOENT && (n > KAGE_PAGE_BYTES || !sure)) {
+			sure = n == KAGE_PAGE_BYTES;
 			n = KAGE_PAGE_BYTES; /* of several mappings, it seems */
 			continue;
 		}
@@ -102,6 +109,7 @@ static enum put put_pages(const struct pager_space *s, uint64_t at, const uint8_
 			*ret_errno = num;
 			return PUT_FAILED;
 		}
+		sure = false;
 		at += done;
 		bytes += done;
 		size -= done;
@@ -300,16 +308,6 @@ static bool want(struct pager *p, size_t unit)
 	return !done;
 }
 
-static bool is_done(struct pager *p, size_t unit)
-{
-	bool done;
-
-	pthread_mutex_lock(&p->mutex);
-	done = unit == p->units->n || p->state[unit] == DONE;
-	pthread_mutex_unlock(&p->mutex);
-	return done;
-}
-
 static void add_waiter(struct pager *p, const struct waiter *w)
 {
 	if (p->n_waiters == p->max_waiters) {
@@ -334,6 +332,27 @@ static bool settle(struct pager *p, const struct waiter *w)
 	return num != EAGAIN;
 }
 
+/*
+ * Whether W has to wait still. What it waits for is looked up each time: faults are told before what else the program
+ * did, and a mremap(2) that was read since may owe another page to that address. *AGAIN is set if it could have been
+ * helped but for a map that is being changed.
+ */
+static bool has_to_wait(struct pager *p, const struct waiter *w, bool *again)
+{
+	uint64_t page;
+	size_t unit = p->units->n;
+
+	/* Nobody else changes the map. */
+	if (pager_map_page(&p->map.spaces[w->space], w->at, &page))
+		unit = kage_units_find(p->units, page);
+	if (unit < p->units->n && want(p, unit))
+		return true;
+	if (settle(p, w))
+		return false;
+	*again = true;
+	return true;
+}
+
 /* Whether some of those whose time has come could not be helped. */
 static bool look_after_waiters(struct pager *p)
 {
@@ -343,12 +362,8 @@ static bool look_after_waiters(struct pager *p)
 	for (size_t i = 0; i < p->n_waiters; i++) {
 		const struct waiter w = p->waiters[i];
 
-		if (is_done(p, w.unit)) {
-			if (settle(p, &w))
-				continue;
-			again = true;
-		}
-		p->waiters[n++] = w;
+		if (has_to_wait(p, &w, &again))
+			p->waiters[n++] = w;
 	}
 	p->n_waiters = n;
 	return again;
@@ -356,15 +371,10 @@ static bool look_after_waiters(struct pager *p)
 
 static void hear_fault(struct pager *p, size_t space, uint64_t address)
 {
-	struct waiter w = { space, address & ~(uint64_t)(KAGE_PAGE_BYTES - 1), p->units->n };
-	uint64_t page;
+	struct waiter w = { space, address & ~(uint64_t)(KAGE_PAGE_BYTES - 1) };
+	bool again;
 
-	/* Nobody else changes the map. */
-	if (pager_map_page(&p->map.spaces[space], w.at, &page))
-		w.unit = kage_units_find(p->units, page);
-	if (w.unit < p->units->n && want(p, w.unit))
-		add_waiter(p, &w);
-	else if (!settle(p, &w))
+	if (has_to_wait(p, &w, &again))
 		add_waiter(p, &w);
 }
 

@@ -275,10 +275,11 @@ def redis():
                 raise Failed("keys are missing")
 
 
-TESTS = [(f"{m}", lambda m=m: runs(m)) for m in ("check", "write", "fork", "moves", "exec")] + [
+TESTS = [(f"{m}", lambda m=m: runs(m)) for m in ("check", "write", "fork", "moves", "lone", "exec")] + [
     ("the same in the end", same_in_the_end), ("--stopped", stopped), ("--detach", detached),
     ("pager killed: check", lambda: killed_pager("check")), ("pager killed: fork", lambda: killed_pager("fork")),
-    ("pager killed: moves", lambda: killed_pager("moves")), ("all killed", all_killed),
+    ("pager killed: moves", lambda: killed_pager("moves")), ("pager killed: lone", lambda: killed_pager("lone")),
+    ("all killed", all_killed),
     ("no image of it meanwhile", no_image_of_it), ("damaged", damaged), ("removed meanwhile", removed_meanwhile),
     ("difference", difference), ("debugger", debugger), ("redis", redis)]
 

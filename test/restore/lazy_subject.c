@@ -7,6 +7,7 @@
  *	write	writes to every fourth page, has read(2) write to every fifth, then compares all
  *	fork	forks at once, and again in the middle: parent and children compare and change
  *	moves	moves, drops and unmaps parts, at once, in several threads, and compares what is left
+ *	lone	of four pages three are zeros; moves all, some at a time, in several threads, and compares
  *	exec	executes another program
  *	wait	does nothing, and ends when there is a file "end"
  *
@@ -24,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, WORDS = PAGE / 8, THREADS = 4 };
+enum { PAGE = 4096, WORDS = PAGE / 8, THREADS = 4, LONE = 4, LONE_MOVED = 8 };
 
 static uint64_t *memory;
 static size_t pages;
@@ -182,12 +183,32 @@ static void *do_part(void *arg)
 	return NULL;
 }
 
-static void do_moves(void)
+/* Pages that nobody waits for while they move, and that are brought one by one. */
+static void *do_lone_part(void *arg)
+{
+	size_t n = pages / THREADS, first = (size_t)(uintptr_t)arg * n;
+	uint64_t *to = mmap(NULL, n * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (to == MAP_FAILED)
+		exit(8);
+	for (size_t i = 0; i + LONE_MOVED <= n; i += LONE_MOVED)
+		if (mremap(page_at(first + i), LONE_MOVED * PAGE, LONE_MOVED * PAGE,
+			   MREMAP_MAYMOVE | MREMAP_FIXED, to + i * WORDS) == MAP_FAILED)
+			exit(9);
+	for (size_t i = 0; i < n / LONE_MOVED * LONE_MOVED; i++)
+		if ((first + i) % LONE)
+			zeros("between lone pages", to + i * WORDS, first + i);
+		else
+			compare("alone", to + i * WORDS, first + i);
+	return NULL;
+}
+
+static void in_threads(void *(*part)(void *arg))
 {
 	pthread_t threads[THREADS];
 
 	for (size_t i = 0; i < THREADS; i++)
-		if (pthread_create(&threads[i], NULL, do_part, (void *)(uintptr_t)i))
+		if (pthread_create(&threads[i], NULL, part, (void *)(uintptr_t)i))
 			exit(5);
 	for (size_t i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
@@ -226,7 +247,7 @@ int main(int argc, char **argv)
 		      0);
 	if (memory == MAP_FAILED)
 		return 7;
-	for (size_t page = 0; page < pages; page++)
+	for (size_t page = 0; page < pages; page += strcmp(mode, "lone") == 0 ? LONE : 1)
 		for (size_t i = 0; i < WORDS; i++)
 			page_at(page)[i] = word(page, i);
 	puts("ready");
@@ -240,7 +261,9 @@ int main(int argc, char **argv)
 	else if (strcmp(mode, "fork") == 0)
 		do_fork();
 	else if (strcmp(mode, "moves") == 0)
-		do_moves();
+		in_threads(do_part);
+	else if (strcmp(mode, "lone") == 0)
+		in_threads(do_lone_part);
 	else if (strcmp(mode, "exec") == 0)
 		execl("/bin/echo", "echo", "right", (char *)NULL);
 	else
