@@ -25,8 +25,8 @@
 
 enum {
 	MAX_ROUNDS = 6,
-	FEW_PAGES = 1536,  /* copied in less than a millisecond */
-	ROUND_PAGES = 256, /* copied in less time than another round takes */
+	FEW_PAGES =
+		256, /* looked at and copied in the stop in half a millisecond; a round takes longer */
 	RESERVE_PAGES = 2048,
 	FILL_PAGES = 8192, /* at most so many are in memory on their way to the shadow */
 	SPARE_PAGES = 256,
@@ -496,7 +496,7 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 			TRY(fill(c));
 		else
 			TRY(copy_written(c, c->target, true));
-		if (now > before / 2 || predict(f, begin, now) <= ROUND_PAGES)
+		if (now > before / 2 || predict(f, begin, now) <= FEW_PAGES)
 			break;
 		f->looked_ns = begin;
 		before = now;
