@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -193,12 +194,24 @@ void pager_give_up(const struct pager_job *job, struct kage_err *why)
 	pager_holders(job, end_holder);
 	pidfd_send_signal(job->pidfd, SIGKILL, NULL, 0);
 	err_drop(why);
+	pager_outlive_all(job);
 }
 
 static void close_some(const int *fds, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 		close_fd(fds[i]);
+}
+
+/* Each child that is forked meanwhile is one. */
+static void allow_descriptors(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 /* What belongs to the program, or to whoever waits for the end of our output. Keys and the end of a session
@@ -213,6 +226,7 @@ static void leave_all(const struct kage_restore *r)
 	close_some(r->files, r->image->msg->n_files);
 	close_some(r->spaces, r->image->msg->n_spaces);
 	close_fd(r->tty_fd);
+	allow_descriptors();
 	setsid();
 	for (size_t i = 0; i < ARRAY_SIZE(ignored); i++)
 		signal(ignored[i], SIG_IGN);
@@ -240,9 +254,8 @@ static _Noreturn void watch(const struct lazy *l)
 		while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
 			;
 	} while (pid > 0 && WIFSIGNALED(status));
-	if (pid < 0)
-		pager_give_up(&l->job, kage_err_sys(errno, "make a process that brings pages"));
-	_exit(0);
+	/* Without another process it brings them itself. */
+	_exit(pid < 0 ? pager_run(&l->job) : 0);
 }
 
 /* An orphan, so that its end is nobody's business. */

@@ -67,6 +67,8 @@ struct pager {
 
 	struct waiter *waiters; /* the listener's */
 	size_t n_waiters, max_waiters;
+	bool forked; /* since it was looked which children are gone */
+	bool failed;
 	int bell; /* eventfd: look after the waiters, or the end */
 };
 
@@ -186,8 +188,11 @@ static void ring(const struct pager *p)
 		return; /* it rings already */
 }
 
+/* Of several threads that fail, one says so. */
 static _Noreturn void fail(struct pager *p, struct kage_err *e)
 {
+	while (__atomic_exchange_n(&p->failed, true, __ATOMIC_RELAXED))
+		pause();
 	pager_give_up(p->job, e);
 	_exit(1);
 }
@@ -234,7 +239,7 @@ static bool note_done(struct pager *p, size_t unit)
 /* All pages are in. */
 static void make_end(struct pager *p)
 {
-	pager_end(p->job, &p->map, &p->lock);
+	pager_end(p->job);
 	pthread_mutex_lock(&p->mutex);
 	p->over = true;
 	pthread_mutex_unlock(&p->mutex);
@@ -325,8 +330,11 @@ static void add_waiter(struct pager *p, const struct waiter *w)
 /* A page that is not owed, or whose unit is done: zeros, if there is nothing. False: not now. */
 static bool settle(struct pager *p, const struct waiter *w)
 {
-	int num = kage_uffd_zero(p->map.spaces[w->space].uffd, w->at);
+	int num;
 
+	if (p->map.spaces[w->space].gone)
+		return true;
+	num = kage_uffd_zero(p->map.spaces[w->space].uffd, w->at);
 	if (num != 0 && num != EEXIST && num != EAGAIN && num != ENOENT && num != ESRCH)
 		fail(p, kage_err_sys(num, "put a page of zeros into process %d", p->job->pid));
 	return num != EAGAIN;
@@ -378,29 +386,62 @@ static void hear_fault(struct pager *p, size_t space, uint64_t address)
 		add_waiter(p, &w);
 }
 
+/* The message at the end of the log counts, for the map and for the next pager. */
+static void note_message(struct pager *p)
+{
+	struct pager_log *log = p->job->log;
+	const struct pager_message *m = &log->messages[log->n];
+	struct kage_err *e = pager_map_apply(&p->map, m->space, &m->msg);
+
+	if (e)
+		fail(p, e);
+	if (log->n < PAGER_LOG_MAX)
+		log->n++;
+	else
+		log->overflow = true;
+}
+
+/* Children that have ended, or executed something. It is noted first, so that a pager that comes after us does not
+ * take the same number, which the kernel gives again, for theirs. */
+static void bury_gone(struct pager *p)
+{
+	struct pager_log *log = p->job->log;
+
+	for (size_t i = 1; i < p->map.n; i++) {
+		struct pager_message *m = &log->messages[log->n];
+		int uffd = p->map.spaces[i].uffd;
+
+		if (uffd < 0 || kage_uffd_is_alive(uffd))
+			continue;
+		pthread_rwlock_wrlock(&p->lock);
+		m->space = (uint32_t)i;
+		__atomic_store_n(&m->msg.event, PAGER_EVENT_GONE, __ATOMIC_RELEASE);
+		note_message(p);
+		close_fd(uffd);
+		pthread_rwlock_unlock(&p->lock);
+	}
+}
+
 /* Reads one message of a space. False: there is none. */
 static bool hear(struct pager *p, size_t space)
 {
-	struct pager_log *log = p->job->log;
-	struct pager_message *m = &log->messages[log->n];
+	struct pager_message *m = &p->job->log->messages[p->job->log->n];
 	uint64_t fault = 0;
-	struct kage_err *e;
 	ssize_t n;
 
 	pthread_rwlock_wrlock(&p->lock);
 	m->space = (uint32_t)space;
 	n = read(p->map.spaces[space].uffd, &m->msg, sizeof(m->msg));
+	/* A fork without a descriptor for us (EMFILE, ENFILE, ENOMEM) stays there, and its program stands. */
+	if (n < 0 && errno != EAGAIN && errno != EINTR)
+		fail(p,
+		     kage_err_sys(errno, "read what process %d does to its memory", p->job->pid));
 	if (n == sizeof(m->msg) && m->msg.event == UFFD_EVENT_PAGEFAULT) {
 		fault = m->msg.arg.pagefault.address;
 		m->msg.event = 0;
 	} else if (n == sizeof(m->msg)) {
-		e = pager_map_apply(&p->map, space, &m->msg);
-		if (e)
-			fail(p, e);
-		if (log->n < PAGER_LOG_MAX)
-			log->n++;
-		else
-			log->overflow = true;
+		p->forked |= m->msg.event == UFFD_EVENT_FORK;
+		note_message(p);
 	}
 	pthread_rwlock_unlock(&p->lock);
 	if (fault)
@@ -451,9 +492,14 @@ static void listen_all(struct pager *p)
 	uint64_t rung;
 
 	while (!is_over(p) && !all_gone(p)) {
-		size_t n = fill_polls(p, ended, &polls);
 		bool again = look_after_waiters(p);
+		size_t n;
 
+		/* Only here: below, POLLS goes by numbers of spaces. */
+		if (p->forked)
+			bury_gone(p);
+		p->forked = false;
+		n = fill_polls(p, ended, &polls);
 		if (n == 0)
 			fail(p, kage_err_nomem());
 		/* Who could not be helped waits for another thread of the program, which is about to go on. */
@@ -463,7 +509,8 @@ static void listen_all(struct pager *p)
 			continue;
 		if (polls[1].revents & POLLIN) {
 			ended = true;
-			p->map.spaces[0].gone = true;
+			/* A process that it has made with CLONE_VM may have its memory still. */
+			p->map.spaces[0].gone = !kage_uffd_is_alive(p->job->uffd);
 		}
 		for (size_t i = 2; i < n; i++)
 			if (polls[i].revents & POLLIN)
@@ -490,11 +537,12 @@ static struct kage_err *make_map(struct pager *p)
 {
 	const Kage__Memory *m = p->job->memory;
 	struct pager_log *log = p->job->log;
+	size_t first;
 
-	TRY(pager_map_add_space(&p->map, p->job->uffd));
+	TRY(pager_map_add_space(&p->map, p->job->uffd, &first));
 	for (size_t i = 0; i < m->n_mappings; i++)
 		if (p->job->later[i])
-			TRY(pager_map_owe(&p->map.spaces[0], m->mappings[i]->start,
+			TRY(pager_map_owe(&p->map.spaces[first], m->mappings[i]->start,
 					  m->mappings[i]->end));
 	if (log->messages[log->n].msg.event == UFFD_EVENT_PAGEFAULT)
 		log->messages[log->n].msg.event = 0;
@@ -503,7 +551,8 @@ static struct kage_err *make_map(struct pager *p)
 	for (size_t i = 0; i < log->n; i++)
 		TRY(pager_map_apply(&p->map, log->messages[i].space, &log->messages[i].msg));
 	for (size_t i = 0; i < p->map.n; i++)
-		wake_all(&p->map.spaces[i]);
+		if (p->map.spaces[i].uffd >= 0)
+			wake_all(&p->map.spaces[i]);
 	return NULL;
 }
 

@@ -47,7 +47,8 @@ struct pager_job {
  *  ended, because a page could not be had. */
 int pager_run(const struct pager_job *job);
 
-/** Ends the program, which cannot get its memory, and tells WHY (taken). */
+/** Ends the program, which cannot get its memory, and tells WHY (taken). Returns when nobody is left to whom pages are
+ *  owed: a child that has closed the descriptor is not known, but waits for its pages as long as we are there. */
 void pager_give_up(const struct pager_job *job, struct kage_err *why);
 
 #endif

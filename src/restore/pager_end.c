@@ -6,8 +6,13 @@
 #include "restore/pager_end.h"
 
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <linux/kcmp.h>
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -16,17 +21,68 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "sys/iter.h"
 #include "sys/taskread.h"
+#include "sys/text.h"
+#include "sys/uffd.h"
 #include "target/batch.h"
 
-enum { SPAN_NS = 1000 * 1000, AGAIN_NS = 20 * 1000 * 1000 };
+enum {
+	SPAN_NS = 1000 * 1000,
+	AGAIN_NS = 20 * 1000 * 1000,
+	AGAIN_MAX_NS = 32 * AGAIN_NS,
+	STATUS_MAX = 1 << 16,
+};
 
 /* --- who has it ------------------------------------------------------------------------------- */
 
+/* 0: it has; above: not; -1 and errno: not to be told. */
+static long compare(const struct pager_job *job, pid_t pid)
+{
+	return syscall(SYS_kcmp, getpid(), pid, KCMP_FILE, job->uffd, job->kept_fd);
+}
+
 static bool has_it(const struct pager_job *job, pid_t pid)
 {
-	return syscall(SYS_kcmp, getpid(), pid, KCMP_FILE, job->uffd, job->kept_fd) == 0;
+	return compare(job, pid) == 0;
+}
+
+static bool has_ended(const struct pager_job *job)
+{
+	struct pollfd end = { .fd = job->pidfd, .events = POLLIN };
+
+	return poll(&end, 1, 0) == 1;
+}
+
+static bool leader_has_ended(pid_t pid)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[32];
+	const char *state;
+	struct kage_err *e;
+	size_t size;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	e = kage_file_slurp(AT_FDCWD, path, STATUS_MAX, &text, &size);
+	state = e ? NULL : kage_text_field(text, "State", &size);
+	err_drop(e);
+	return !state || *state == 'Z';
+}
+
+/*
+ * Of the program itself, silence is no proof: if it has the descriptor still when we leave, its first touch of a
+ * missing page hangs. EBADF is an answer (it has closed it), but not from a leader that has ended: that has no
+ * descriptors, and other threads of the program run.
+ */
+static bool program_may_have_it(const struct pager_job *job)
+{
+	long r = compare(job, job->pid);
+	int num = errno;
+
+	if (r > 0 || (r < 0 && num == ESRCH) || has_ended(job))
+		return false;
+	return r == 0 || num != EBADF || leader_has_ended(job->pid);
 }
 
 bool pager_holders(const struct pager_job *job, void (*fn)(const struct pager_job *job, pid_t pid))
@@ -95,6 +151,12 @@ static void *take_away_thread(void *arg)
 	return NULL;
 }
 
+static void do_nothing(const struct pager_job *job, pid_t pid)
+{
+	(void)job;
+	(void)pid;
+}
+
 /* In a thread of its own, whose end lets go of whom it traced (capture.c). Whether anybody may have it still. */
 static bool take_away_all(const struct pager_job *job)
 {
@@ -108,19 +170,51 @@ static bool take_away_all(const struct pager_job *job)
 	if (r == 0)
 		pthread_join(thread, NULL);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return has_it(job, job->pid) || pager_holders(job, take_away);
+	return program_may_have_it(job) || pager_holders(job, do_nothing);
 }
 
-void pager_end(const struct pager_job *job, const struct pager_map *map, pthread_rwlock_t *lock)
+void pager_end(const struct pager_job *job)
 {
-	const struct timespec again = { .tv_nsec = AGAIN_NS };
-	bool gone = false;
+	struct timespec again = { .tv_nsec = AGAIN_NS };
 
-	while (!gone && take_away_all(job)) {
+	while (take_away_all(job)) {
 		/* Somebody traces it, or it cannot be stopped just now: of that we are told by nobody. */
 		nanosleep(&again, NULL);
-		pthread_rwlock_rdlock(lock);
-		gone = map->n == 1 && map->spaces[0].gone;
-		pthread_rwlock_unlock(lock);
+		if (again.tv_nsec < AGAIN_MAX_NS)
+			again.tv_nsec *= 2;
 	}
+}
+
+/* --- instead of an end ------------------------------------------------------------------------ */
+
+/* Also if that cannot be told just now. */
+static bool anybody_lives(void)
+{
+	_cleanup_dir_ DIR *dir = opendir("/proc/self/fd");
+	struct dirent *d;
+	char what[64];
+
+	while (dir && (d = readdir(dir))) {
+		ssize_t n = readlinkat(dirfd(dir), d->d_name, what, sizeof(what) - 1);
+
+		what[n > 0 ? n : 0] = '\0';
+		if (strstr(what, "[userfaultfd]") && kage_uffd_is_alive(atoi(d->d_name)))
+			return true;
+	}
+	return !dir;
+}
+
+void pager_outlive_all(const struct pager_job *job)
+{
+	const struct timespec again = { .tv_sec = 1 };
+	struct pollfd end = { .fd = job->pidfd, .events = POLLIN };
+
+	/* All is said: nobody has to wait for the end of our output. And a number is free, should they be used up. */
+	dup2(STDIN_FILENO, STDERR_FILENO);
+	close(STDIN_FILENO);
+	while (poll(&end, 1, -1) < 0 && errno == EINTR)
+		;
+	/* Nobody tells when the address space of a process that we do not know is gone. */
+	while (anybody_lives())
+		nanosleep(&again, NULL);
 }

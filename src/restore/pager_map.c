@@ -6,14 +6,22 @@
 
 #include "base/cleanup.h"
 
-struct kage_err *pager_map_add_space(struct pager_map *m, int uffd)
+struct kage_err *pager_map_add_space(struct pager_map *m, int uffd, size_t *ret_space)
 {
-	struct pager_space *grown = reallocarray(m->spaces, m->n + 1, sizeof(*grown));
+	struct pager_space *grown;
+	size_t i = 0;
 
-	if (!grown)
-		return kage_err_nomem();
-	m->spaces = grown;
-	m->spaces[m->n++] = (struct pager_space){ .uffd = uffd };
+	while (i < m->n && m->spaces[i].uffd >= 0)
+		i++;
+	if (i == m->n) {
+		grown = reallocarray(m->spaces, m->n + 1, sizeof(*grown));
+		if (!grown)
+			return kage_err_nomem();
+		m->spaces = grown;
+		m->n++;
+	}
+	m->spaces[i] = (struct pager_space){ .uffd = uffd };
+	*ret_space = i;
 	return NULL;
 }
 
@@ -140,10 +148,18 @@ static struct kage_err *move(struct pager_space *s, uint64_t from, uint64_t to, 
 
 static struct kage_err *copy_space(struct pager_map *m, size_t from, int uffd)
 {
-	TRY(pager_map_add_space(m, uffd));
+	size_t to;
+
+	TRY(pager_map_add_space(m, uffd, &to));
 	for (size_t i = 0; i < m->spaces[from].n; i++)
-		TRY(insert(&m->spaces[m->n - 1], &m->spaces[from].owed[i]));
+		TRY(insert(&m->spaces[to], &m->spaces[from].owed[i]));
 	return NULL;
+}
+
+static void bury(struct pager_space *s)
+{
+	free(s->owed);
+	*s = (struct pager_space){ .uffd = -1, .gone = true };
 }
 
 struct kage_err *pager_map_apply(struct pager_map *m, size_t space, const struct uffd_msg *msg)
@@ -158,6 +174,9 @@ struct kage_err *pager_map_apply(struct pager_map *m, size_t space, const struct
 	case UFFD_EVENT_REMOVE:
 	case UFFD_EVENT_UNMAP:
 		return cut(s, msg->arg.remove.start, msg->arg.remove.end, NULL);
+	case PAGER_EVENT_GONE:
+		bury(s);
+		return NULL;
 	default:
 		return kage_err_new(KAGE_UNSUPPORTED, "a userfaultfd tells event %#x", msg->event);
 	}

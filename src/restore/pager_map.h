@@ -19,9 +19,12 @@ struct owed {
 	uint64_t start;
 };
 
+/* An event of our own: the space is gone, and its descriptor, which is closed next, may come again for another. */
+enum { PAGER_EVENT_GONE = 0xff };
+
 /* One address space: the program's, or one that it has forked. */
 struct pager_space {
-	int uffd;
+	int uffd; /* -1: it is gone, and the number free for another */
 	bool gone;
 	struct owed *owed; /* ascending by page, without overlap in pages or addresses */
 	size_t n, max;
@@ -32,14 +35,14 @@ struct pager_map {
 	size_t n;
 };
 
-/** What has owed nothing so far owes pages to UFFD: its number is the spaces' before it. */
-struct kage_err *pager_map_add_space(struct pager_map *m, int uffd) _must_check_;
+/** What has owed nothing so far owes pages to UFFD, under the first number that is free. */
+struct kage_err *pager_map_add_space(struct pager_map *m, int uffd, size_t *ret_space) _must_check_;
 void pager_map_deinit(struct pager_map *m);
 
 /** The addresses START to END of S are owed the pages of the same numbers. */
 struct kage_err *pager_map_owe(struct pager_space *s, uint64_t start, uint64_t end) _must_check_;
 
-/** Space number SPACE has told MSG, which is no fault. */
+/** Space number SPACE has told MSG, which is no fault; or it is PAGER_EVENT_GONE. */
 struct kage_err *pager_map_apply(struct pager_map *m, size_t space, const struct uffd_msg *msg)
 	_must_check_;
 

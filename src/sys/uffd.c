@@ -84,3 +84,11 @@ int kage_uffd_zero(int uffd, uint64_t at)
 		(void)ioctl(uffd, UFFDIO_WAKE, &z.range);
 	return num;
 }
+
+/* Nothing is registered for write protection, so this can only fail (fs/userfaultfd.c: userfaultfd_writeprotect()). */
+bool kage_uffd_is_alive(int uffd)
+{
+	struct uffdio_writeprotect w = { .range = { .start = 1 << 16, .len = KAGE_PAGE_BYTES } };
+
+	return ioctl(uffd, UFFDIO_WRITEPROTECT, &w) == 0 || errno != ESRCH;
+}

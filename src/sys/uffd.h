@@ -47,4 +47,7 @@ int kage_uffd_copy(int uffd, uint64_t to, const void *from, uint64_t bytes, uint
  *  case. */
 int kage_uffd_zero(int uffd, uint64_t at);
 
+/** Whether the address space of UFFD, which is for missing pages, is there still. Changes nothing. */
+bool kage_uffd_is_alive(int uffd);
+
 #endif

@@ -78,6 +78,21 @@ def runs(mode):
         right(box, box.restore(image, "--lazy"))
 
 
+def forks():
+    """Of children that have ended no descriptor is kept."""
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, "forks", 256)
+        go(box)
+        life = box.restore(image, "--lazy")
+        most = 0
+        while life.process.alive() and (pagers := kages(life.kage.pid)):
+            most = max(most, len(["" for where in descriptors_of(pagers[0]).values() if "userfaultfd" in where]))
+        right(box, life)
+        print(f"# {most} userfaultfds at most")
+        if most > 16:
+            raise Failed(f"{most} userfaultfds of children that have ended, one after the other")
+
+
 def map_of(pid):
     lines = []
     for line in read(f"/proc/{pid}/smaps").splitlines():
@@ -209,6 +224,55 @@ def damaged():
             raise Failed(f"status {status}, {box.log('subject')}, {said}")
 
 
+def waits(pid):
+    return any("userfault" in read_or(f"/proc/{pid}/{name}") for name in ("wchan", "stack"))
+
+
+def damaged_daemon():
+    """A child that has closed the descriptor waits for what cannot be had; it finds no zeros."""
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, "daemon", 256)
+        name, number = image.split("@")
+        pack = os.path.join(box.store, name, f"{int(number):010}.kage")
+        with open(pack, "r+b") as f:
+            f.seek(os.path.getsize(pack) * 7 // 8)
+            f.write(os.urandom(4096))
+        go(box)
+        life = box.restore(image, "--lazy")
+        children = []
+
+        def closed():
+            children[:] = [int(w) for w in read_or(f"/proc/{life.pid}/task/{life.pid}/children").split()] or children
+            return os.path.exists(box.path("closed")) and children
+        wait_until("the daemon", closed)
+        daemon = box.hold(Process(children[0]))
+        pagers = kages(life.kage.pid)
+        if life.wait() == 0 or "memory is lost" not in read_errors(box):
+            raise Failed(f"{box.log('subject')}, {read_errors(box)}")
+        wait_until("the daemon to wait for a page", lambda: waits(daemon.pid))
+        if "FAIL" in box.log("subject"):
+            raise Failed(box.log("subject"))
+        daemon.kill()
+        wait_until("the pager to end", lambda: not any(os.path.exists(f"/proc/{p}") for p in pagers))
+
+
+def leader_ended():
+    """The first thread has ended, so nobody can be asked for the descriptor: who brings pages stays."""
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, "leader")
+        go(box)
+        life = box.restore(image, "--lazy")
+        pagers = kages(life.kage.pid)
+
+        def filled():
+            threads = [t for t in os.listdir(f"/proc/{life.pid}/task") if t != str(life.pid)]
+            return threads and int(status_of(life.pid, threads[0]).get("VmRSS", "0 kB").split()[0]) >= MIB // 4 * 1024
+        wait_until("its pages to be in", filled)
+        box.write("end", "")
+        right(box, life)
+        wait_until("the pager to end", lambda: not any(os.path.exists(f"/proc/{p}") for p in pagers))
+
+
 def removed_meanwhile():
     """The pack is held open: the image may be removed as soon as the program runs."""
     with Sandbox("lazy", durable=False) as box:
@@ -276,11 +340,12 @@ def redis():
 
 
 TESTS = [(f"{m}", lambda m=m: runs(m)) for m in ("check", "write", "fork", "moves", "lone", "exec")] + [
-    ("the same in the end", same_in_the_end), ("--stopped", stopped), ("--detach", detached),
+    ("many forks", forks), ("the same in the end", same_in_the_end), ("--stopped", stopped), ("--detach", detached),
     ("pager killed: check", lambda: killed_pager("check")), ("pager killed: fork", lambda: killed_pager("fork")),
     ("pager killed: moves", lambda: killed_pager("moves")), ("pager killed: lone", lambda: killed_pager("lone")),
     ("all killed", all_killed),
     ("no image of it meanwhile", no_image_of_it), ("damaged", damaged), ("removed meanwhile", removed_meanwhile),
+    ("a daemon, and damage", damaged_daemon), ("its leader has ended", leader_ended),
     ("difference", difference), ("debugger", debugger), ("redis", redis)]
 
 

@@ -8,6 +8,9 @@
  *	fork	forks at once, and again in the middle: parent and children compare and change
  *	moves	moves, drops and unmaps parts, at once, in several threads, and compares what is left
  *	lone	of four pages three are zeros; moves all, some at a time, in several threads, and compares
+ *	forks	forks 500 children that do nothing, one after the other, then compares
+ *	daemon	forks a child that closes all descriptors but the first three, both compare
+ *	leader	as lone, but its first thread ends; another one compares when there is a file "end"
  *	exec	executes another program
  *	wait	does nothing, and ends when there is a file "end"
  *
@@ -16,6 +19,7 @@
  */
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -142,6 +146,38 @@ static void do_fork(void)
 	check("after the children");
 }
 
+static void do_forks(void)
+{
+	for (int i = 0; i < 500; i++) {
+		pid_t pid = fork();
+
+		if (pid == 0)
+			_exit(0);
+		await(pid);
+	}
+	check("after many children");
+}
+
+static void note(const char *name)
+{
+	int fd = open(name, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		exit(10);
+	close(fd);
+}
+
+static void do_daemon(void)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		close_range(3, ~0U, 0);
+		note("closed");
+	}
+	check(pid == 0 ? "in the daemon" : "in its parent");
+}
+
 /* One of THREADS parts of the memory, all by itself. */
 static void *do_part(void *arg)
 {
@@ -222,6 +258,28 @@ static void await_file(const char *name)
 		nanosleep(&nap, NULL);
 }
 
+static void *do_leaderless(void *arg)
+{
+	(void)arg;
+	await_file("end");
+	for (size_t page = 0; page < pages; page++)
+		if (page % LONE)
+			zeros("without a leader", page_at(page), page);
+		else
+			compare("without a leader", page_at(page), page);
+	puts("right");
+	exit(0);
+}
+
+static void do_leader(void)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, do_leaderless, NULL))
+		exit(5);
+	pthread_exit(NULL);
+}
+
 static void note_time(void)
 {
 	struct timespec now;
@@ -241,13 +299,14 @@ static void note_time(void)
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "check";
+	bool lone = strcmp(mode, "lone") == 0 || strcmp(mode, "leader") == 0;
 
 	pages = (argc > 2 ? (size_t)atol(argv[2]) : 64) * 256;
 	memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 		      0);
 	if (memory == MAP_FAILED)
 		return 7;
-	for (size_t page = 0; page < pages; page += strcmp(mode, "lone") == 0 ? LONE : 1)
+	for (size_t page = 0; page < pages; page += lone ? LONE : 1)
 		for (size_t i = 0; i < WORDS; i++)
 			page_at(page)[i] = word(page, i);
 	puts("ready");
@@ -264,6 +323,12 @@ int main(int argc, char **argv)
 		in_threads(do_part);
 	else if (strcmp(mode, "lone") == 0)
 		in_threads(do_lone_part);
+	else if (strcmp(mode, "forks") == 0)
+		do_forks();
+	else if (strcmp(mode, "daemon") == 0)
+		do_daemon();
+	else if (strcmp(mode, "leader") == 0)
+		do_leader();
 	else if (strcmp(mode, "exec") == 0)
 		execl("/bin/echo", "echo", "right", (char *)NULL);
 	else

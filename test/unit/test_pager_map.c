@@ -100,11 +100,12 @@ static void test_random(void **state)
 	const char *given = getenv("KAGE_SEED");
 	unsigned seed = given ? (unsigned)strtoul(given, NULL, 10) : 1;
 	struct pager_map m = { 0 };
+	size_t first;
 	struct model model = { .n = 1 };
 
 	(void)state;
 	srand(seed);
-	assert_null(pager_map_add_space(&m, 3));
+	assert_null(pager_map_add_space(&m, 3, &first));
 	assert_null(pager_map_owe(&m.spaces[0], at(1), at(60)));
 	assert_null(pager_map_owe(&m.spaces[0], at(70), at(100)));
 	for (uint64_t i = 1; i < 100; i++)
@@ -125,13 +126,42 @@ static void test_unknown(void **state)
 {
 	const struct uffd_msg msg = { .event = 0x77 };
 	struct pager_map m = { 0 };
+	size_t first;
 	struct kage_err *e;
 
 	(void)state;
-	assert_null(pager_map_add_space(&m, 3));
+	assert_null(pager_map_add_space(&m, 3, &first));
 	e = pager_map_apply(&m, 0, &msg);
 	assert_int_equal(kage_err_code(e), KAGE_UNSUPPORTED);
 	kage_err_free(e);
+	pager_map_deinit(&m);
+}
+
+/* The number of a space that is gone is the next one's. */
+static void test_gone(void **state)
+{
+	struct uffd_msg fork = { .event = UFFD_EVENT_FORK };
+	const struct uffd_msg gone = { .event = PAGER_EVENT_GONE };
+	struct pager_map m = { 0 };
+	uint64_t page;
+	size_t first;
+
+	(void)state;
+	assert_null(pager_map_add_space(&m, 3, &first));
+	assert_null(pager_map_owe(&m.spaces[first], at(1), at(60)));
+	for (fork.arg.fork.ufd = 4; fork.arg.fork.ufd < 6; fork.arg.fork.ufd++)
+		assert_null(pager_map_apply(&m, 0, &fork));
+	assert_null(pager_map_apply(&m, 1, &gone));
+	assert_int_equal(m.n, 3);
+	assert_true(m.spaces[1].gone);
+	assert_false(pager_map_page(&m.spaces[1], at(1), &page));
+	fork.arg.fork.ufd = 4;
+	assert_null(pager_map_apply(&m, 2, &fork));
+	assert_int_equal(m.n, 3);
+	assert_int_equal(m.spaces[1].uffd, 4);
+	assert_false(m.spaces[1].gone);
+	assert_true(pager_map_page(&m.spaces[1], at(59), &page));
+	assert_true(pager_map_page(&m.spaces[2], at(59), &page));
 	pager_map_deinit(&m);
 }
 
@@ -140,6 +170,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_unknown),
+		cmocka_unit_test(test_gone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
