@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -258,6 +259,59 @@ static _Noreturn void watch(const struct lazy *l)
 	_exit(pid < 0 ? pager_run(&l->job) : 0);
 }
 
+/* --- what a thread's end needs ---------------------------------------------------------------- */
+
+/* Whoever reads a page that is missing waits for it, we too. What cannot be read the kernel cannot either. */
+static bool bring(const struct kage_restore *r, uint64_t at, void *to, size_t size)
+{
+	struct kage_err *e = kage_target_read(r->stub, addr(at), to, size);
+	bool had = !e;
+
+	err_drop(e);
+	return had;
+}
+
+/* The words of a robust list and of the futexes that it names (kernel/futex/core.c: exit_robust_list()). */
+static void bring_robust_list(const struct kage_restore *r, uint64_t list)
+{
+	struct robust_list_head head;
+	uint64_t entry, next;
+	uint32_t word;
+
+	if (!bring(r, list, &head, sizeof(head)))
+		return;
+	if (head.list_op_pending)
+		(void)bring(r,
+			    ((uint64_t)(uintptr_t)head.list_op_pending & ~1ULL) +
+				    (uint64_t)head.futex_offset,
+			    &word, sizeof(word));
+	entry = (uint64_t)(uintptr_t)head.list.next & ~1ULL;
+	for (int i = 0; i < ROBUST_LIST_LIMIT && entry != list; i++, entry = next & ~1ULL)
+		if (!bring(r, entry, &next, sizeof(next)) ||
+		    !bring(r, entry + (uint64_t)head.futex_offset, &word, sizeof(word)))
+			return;
+}
+
+/*
+ * A thread that ends does not wait for a userfaultfd (fs/userfaultfd.c: handle_userfault(), PF_EXITING): who joins it
+ * would wait for ever, and whoever waits for a robust mutex of it.
+ */
+static void bring_for_ends(const struct kage_restore *r)
+{
+	uint32_t word;
+
+	for (size_t i = 0; i < r->process->n_threads; i++) {
+		const Kage__Thread *t = r->process->threads[i];
+
+		if (t->clear_child_tid)
+			(void)bring(r, t->clear_child_tid, &word, sizeof(word));
+		if (t->robust_list)
+			bring_robust_list(r, t->robust_list);
+	}
+}
+
+/* --- beginning -------------------------------------------------------------------------------- */
+
 /* An orphan, so that its end is nobody's business. */
 struct kage_err *lazy_start(struct lazy *l)
 {
@@ -293,5 +347,6 @@ struct kage_err *lazy_start(struct lazy *l)
 		return kage_err_sys(errno, "make a process that brings pages");
 	while (waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
 		;
+	bring_for_ends(r);
 	return NULL;
 }

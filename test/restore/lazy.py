@@ -70,9 +70,9 @@ def read_errors(box):
     return "".join(read_or(box.path(n)) for n in sorted(os.listdir(box.dir)) if n.endswith(".err"))[-1000:]
 
 
-def runs(mode):
+def runs(mode, mib=MIB):
     with Sandbox("lazy", durable=False) as box:
-        image = image_of(box, mode)
+        image = image_of(box, mode, mib)
         go(box)
         right(box, box.restore(image, "--lazy"))
         right(box, box.restore(image, "--lazy"))
@@ -340,6 +340,7 @@ def redis():
 
 
 TESTS = [(f"{m}", lambda m=m: runs(m)) for m in ("check", "write", "fork", "moves", "lone", "exec")] + [
+    ("ends of threads", lambda: runs("ends", 256)),
     ("many forks", forks), ("the same in the end", same_in_the_end), ("--stopped", stopped), ("--detach", detached),
     ("pager killed: check", lambda: killed_pager("check")), ("pager killed: fork", lambda: killed_pager("fork")),
     ("pager killed: moves", lambda: killed_pager("moves")), ("pager killed: lone", lambda: killed_pager("lone")),

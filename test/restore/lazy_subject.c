@@ -11,20 +11,25 @@
  *	forks	forks 500 children that do nothing, one after the other, then compares
  *	daemon	forks a child that closes all descriptors but the first three, both compare
  *	leader	as lone, but its first thread ends; another one compares when there is a file "end"
+ *	ends	has a thread that ends at once, without a look at its memory; waits for it
  *	exec	executes another program
  *	wait	does nothing, and ends when there is a file "end"
  *
  * It ends with 0 if all was as it must be, and says "right" or what is not. In the file "first" stands the time
  * (CLOCK_MONOTONIC, ns) at which it went on.
  */
+#include <dirent.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -280,6 +285,60 @@ static void do_leader(void)
 	pthread_exit(NULL);
 }
 
+/* In pages at the end of the memory, which come last: what the kernel reads and writes when the thread ends. */
+static void *do_end(void *arg)
+{
+	volatile int *go_on = arg;
+	int *tid = (int *)page_at(pages - 1);
+	struct robust_list_head *head = (struct robust_list_head *)page_at(pages - 600);
+	uint32_t *mutex = (uint32_t *)page_at(pages - 1200);
+	struct robust_list *entry = (struct robust_list *)(mutex + 2);
+
+	*tid = (int)syscall(SYS_gettid);
+	*mutex = (uint32_t)*tid;
+	*head = (struct robust_list_head){ { entry }, -8, NULL };
+	entry->next = &head->list;
+	syscall(SYS_set_tid_address, tid);
+	syscall(SYS_set_robust_list, head, sizeof(*head));
+	__atomic_store_n(go_on, 1, __ATOMIC_RELEASE);
+	while (access("go", F_OK) != 0)
+		;
+	syscall(SYS_exit, 0);
+	return NULL;
+}
+
+static void begin_end(void)
+{
+	static volatile int runs;
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, do_end, (void *)&runs))
+		exit(5);
+	while (!__atomic_load_n(&runs, __ATOMIC_ACQUIRE))
+		sched_yield();
+}
+
+static void do_ends(void)
+{
+	int *tid = (int *)page_at(pages - 1);
+	uint32_t *mutex = (uint32_t *)page_at(pages - 1200);
+	DIR *dir;
+	int n = 0;
+
+	/* Until it has ended: then nothing is left to happen. */
+	while (n != 3) {
+		n = 0;
+		dir = opendir("/proc/self/task");
+		while (dir && readdir(dir))
+			n++;
+		closedir(dir);
+	}
+	if (*tid != 0)
+		fail("clear_child_tid", pages - 1, 0, (uint64_t)*tid, 0);
+	if (*mutex != FUTEX_OWNER_DIED)
+		fail("robust mutex", pages - 1200, 0, *mutex, FUTEX_OWNER_DIED);
+}
+
 static void note_time(void)
 {
 	struct timespec now;
@@ -309,6 +368,8 @@ int main(int argc, char **argv)
 	for (size_t page = 0; page < pages; page += lone ? LONE : 1)
 		for (size_t i = 0; i < WORDS; i++)
 			page_at(page)[i] = word(page, i);
+	if (strcmp(mode, "ends") == 0)
+		begin_end();
 	puts("ready");
 	fflush(stdout);
 	await_file("go");
@@ -329,6 +390,8 @@ int main(int argc, char **argv)
 		do_daemon();
 	else if (strcmp(mode, "leader") == 0)
 		do_leader();
+	else if (strcmp(mode, "ends") == 0)
+		do_ends();
 	else if (strcmp(mode, "exec") == 0)
 		execl("/bin/echo", "echo", "right", (char *)NULL);
 	else
