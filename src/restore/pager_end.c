@@ -214,6 +214,11 @@ void pager_outlive_all(const struct pager_job *job)
 	close(STDIN_FILENO);
 	while (poll(&end, 1, -1) < 0 && errno == EINTR)
 		;
+	/* Who reads its memory from outside, as restoring does, keeps it alive and waits for a page. */
+	for (size_t i = 0; i < job->memory->n_mappings; i++)
+		if (job->later[i])
+			kage_uffd_unregister(job->uffd, job->memory->mappings[i]->start,
+					     job->memory->mappings[i]->end);
 	/* Nobody tells when the address space of a process that we do not know is gone. */
 	while (anybody_lives())
 		nanosleep(&again, NULL);

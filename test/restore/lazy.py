@@ -224,6 +224,22 @@ def damaged():
             raise Failed(f"status {status}, {box.log('subject')}, {said}")
 
 
+def damaged_at_first():
+    """A page that restoring itself waits for."""
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, "ends", 256)
+        name, number = image.split("@")
+        pack = os.path.join(box.store, name, f"{int(number):010}.kage")
+        size = os.path.getsize(pack)
+        with open(pack, "r+b") as f:
+            for at in range(size // 2, size - (1 << 20), 1 << 16):
+                f.seek(at)
+                f.write(os.urandom(4096))
+        done = box.kage("restore", "--lazy", image, check=False)
+        if done.returncode == 0 or "memory is lost" not in done.stderr:
+            raise Failed(f"status {done.returncode}, {done.stderr}")
+
+
 def waits(pid):
     return any("userfault" in read_or(f"/proc/{pid}/{name}") for name in ("wchan", "stack"))
 
@@ -345,7 +361,7 @@ TESTS = [(f"{m}", lambda m=m: runs(m)) for m in ("check", "write", "fork", "move
     ("pager killed: check", lambda: killed_pager("check")), ("pager killed: fork", lambda: killed_pager("fork")),
     ("pager killed: moves", lambda: killed_pager("moves")), ("pager killed: lone", lambda: killed_pager("lone")),
     ("all killed", all_killed),
-    ("no image of it meanwhile", no_image_of_it), ("damaged", damaged), ("removed meanwhile", removed_meanwhile),
+    ("no image of it meanwhile", no_image_of_it), ("damaged", damaged), ("damaged where it is needed first", damaged_at_first), ("removed meanwhile", removed_meanwhile),
     ("a daemon, and damage", damaged_daemon), ("its leader has ended", leader_ended),
     ("difference", difference), ("debugger", debugger), ("redis", redis)]
 
