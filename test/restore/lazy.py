@@ -97,7 +97,7 @@ def map_of(pid):
     lines = []
     for line in read(f"/proc/{pid}/smaps").splitlines():
         word = line.split()[0]
-        if "-" in word or word in ("VmFlags:", "Anonymous:", "Private_Dirty:"):
+        if "-" in word or word in ("VmFlags:", "Anonymous:"):
             lines.append(line)
     return lines
 
