@@ -43,13 +43,9 @@ static struct kage_err *scan(int fd, struct kpm_scan_arg arg, const struct finde
 	*ret_errno = 0;
 	arg.size = sizeof(arg);
 	arg.vec = (uint64_t)(uintptr_t)regions;
+	arg.vec_len = REGIONS;
 	while (arg.start < arg.end) {
-		uint64_t most = (arg.end - arg.start) / KAGE_PAGE_BYTES;
-		int n;
-
-		/* The kernel makes room for as many as it is told. */
-		arg.vec_len = most < REGIONS ? most : REGIONS;
-		n = ioctl(fd, KPAGEMAP_SCAN, &arg);
+		int n = ioctl(fd, KPAGEMAP_SCAN, &arg);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -178,8 +174,8 @@ struct changes {
 	int num; /* errno value of a close look */
 };
 
-/* Regions so near to each other are looked at in one go: a system call takes as long as some hundred pages. */
-enum { NEAR_BYTES = 1024 * 1024 };
+/* Regions so near to each other are looked at in one go: a system call takes as long as some pages. */
+enum { NEAR_BYTES = 256 * 1024 };
 
 static struct kage_err *found(void *user, uint64_t start, uint64_t end, enum kage_page_state state)
 {
