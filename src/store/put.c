@@ -30,6 +30,7 @@
 #include "store/dir.h"
 #include "store/pack_read.h"
 #include "store/pack_write.h"
+#include "store/rewrite.h"
 
 static const char temporary_prefix[] = ".tmp-";
 
@@ -252,6 +253,7 @@ static struct kage_err *publish(struct kage_store *s, const char *history, struc
 	struct kage_err *e;
 
 	TRY(kage_dir_history_lock(s, history, true, &h));
+	kage_rewrite_clean(&h); /* of who was killed while he wrote one anew */
 	e = publish_in(&h, f, options, ret_number);
 	if (e)
 		kage_dir_history_drop_empty(&h);

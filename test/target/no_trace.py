@@ -106,13 +106,13 @@ def quiet_look(pid):
     return now, changing
 
 
-def of_its_own(difference):
-    """What a runtime does whenever it likes: the C library's heaps grow (private memory without a name, not
-    executable), a service thread sleeps elsewhere."""
-    return re.match(r"mapping \S+ (rw-p|---p) 00000000 00:00 0 :|thread \d+ sp and ip:", difference)
+# What a runtime does whenever it likes: a service thread sleeps elsewhere, the C library's heaps grow (private memory
+# without a name, not executable).
+SLEEPS = r"thread \d+ sp and ip:"
+GROWS = SLEEPS + r"|mapping \S+ (rw-p|---p) 00000000 00:00 0 :"
 
 
-def images_leave_no_trace(box, pid, refusable=False, grows=False):
+def images_leave_no_trace(box, pid, refusable=False, own=None):
     before, changing = quiet_look(pid)
     for _ in range(SNAPS):
         done = box.kage("snap", "-n", "t", pid, check=False)
@@ -125,7 +125,7 @@ def images_leave_no_trace(box, pid, refusable=False, grows=False):
         # what comes and goes by itself does so again without us.
         again, changing2 = quiet_look(pid)
         found = [f for f in differences(before, again, changing | changing2)
-                 if f in found and not (grows and of_its_own(f))]
+                 if f in found and not (own and re.match(own, f))]
     if found:
         raise Failed("\n".join(found[:40]))
 
@@ -214,7 +214,7 @@ def go():
                                 GO111MODULE="off", HOME=box.dir), stderr=subprocess.PIPE)
         process = box.start([box.path("program")])
         box.wait_log("ready", process=process)
-        images_leave_no_trace(box, process.pid)
+        images_leave_no_trace(box, process.pid, own=SLEEPS)
         end_sentinel(box, process)
 
 
@@ -241,7 +241,7 @@ def java():
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         process = box.start(["java", "-Xmx64m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "Main"])
         box.wait_log("ready", process=process)
-        images_leave_no_trace(box, process.pid, grows=True)
+        images_leave_no_trace(box, process.pid, own=GROWS)
         end_sentinel(box, process)
 
 
