@@ -104,6 +104,22 @@ bool kage_pagemap_can_scan(int pagemap_fd)
 	return ioctl(pagemap_fd, KPAGEMAP_SCAN, &arg) >= 0;
 }
 
+bool kage_pagemap_is_tracked(int pagemap_fd, uint64_t start, uint64_t end)
+{
+	struct kpage_region region;
+	struct kpm_scan_arg arg = { .size = sizeof(arg),
+				    .flags = KPM_SCAN_CHECK_WPASYNC,
+				    .start = start,
+				    .end = end,
+				    .vec = (uint64_t)(uintptr_t)&region,
+				    .vec_len = 1,
+				    .max_pages = 1,
+				    .category_mask = KPAGE_IS_PRESENT,
+				    .return_mask = KPAGE_IS_PRESENT };
+
+	return ioctl(pagemap_fd, KPAGEMAP_SCAN, &arg) >= 0;
+}
+
 /* A scan for private pages. */
 static struct kage_err *scan_private(int fd, struct kpm_scan_arg arg, bool file,
 				     const struct finder *f, int *ret_errno)

@@ -193,30 +193,49 @@ static struct kage_err *note(struct kage_tracker *tracker, uint64_t start, uint6
 	return NULL;
 }
 
-/* Registers the neighbour MAP if it could be one mapping with what has FLAGS. */
-static struct kage_err *join(struct kage_tracker *tracker, const struct kage_procmap *map,
-			     uint64_t flags)
+/* Whether a part of START to END was registered, and nobody tracks it any more: mremap(2) that joins what it moves with
+ * a neighbour takes the userfaultfd off both (mm/mremap.c), and leaves the protection of the neighbour's pages, which
+ * what is written from then on does not take away. */
+static bool was_let_go(const struct kage_tracker *tracker, int pagemap_fd, uint64_t start,
+		       uint64_t end)
 {
+	size_t i = find(tracker, start);
+
+	return i < tracker->n_ranges && tracker->ranges[i].start < end &&
+	       !kage_pagemap_is_tracked(pagemap_fd, start, end);
+}
+
+/* Registers the neighbour MAP if it could be one mapping with what has FLAGS. */
+static struct kage_err *join(struct kage_tracker *tracker, int pagemap_fd,
+			     const struct kage_procmap *map, uint64_t flags)
+{
+	bool let_go;
 	int num;
 
 	if (map->flags != flags || is_noted(tracker, map->start, map->end))
 		return NULL;
+	let_go = was_let_go(tracker, pagemap_fd, map->start, map->end);
 	kage_uffd_register(tracker->uffd, map->start, map->end, &num);
-	return num == 0 ? note(tracker, map->start, map->end) : NULL;
+	if (num != 0)
+		return NULL;
+	if (let_go)
+		unprotect(tracker, &(struct range){ map->start, map->end });
+	return note(tracker, map->start, map->end);
 }
 
 /* The mapping may have become a larger one just before START to END of it was registered: then it is in
  * pieces now, and mremap(2) of the whole fails. */
-static struct kage_err *mend(struct kage_tracker *tracker, uint64_t start, uint64_t end)
+static struct kage_err *mend(struct kage_tracker *tracker, int pagemap_fd, uint64_t start,
+			     uint64_t end)
 {
 	struct kage_procmap here, other;
 
 	if (!kage_procmap_at(tracker->maps_fd, start, &here))
 		return NULL;
 	if (kage_procmap_at(tracker->maps_fd, end, &other) && other.start == end)
-		TRY(join(tracker, &other, here.flags));
+		TRY(join(tracker, pagemap_fd, &other, here.flags));
 	if (kage_procmap_at(tracker->maps_fd, start - 1, &other) && other.end == start)
-		TRY(join(tracker, &other, here.flags));
+		TRY(join(tracker, pagemap_fd, &other, here.flags));
 	return NULL;
 }
 
@@ -233,9 +252,10 @@ static bool is_one_mapping(const struct kage_tracker *tracker, uint64_t start, u
  * It may have other borders by now, also while the target stands, since sleepers wake up. Only a whole one is registered,
  * because the program can no longer move one of which a part is (EFAULT); what is left for that to happen is the
  * microsecond between the question and the answer, and it is mended at once. */
-static struct kage_err *enlist(struct kage_tracker *tracker, uint64_t start, uint64_t end,
-			       bool again, bool *ret_tracked)
+static struct kage_err *enlist(struct kage_tracker *tracker, int pagemap_fd, uint64_t start,
+			       uint64_t end, bool again, bool *ret_tracked)
 {
+	bool let_go;
 	int num;
 
 	*ret_tracked = true;
@@ -246,13 +266,16 @@ static struct kage_err *enlist(struct kage_tracker *tracker, uint64_t start, uin
 		tracker->dead = kage_procmap_is_gone(tracker->maps_fd);
 		return NULL;
 	}
+	let_go = was_let_go(tracker, pagemap_fd, start, end);
 	kage_uffd_register(tracker->uffd, start, end, &num);
 	tracker->dead = num == ENOMEM;
 	if (num != 0)
 		return NULL;
+	if (let_go)
+		unprotect(tracker, &(struct range){ start, end });
 	*ret_tracked = true;
 	TRY(note(tracker, start, end));
-	return mend(tracker, start, end);
+	return mend(tracker, pagemap_fd, start, end);
 }
 
 /* --- looking ---------------------------------------------------------------------------------- */
@@ -300,14 +323,14 @@ struct kage_err *kage_tracker_look(struct kage_tracker *tracker, int pagemap_fd,
 	struct listener l = { fn, user };
 	bool tracked;
 
-	TRY(enlist(tracker, start, end, false, &tracked));
+	TRY(enlist(tracker, pagemap_fd, start, end, false, &tracked));
 	if (tracked)
 		TRY(look_in_slices(pagemap_fd, &r, file, sliced, fn, user, &tracked));
 	if (tracked)
 		return NULL;
 	/* Something else stands there than what was registered. What the scan has protected by now is not known:
 	 * from here on all is protected, and all is told. */
-	TRY(enlist(tracker, start, end, true, &tracked));
+	TRY(enlist(tracker, pagemap_fd, start, end, true, &tracked));
 	if (tracked)
 		TRY(look_in_slices(pagemap_fd, &r, file, sliced, fn, user, &tracked));
 	TRY(kage_pagemap_guards(pagemap_fd, start, end, tell_guard, &l));
