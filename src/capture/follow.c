@@ -19,14 +19,12 @@
 #include "kind/memory.h"
 #include "kind/sockopt.h"
 #include "sys/vmaread.h"
-#include "target/copy.h"
 #include "target/softdirty.h"
 #include "target/tracker.h"
 
 enum {
 	MAX_ROUNDS = 6,
-	FEW_PAGES =
-		256, /* looked at and copied in the stop in half a millisecond; a round takes longer */
+	FEW_PAGES = 256, /* a stop looks at them and copies them in half a millisecond */
 	RESERVE_PAGES = 2048,
 	FILL_PAGES = 8192, /* at most so many are in memory on their way to the shadow */
 	SPARE_PAGES = 256,
@@ -278,27 +276,6 @@ static struct kage_err *look_around(struct kage_capture *c, const struct kage_ma
 
 /* --- copying ---------------------------------------------------------------------------------- */
 
-/* Copies N runs of FROM into M. LOOSE: it runs. */
-static struct kage_err *copy_runs(struct kage_target *from, const struct page_run *runs, size_t n,
-				  bool loose, struct mem_pages *m)
-{
-	struct kage_copy copy = { 0 };
-	struct kage_err *e = NULL;
-
-	for (size_t i = 0; i < n && !e; i++) {
-		void *to;
-
-		e = kage_mem_pages_add(m, runs[i].space, runs[i].first, runs[i].count, &to);
-		if (!e)
-			e = kage_copy_add(&copy, to, addr(runs[i].first << KAGE_PAGE_SHIFT),
-					  runs[i].count << KAGE_PAGE_SHIFT);
-	}
-	if (!e)
-		e = loose ? kage_copy_run_loose(&copy, from) : kage_copy_run(&copy, from);
-	kage_copy_deinit(&copy);
-	return e;
-}
-
 static struct kage_err *push_layer(struct follow *f, struct mem_pages *m)
 {
 	struct kage_pages **grown = reallocarray(f->layers, f->n_layers + 1, sizeof(*grown));
@@ -322,7 +299,7 @@ static struct kage_err *copy_written(struct kage_capture *c, struct kage_target 
 	if (!f->next)
 		TRY(room_take(&f->room, &f->next));
 	m = take_ptr(f->next);
-	e = copy_runs(from, f->written.v, f->written.n, loose, m);
+	e = room_fill(from, f->written.v, f->written.n, loose, m);
 	if (!e)
 		e = push_layer(f, m);
 	if (e)
@@ -341,8 +318,8 @@ static struct kage_err *fill_piece(struct kage_capture *c, const struct page_run
 
 	TRY(kage_ctx_poll(c->ctx));
 	TRY(room_take(&f->room, &m));
-	e = f->twin ? copy_runs(f->twin->process, run, 1, false, m)
-		    : copy_runs(c->target, run, 1, true, m);
+	e = f->twin ? room_fill(f->twin->process, run, 1, false, m)
+		    : room_fill(c->target, run, 1, true, m);
 	if (!e)
 		e = shadow_write_all(f->shadow, kage_mem_pages_finish(m));
 	room_give(&f->room, m);

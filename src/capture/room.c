@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "target/copy.h"
+
 /* The one that has most. */
 struct kage_err *room_take(struct room *r, struct mem_pages **ret_pages)
 {
@@ -38,4 +40,24 @@ void room_deinit(struct room *r)
 {
 	while (r->n)
 		kage_mem_pages_destroy(r->sets[--r->n]);
+}
+
+struct kage_err *room_fill(struct kage_target *from, const struct page_run *runs, size_t n,
+			   bool loose, struct mem_pages *m)
+{
+	struct kage_copy copy = { 0 };
+	struct kage_err *e = NULL;
+
+	for (size_t i = 0; i < n && !e; i++) {
+		void *to;
+
+		e = kage_mem_pages_add(m, runs[i].space, runs[i].first, runs[i].count, &to);
+		if (!e)
+			e = kage_copy_add(&copy, to, addr(runs[i].first << KAGE_PAGE_SHIFT),
+					  runs[i].count << KAGE_PAGE_SHIFT);
+	}
+	if (!e)
+		e = loose ? kage_copy_run_loose(&copy, from) : kage_copy_run(&copy, from);
+	kage_copy_deinit(&copy);
+	return e;
 }

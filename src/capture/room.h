@@ -7,6 +7,7 @@
 #define CAPTURE_ROOM_H
 
 #include "image/pages.h"
+#include "target/target.h"
 
 enum { ROOM_SETS = 4, ROOM_BYTES = 48 << 20 };
 
@@ -23,5 +24,9 @@ struct kage_err *room_take(struct room *r, struct mem_pages **ret_pages) _must_c
 void room_give(struct room *r, struct mem_pages *m);
 
 void room_deinit(struct room *r);
+
+/** Copies N runs of FROM, an address space whose pages they are, into M. LOOSE: it runs meanwhile. */
+struct kage_err *room_fill(struct kage_target *from, const struct page_run *runs, size_t n,
+			   bool loose, struct mem_pages *m) _must_check_;
 
 #endif

@@ -54,16 +54,11 @@ static struct kage_err *missed(const struct comparing *k, uint64_t page)
 }
 
 /* Pages of P, those that it has not are zeros, as fresh bytes. */
-static uint8_t *read_pages(struct kage_pages *p, uint32_t space, uint64_t first, uint64_t count)
+static struct kage_err *read_pages(struct kage_pages *p, uint32_t space, uint64_t first,
+				   uint64_t count, uint8_t **ret_bytes)
 {
-	uint8_t *bytes = malloc(count * KAGE_PAGE_BYTES);
-	struct kage_err *e = bytes ? kage_pages_read(p, space, first, count, bytes) : NULL;
-
-	if (!e)
-		return bytes;
-	err_drop(e);
-	free(bytes);
-	return NULL;
+	*ret_bytes = malloc(count * KAGE_PAGE_BYTES);
+	return *ret_bytes ? kage_pages_read(p, space, first, count, *ret_bytes) : kage_err_nomem();
 }
 
 /* These pages of the image are as before or as after. */
@@ -71,13 +66,12 @@ static struct kage_err *compare_piece(void *user, uint32_t space, uint64_t first
 				      const void *bytes)
 {
 	const struct comparing *k = user;
-	_cleanup_free_ uint8_t *image = read_pages(k->image, space, first, count);
-	_cleanup_free_ uint8_t *before = read_pages(k->before, space, first, count);
-	_cleanup_free_ uint8_t *after = read_pages(k->after, space, first, count);
+	_cleanup_free_ uint8_t *image = NULL, *before = NULL, *after = NULL;
 
 	(void)bytes;
-	if (!image || !before || !after)
-		return kage_err_nomem();
+	TRY(read_pages(k->image, space, first, count, &image));
+	TRY(read_pages(k->before, space, first, count, &before));
+	TRY(read_pages(k->after, space, first, count, &after));
 	for (uint64_t i = 0; i < count; i++) {
 		size_t at = i * KAGE_PAGE_BYTES;
 
@@ -105,20 +99,18 @@ static struct kage_err *minus(const struct kage_pages *a, const struct kage_page
 	return e;
 }
 
-/* Pages that A has are in B or in C. */
-static struct kage_err *check_there(const struct comparing *k, const struct kage_pages *a,
-				    const struct kage_pages *b, const struct kage_pages *c,
-				    uint32_t space)
+/* Pages that the image has are in one of the copies. */
+static struct kage_err *check_not_stale(const struct comparing *k, uint32_t space)
 {
-	struct page_runs not_b = { 0 }, neither = { 0 };
-	struct kage_err *e = minus(a, b, space, &not_b);
+	struct page_runs gone = { 0 }, stale = { 0 };
+	struct kage_err *e = minus(k->image, k->after, space, &gone);
 
 	if (!e)
-		e = kage_runs_minus(not_b.v, not_b.n, c->runs, c->n_runs, &neither);
-	if (!e && neither.n)
-		e = missed(k, neither.v[0].first);
-	kage_runs_deinit(&not_b);
-	kage_runs_deinit(&neither);
+		e = kage_runs_minus(gone.v, gone.n, k->before->runs, k->before->n_runs, &stale);
+	if (!e && stale.n)
+		e = missed(k, stale.v[0].first);
+	kage_runs_deinit(&gone);
+	kage_runs_deinit(&stale);
 	return e;
 }
 
@@ -152,7 +144,7 @@ static struct kage_err *compare(const struct comparing *k, uint32_t space, bool 
 	/* Without PAGEMAP_SCAN the kernel's zero page looks like any other, and a twin has none where nothing was
 	 * written: then one of them has zeros for nothing. */
 	if (scanned) {
-		TRY(check_there(k, k->image, k->after, k->before, space));
+		TRY(check_not_stale(k, space));
 		TRY(check_not_missing(k, space));
 	}
 	TRY(kage_pages_each(k->after, 0, compare_piece, (void *)k));

@@ -89,7 +89,7 @@ def forks():
             most = max(most, len(["" for where in descriptors_of(pagers[0]).values() if "userfaultfd" in where]))
         right(box, life)
         print(f"# {most} userfaultfds at most")
-        if most > 80:  # half of them
+        if most > 80:  # were they kept, there would be hundreds
             raise Failed(f"{most} userfaultfds of children that have ended, one after the other")
 
 
