@@ -8,10 +8,9 @@
 
 #include "target/target.h"
 
-/** Waits for threads that would feel a stop (t->info is fresh): those that are `restless`, and those that run
- *  between such calls. Each is stopped at the first instruction behind its call. Those that do not come
- *  within some milliseconds are restless no more. Where this cannot be done (rights, kernel) nothing
- *  happens. */
+/** Waits for the `restless` that would feel a stop (t->info is fresh). Each is stopped at an instruction of
+ *  its own program, behind its call. Those that do not come within some milliseconds are restless no more.
+ *  Where this cannot be done (rights, kernel) nothing happens. */
 struct kage_err *kage_ambush(struct kage_target *t) _must_check_;
 
 #endif

@@ -2,10 +2,12 @@
 /*
  * Stopping all threads of a target, and letting them go.
  *
- * PTRACE_SEIZE attaches without a stop, PTRACE_INTERRUPT stops without a signal (ptrace(2)). A
- * signal that is on its way to a thread at that moment is delivered first: the thread then stands at
- * the first instruction of the handler. Threads born meanwhile are found by listing again until a
- * pass finds none: a thread can only be born of one that still runs.
+ * PTRACE_SEIZE attaches without a stop. A thread that runs is then stopped in its own program, by an event
+ * (target/sender.h), so that no system call ends early; where that cannot be had, and for threads that
+ * sleep but must stand, PTRACE_INTERRUPT stops without a signal (ptrace(2)). A signal that is on its way to
+ * a thread at that moment is delivered first: the thread then stands at the first instruction of the
+ * handler. Threads born meanwhile are found by listing again until a pass finds none: a thread can only be
+ * born of one that still runs.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -26,6 +28,7 @@
 #include "target/ambush.h"
 #include "target/asleep.h"
 #include "target/batch.h"
+#include "target/sender.h"
 #include "target/target.h"
 
 void kage_target_block_signals(struct kage_target *t)
@@ -51,7 +54,7 @@ static void drop_thread(struct kage_target *t, pid_t tid)
 	for (size_t i = 0; i < t->n_threads; i++) {
 		if (t->threads[i]->tid != tid)
 			continue;
-		free(t->threads[i]);
+		kage_thread_free(t->threads[i]);
 		memmove(&t->threads[i], &t->threads[i + 1],
 			(t->n_threads - i - 1) * sizeof(*t->threads));
 		t->n_threads--;
@@ -59,7 +62,11 @@ static void drop_thread(struct kage_target *t, pid_t tid)
 	}
 }
 
-enum { ENDING_MS = 200 };
+enum {
+	ENDING_MS = 200,
+	EVENT_NS = 500 * 1000, /* so long a thread is awaited before it is looked where it is now */
+	MAX_EVENTS = 8,        /* and so often */
+};
 
 /* Whether the process is on its way out: then it ends in a moment. */
 static bool is_ending(const struct kage_target *t)
@@ -97,6 +104,19 @@ static bool may_sleep_on(struct kage_target *t, struct kage_thread *thread,
 	return kage_asleep_take(t, seen, thread);
 }
 
+/* Whether THREAD, which runs, will be stopped by an event. If it fell asleep before, it sleeps on. */
+static bool is_awaited(struct kage_target *t, struct kage_thread *thread)
+{
+	const struct kage_taskthread *seen = thread->seen;
+
+	if (!seen || seen->task.pulse.state || seen->end.state || !seen->regs.ip ||
+	    thread->n_events == MAX_EVENTS)
+		return false;
+	thread->n_events++;
+	thread->event = kage_sender_in_program(t, seen);
+	return thread->event >= 0;
+}
+
 /* Has the thread TID stopped unless it stands already, or sleeps (SEEN, if known) and may do so. */
 static struct kage_err *hold(struct kage_target *t, pid_t tid, const struct kage_taskthread *seen,
 			     bool *ret_new)
@@ -121,7 +141,10 @@ static struct kage_err *hold(struct kage_target *t, pid_t tid, const struct kage
 		return NULL;
 	}
 	*ret_new = true;
+	if (is_awaited(t, thread))
+		return NULL;
 	kage_target_note_stop(t);
+	thread->interrupted = true;
 	if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 && errno != ESRCH)
 		return kage_err_sys(errno, "interrupt thread %d", tid);
 	return NULL;
@@ -211,12 +234,22 @@ static uint64_t time_left(const struct kage_thread *thread)
 	return seen->sleep.deadline_ns > now ? seen->sleep.deadline_ns - now : 0;
 }
 
+static void end_event(struct kage_thread *thread)
+{
+	close_fd(thread->event);
+	thread->event = -1;
+}
+
 /* A stop ends some waiting calls with EINTR: that is put right at once, so that it is right whatever
  * becomes of us. */
-static struct kage_err *stands(struct kage_thread *thread, const struct kage_stop *stop)
+static struct kage_err *stands(struct kage_target *t, struct kage_thread *thread,
+			       const struct kage_stop *stop)
 {
+	kage_target_note_stop(t);
+	end_event(thread);
 	thread->stopped = true;
-	thread->job_stopped = stop->signal != SIGTRAP;
+	thread->interrupted = false;
+	thread->job_stopped = stop->what == STOP_EVENT && stop->signal != SIGTRAP;
 	TRY(kage_arch_get_regs(thread->tid, false, &thread->regs));
 	if (!is_of_kernel(thread) && kage_arch_undo_eintr(&thread->regs)) {
 		kage_arch_shorten_wait(&thread->regs, time_left(thread));
@@ -226,8 +259,8 @@ static struct kage_err *stands(struct kage_thread *thread, const struct kage_sto
 }
 
 /* Looks what has become of THREAD, which was asked to stop. *RET_ENDED: it is no more. */
-static struct kage_err *look_whether_stands(struct kage_thread *thread, bool *ret_changed,
-					    bool *ret_ended)
+static struct kage_err *look_whether_stands(struct kage_target *t, struct kage_thread *thread,
+					    bool *ret_changed, bool *ret_ended)
 {
 	struct kage_stop stop;
 
@@ -237,8 +270,8 @@ static struct kage_err *look_whether_stands(struct kage_thread *thread, bool *re
 		return NULL;
 	if (stop.what == STOP_ENDED)
 		*ret_ended = true;
-	else if (stop.what == STOP_EVENT)
-		return stands(thread, &stop);
+	else if (stop.what == STOP_EVENT || (thread->event >= 0 && kage_sender_sent(&stop)))
+		return stands(t, thread, &stop);
 	else
 		/* A signal was on its way: deliver it. The interrupt is still pending and stops the
 		 * thread at the handler's first instruction. */
@@ -247,11 +280,12 @@ static struct kage_err *look_whether_stands(struct kage_thread *thread, bool *re
 	return NULL;
 }
 
-/* One look at each thread that is to stop. *RET_LATE is one that does not stand yet, 0 for none. */
+/* One look at each thread that is to stop. *RET_LATE is one that does not stand yet, 0 for none;
+ * *RET_AWAITED: there are some of which it is not sure that they will. */
 static struct kage_err *look_whether_all_stand(struct kage_target *t, bool *ret_any,
-					       pid_t *ret_late)
+					       pid_t *ret_late, bool *ret_awaited)
 {
-	*ret_any = false;
+	*ret_any = *ret_awaited = false;
 	*ret_late = 0;
 	for (size_t i = t->n_threads; i-- > 0;) {
 		struct kage_thread *thread = t->threads[i];
@@ -259,33 +293,45 @@ static struct kage_err *look_whether_all_stand(struct kage_target *t, bool *ret_
 
 		if (thread->stopped || thread->asleep)
 			continue;
-		TRY(look_whether_stands(thread, &changed, &ended));
+		TRY(look_whether_stands(t, thread, &changed, &ended));
 		*ret_any |= changed;
 		if (ended)
 			drop_thread(t, thread->tid);
+		else if (!thread->stopped && thread->event >= 0)
+			*ret_awaited = true;
 		else if (!thread->stopped)
 			*ret_late = thread->tid;
 	}
 	return NULL;
 }
 
+/* Who was awaited and did not come has fallen asleep, works in the kernel or finds no processor: the next
+ * round looks. A signal that was sent just now is let through, and ignored. */
+static void end_events(struct kage_target *t)
+{
+	for (size_t i = 0; i < t->n_threads; i++)
+		end_event(t->threads[i]);
+}
+
 static struct kage_err *wait_all(struct kage_target *t)
 {
 	uint64_t begin = kage_clock_mono_ns();
+	bool any, awaited;
 	pid_t late;
-	bool any;
 
 	for (;;) {
 		uint64_t waited;
 
-		TRY(look_whether_all_stand(t, &any, &late));
-		if (!late)
-			return NULL;
+		TRY(look_whether_all_stand(t, &any, &late, &awaited));
 		waited = kage_clock_mono_ns() - begin;
+		if (!late && (!awaited || waited > EVENT_NS)) {
+			end_events(t);
+			return NULL;
+		}
 		if (waited > KAGE_STOP_TIMEOUT_MS * 1000000ull)
 			return does_not_stop(t, late);
 		if (!any && waited > KAGE_STOP_SPIN_NS)
-			kage_target_nap(t, KAGE_STOP_NAP_NS);
+			kage_target_nap(t, late ? KAGE_STOP_NAP_NS : EVENT_NS);
 	}
 }
 
@@ -369,8 +415,8 @@ static void release(struct kage_target *t, struct kage_thread *thread)
 	struct kage_err *e;
 	void *sig = NULL;
 
-	/* It is traced but does not stop (ambush.c): the end of our own thread lets it go. */
-	if (thread->asleep)
+	/* It is traced but does not stop: the end of our own thread lets it go. */
+	if (!thread->stopped && !thread->interrupted)
 		return;
 	if (!thread->stopped) {
 		e = kage_target_wait(t, thread->tid, KAGE_STOP_TIMEOUT_MS * 1000000ull, &stop);
@@ -381,7 +427,7 @@ static void release(struct kage_target *t, struct kage_thread *thread)
 		if (stop.what == STOP_SIGNAL)
 			sig = (void *)(uintptr_t)stop.signal;
 		if (stop.what == STOP_EVENT)
-			err_drop(stands(thread, &stop));
+			err_drop(stands(t, thread, &stop));
 	}
 	/* One that is being killed waits for us to take notice of its end; so does its whole process. */
 	if (ptrace(PTRACE_DETACH, thread->tid, NULL, sig) < 0 && errno == ESRCH &&
@@ -475,6 +521,7 @@ static struct kage_err *read_outside_runner(struct kage_target *t, struct kage_t
 					    "thread %d executes behind the vDSO and does not leave",
 					    thread->tid);
 		thread->stopped = false;
+		thread->interrupted = true;
 		ptrace(PTRACE_CONT, tid, NULL, NULL);
 		ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
 		TRY(wait_all(t));
@@ -523,7 +570,7 @@ void kage_target_thaw(struct kage_target *t, bool kill)
 	for (size_t i = 0; i < t->n_threads; i++) {
 		if (t->threads[i]->attached && !kill)
 			release(t, t->threads[i]);
-		free(t->threads[i]);
+		kage_thread_free(t->threads[i]);
 	}
 	t->n_threads = 0;
 	kage_asleep_forget(t);

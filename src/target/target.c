@@ -17,6 +17,7 @@
 #include "sys/taskread.h"
 #include "sys/text.h"
 #include "target/batch.h"
+#include "target/sender.h"
 
 enum { STATUS_MAX = 1 << 20 };
 
@@ -101,6 +102,7 @@ struct kage_err *kage_target_adopt(struct kage_ctx *ctx, pid_t pid, int pidfd,
 	*t = (struct kage_target){
 		.ctx = ctx, .pid = pid, .pidfd = pidfd, .proc_fd = -1, .mem_fd = -1
 	};
+	kage_sender_init(&t->sender);
 	*ret_target = t;
 	return NULL;
 }
@@ -191,9 +193,10 @@ void kage_target_close(struct kage_target *t)
 	close_fd(t->proc_fd);
 	close_fd(t->pidfd);
 	for (size_t i = 0; i < t->n_threads; i++)
-		free(t->threads[i]);
+		kage_thread_free(t->threads[i]);
 	free(t->threads);
 	kage_site_destroy(t->site);
+	kage_sender_deinit(&t->sender);
 	kage_taskinfo_free(t->earlier);
 	free(t);
 }
@@ -240,6 +243,7 @@ struct kage_thread *kage_target_add_thread(struct kage_target *t, pid_t tid)
 		return NULL;
 	}
 	thread->tid = tid;
+	thread->event = -1;
 	t->threads[t->n_threads++] = thread;
 	if (tid == t->pid) {
 		t->threads[t->n_threads - 1] = t->threads[0];
@@ -329,4 +333,10 @@ struct kage_err *kage_target_get_fd(struct kage_target *t, int fd, int *ret_fd)
 		return kage_err_sys(errno, "duplicate descriptor %d of process %d", fd, t->pid);
 	*ret_fd = r;
 	return NULL;
+}
+
+void kage_thread_free(struct kage_thread *thread)
+{
+	close_fd(thread->event);
+	free(thread);
 }

@@ -25,15 +25,23 @@
 
 struct kage_thread {
 	pid_t tid;
-	pid_t inner_tid;  /* in its own PID namespace, when that is not ours; else 0 */
-	bool attached;    /* ptrace knows it */
-	bool stopped;     /* and it stands */
-	bool job_stopped; /* it stood already, by SIGSTOP or the like */
-	bool asleep;      /* it is not stopped, because it sleeps; ptrace does not know it */
-	bool restless;    /* it was left asleep once and woke up */
+	pid_t inner_tid;   /* in its own PID namespace, when that is not ours; else 0 */
+	bool attached;     /* ptrace knows it */
+	bool interrupted;  /* and was asked to stop, by PTRACE_INTERRUPT */
+	bool stopped;      /* it stands */
+	bool job_stopped;  /* it stood already, by SIGSTOP or the like */
+	bool asleep;       /* it is not stopped, because it sleeps; ptrace does not know it */
+	bool restless;     /* it was left asleep once and woke up */
+	int event;         /* will stop it in its program (target/sender.h); -1: none */
+	unsigned n_events; /* so often it had one */
 	const struct kage_taskthread *seen; /* in t->info; NULL without a reader */
 	uint64_t sigmask;                   /* as of the freeze */
 	struct kage_regs regs;              /* as of the freeze, general and extended */
+};
+
+/* Programs that send a thread a signal, by the signal; target/sender.h. */
+struct kage_sender {
+	int programs[3]; /* -1: not loaded */
 };
 
 struct kage_target {
@@ -61,6 +69,7 @@ struct kage_target {
 	bool chld_eaten;        /* a SIGCHLD of the caller may have been consumed while waiting */
 	uint64_t zone_start, zone_end; /* behind the vDSO's code: only a runner executes there */
 	uint64_t tail_start;           /* behind all of its contents; 0: no room */
+	struct kage_sender sender;
 	struct kage_site *site; /* where batches run, NULL before the first (target/batch.h) */
 };
 
@@ -193,6 +202,7 @@ void kage_target_unblock_signals(struct kage_target *t);
 
 /** A new entry in the list of threads. */
 struct kage_thread *kage_target_add_thread(struct kage_target *t, pid_t tid);
+void kage_thread_free(struct kage_thread *thread);
 
 /** An empty target for a process that is being made; see restore/stub.c. */
 struct kage_err *kage_target_adopt(struct kage_ctx *ctx, pid_t pid, int pidfd,
