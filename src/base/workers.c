@@ -1,11 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/workers.h"
 
+#include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
-#include <unistd.h>
 
 #include "base/cleanup.h"
+
+unsigned kage_processors(void)
+{
+	cpu_set_t set;
+
+	/* Of a machine with more than fit in the set, which are over a thousand. */
+	return sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set)
+	       : errno == EINVAL                            ? CPU_SETSIZE
+							    : 1;
+}
 
 /* Each takes the next of N items that nobody has taken, until one fails. */
 struct work {
@@ -51,7 +62,7 @@ static void *thread_main(void *arg)
 
 struct kage_err *kage_workers_run(kage_worker_fn *fn, void *user, size_t n, bool many)
 {
-	long n_processors = many ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
+	unsigned n_processors = many ? kage_processors() : 1;
 	struct work w = { .fn = fn, .user = user, .n = n };
 	pthread_t threads[WORKERS_MAX - 1];
 	size_t n_threads = 0;
@@ -60,7 +71,7 @@ struct kage_err *kage_workers_run(kage_worker_fn *fn, void *user, size_t n, bool
 	pthread_mutex_init(&w.lock, NULL);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	while (n_threads < WORKERS_MAX - 1 && (long)n_threads + 1 < n_processors &&
+	while (n_threads < WORKERS_MAX - 1 && n_threads + 1 < n_processors &&
 	       pthread_create(&threads[n_threads], NULL, thread_main, &w) == 0)
 		n_threads++;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

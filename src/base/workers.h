@@ -10,6 +10,9 @@
 
 #include "base/err.h"
 
+/** How many processors this thread may use. */
+unsigned kage_processors(void);
+
 enum { WORKERS_MAX = 4 };
 
 /** Works on item I; THREAD, below WORKERS_MAX, is no other's at the same time. */

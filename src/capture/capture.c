@@ -115,7 +115,7 @@ static struct kage_err *look(struct kage_capture *c)
 
 	TRY(open_reader(c));
 	if (c->reader && !c->stop_all)
-		TRY(kage_target_survey(c->target, c->reader));
+		TRY(kage_target_get_ready(c->target, c->reader));
 	if (c->follow)
 		return follow_look(c);
 	TRY(read_maps(c));

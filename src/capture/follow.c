@@ -23,8 +23,9 @@
 #include "target/tracker.h"
 
 enum {
-	MAX_ROUNDS = 6,
-	FEW_PAGES = 256, /* a stop looks at them and copies them in half a millisecond */
+	MAX_ROUNDS = 8,
+	FEW_PAGES = 256, /* a stop looks at them and copies them in a millisecond or two */
+	FEW_LEFT = 64,   /* another round is not worth it for so few */
 	RESERVE_PAGES = 2048,
 	FILL_PAGES = 8192, /* at most so many are in memory on their way to the shadow */
 	SPARE_PAGES = 256,
@@ -97,6 +98,7 @@ static void stop_tracking(struct follow *f)
 
 static void drop_layers(struct follow *f)
 {
+	room_begin(&f->room);
 	for (size_t i = 0; i < f->n_layers; i++)
 		room_give(&f->room, kage_mem_pages_of(f->layers[i]));
 	f->n_layers = 0;
@@ -309,8 +311,8 @@ static struct kage_err *copy_written(struct kage_capture *c, struct kage_target 
 	return e;
 }
 
-/* RUN goes to the shadow while the target runs, from it or from its twin. */
-static struct kage_err *fill_piece(struct kage_capture *c, const struct page_run *run)
+/* PIECE goes to the shadow while the target runs, from it or from its twin. */
+static struct kage_err *fill_piece(struct kage_capture *c, const struct page_runs *piece)
 {
 	struct follow *f = c->follow;
 	struct mem_pages *m = NULL;
@@ -318,8 +320,8 @@ static struct kage_err *fill_piece(struct kage_capture *c, const struct page_run
 
 	TRY(kage_ctx_poll(c->ctx));
 	TRY(room_take(&f->room, &m));
-	e = f->twin ? room_fill(f->twin->process, run, 1, false, m)
-		    : room_fill(c->target, run, 1, true, m);
+	e = f->twin ? room_fill(f->twin->process, piece->v, piece->n, false, m)
+		    : room_fill(c->target, piece->v, piece->n, true, m);
 	if (!e)
 		e = shadow_write_all(f->shadow, kage_mem_pages_finish(m));
 	room_give(&f->room, m);
@@ -345,19 +347,22 @@ static struct kage_err *fill_layer(struct kage_capture *c)
 static struct kage_err *fill_shadow(struct kage_capture *c, const struct page_runs *runs)
 {
 	struct follow *f = c->follow;
-	uint64_t total = kage_runs_total(runs), n_done = 0;
+	uint64_t total = kage_runs_total(runs), n_done = 0, done = 0;
+	struct page_runs piece = { 0 };
+	struct kage_err *e = NULL;
+	size_t i = 0;
 
-	for (size_t i = 0; i < runs->n; i++) {
-		const struct page_run *r = &runs->v[i];
-
-		for (uint64_t done = 0, n; done < r->count; done += n) {
-			n = r->count - done < FILL_PAGES ? r->count - done : FILL_PAGES;
-			TRY(fill_piece(c, &(struct page_run){ r->space, r->first + done, n }));
-			n_done += n;
-			kage_ctx_progress(c->ctx, "copy", n_done * KAGE_PAGE_BYTES,
-					  total * KAGE_PAGE_BYTES);
-		}
+	while (!e && i < runs->n) {
+		e = kage_runs_take(runs, &i, &done, FILL_PAGES, &piece);
+		if (!e)
+			e = fill_piece(c, &piece);
+		n_done += kage_runs_total(&piece);
+		kage_ctx_progress(c->ctx, "copy", n_done * KAGE_PAGE_BYTES,
+				  total * KAGE_PAGE_BYTES);
 	}
+	kage_runs_deinit(&piece);
+	if (e)
+		return e;
 	TRY(shadow_set_runs(f->shadow, f->populated.v, f->populated.n));
 	kage_runs_clear(&f->written);
 	f->filled = true;
@@ -457,26 +462,28 @@ static struct kage_err *run_soft_round(struct kage_capture *c)
 static struct kage_err *run_rounds(struct kage_capture *c)
 {
 	struct follow *f = c->follow;
-	uint64_t before = UINT64_MAX, now = f->expected;
+	uint64_t now = f->expected;
 
 	if (f->soft)
 		return run_soft_round(c);
 	if (!f->tracker || (f->filled && f->committed && f->expected <= FEW_PAGES))
 		return reserve(c, f->expected);
 	for (int round = 0; round < MAX_ROUNDS; round++) {
-		uint64_t begin = kage_clock_mono_ns();
+		uint64_t begin = kage_clock_mono_ns(), next;
 
 		TRY(look_around(c, &c->maps, true));
 		TRY(look_for_pins(c));
 		now = kage_runs_total(&f->written);
 		if (!f->filled)
 			TRY(fill(c));
+		else if (!f->committed && !f->once && !f->n_layers)
+			TRY(fill_shadow(c, &f->written));
 		else
 			TRY(copy_written(c, c->target, true));
-		if (now > before / 2 || predict(f, begin, now) <= FEW_PAGES)
+		next = predict(f, begin, now);
+		if (next <= FEW_LEFT || (f->looked_ns && next > now / 2))
 			break;
 		f->looked_ns = begin;
-		before = now;
 	}
 	now = f->pinned ? kage_runs_total(&f->populated) : now;
 	return reserve(c, now < RESERVE_PAGES ? now : RESERVE_PAGES);

@@ -20,17 +20,24 @@ struct kage_err *room_take(struct room *r, struct mem_pages **ret_pages)
 	return NULL;
 }
 
+void room_begin(struct room *r)
+{
+	r->given = 0;
+}
+
 void room_give(struct room *r, struct mem_pages *m)
 {
-	uint64_t bytes;
+	uint64_t bytes, most;
 
 	if (!m)
 		return;
 	kage_mem_pages_clear(m);
 	bytes = kage_mem_pages_room(m);
+	r->given += bytes;
+	most = r->given > ROOM_BYTES ? r->given : ROOM_BYTES;
 	for (size_t i = 0; i < r->n; i++)
 		bytes += kage_mem_pages_room(r->sets[i]);
-	if (r->n == ROOM_SETS || bytes > ROOM_BYTES)
+	if (r->n == ROOM_SETS || bytes > most)
 		kage_mem_pages_destroy(m);
 	else
 		r->sets[r->n++] = m;

@@ -9,13 +9,18 @@
 #include "image/pages.h"
 #include "target/target.h"
 
-enum { ROOM_SETS = 4, ROOM_BYTES = 48 << 20 };
+enum { ROOM_SETS = 12, ROOM_BYTES = 48 << 20 };
 
-/* At most so many sets, and bytes in all; what is beyond goes back. Zero-initialise. */
+/* At most so many sets, and bytes in all or, if that is more, as many as the last image took; what is beyond goes back.
+ * Zero-initialise. */
 struct room {
 	struct mem_pages *sets[ROOM_SETS];
 	size_t n;
+	uint64_t given; /* bytes, of this image */
 };
+
+/** What is given from now on is of the next image. */
+void room_begin(struct room *r);
 
 /** An empty set of pages, which belongs to the caller. */
 struct kage_err *room_take(struct room *r, struct mem_pages **ret_pages) _must_check_;

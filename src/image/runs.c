@@ -61,6 +61,25 @@ struct kage_err *kage_runs_add_all(struct page_runs *s, const struct page_run *v
 	return NULL;
 }
 
+struct kage_err *kage_runs_take(const struct page_runs *s, size_t *i, uint64_t *done, uint64_t most,
+				struct page_runs *ret_piece)
+{
+	kage_runs_clear(ret_piece);
+	while (*i < s->n && most) {
+		const struct page_run *r = &s->v[*i];
+		uint64_t n = r->count - *done < most ? r->count - *done : most;
+
+		TRY(kage_runs_add(ret_piece, r->space, r->first + *done, n));
+		most -= n;
+		*done += n;
+		if (*done == r->count) {
+			(*i)++;
+			*done = 0;
+		}
+	}
+	return NULL;
+}
+
 static int compare(const void *a, const void *b)
 {
 	const struct page_run *x = a, *y = b;

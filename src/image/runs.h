@@ -27,6 +27,11 @@ struct kage_err *kage_runs_add(struct page_runs *s, uint32_t space, uint64_t fir
 struct kage_err *kage_runs_add_all(struct page_runs *s, const struct page_run *v, size_t n)
 	_must_check_;
 
+/** The next MOST pages of S, as they come, in RET_PIECE; fewer at the end. *I and *DONE say where to go on: run number, and
+ *  how many pages of it were taken; 0 and 0 at first. */
+struct kage_err *kage_runs_take(const struct page_runs *s, size_t *i, uint64_t *done, uint64_t most,
+				struct page_runs *ret_piece) _must_check_;
+
 /** Puts what was added in order. To be called before S is read. */
 void kage_runs_sort(struct page_runs *s);
 

@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/workers.h"
 #include "image/units.h"
 #include "restore/pager_end.h"
 #include "restore/pager_map.h"
@@ -286,11 +287,11 @@ static void *fetcher_main(void *arg)
 
 static struct kage_err *start_threads(struct pager *p)
 {
-	long n_processors = sysconf(_SC_NPROCESSORS_ONLN);
+	unsigned n_processors = kage_processors();
 	pthread_t thread;
 	int num = pthread_create(&thread, NULL, bringer_main, p);
 
-	for (long i = 0; !num && i < MAX_FETCHERS && (i == 0 || i < n_processors); i++)
+	for (unsigned i = 0; !num && i < MAX_FETCHERS && (i == 0 || i < n_processors); i++)
 		num = pthread_create(&thread, NULL, fetcher_main, p);
 	return num ? kage_err_sys(num, "start a thread that brings pages") : NULL;
 }

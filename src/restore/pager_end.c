@@ -135,7 +135,7 @@ static void take_away(const struct pager_job *job, pid_t pid)
 	err_drop(kage_taskread_open(KAGE_ITER_PINS, &reader));
 	e = kage_target_open(job->ctx, pid, &t);
 	if (!e && reader)
-		e = kage_target_survey(t, reader);
+		e = kage_target_get_ready(t, reader);
 	if (!e) {
 		e = close_there(job, t, reader);
 		kage_target_thaw(t, false);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/workers.h"
 #include "image/units.h"
 #include "store/description.h"
 #include "store/group.h"
@@ -298,14 +299,13 @@ static struct kage_err *read_pieces(struct pack_pages *p, const struct pieces *l
 {
 	_cleanup_free_ size_t *numbers = NULL;
 	struct group_ahead *ahead = NULL;
-	long n_threads = sysconf(_SC_NPROCESSORS_ONLN);
+	unsigned n_threads = kage_processors();
 	struct kage_err *e;
 	size_t n = 0;
 
 	TRY(groups_of(&p->index, l, &numbers, &n));
-	if (n >= MANY_GROUPS && n_threads > 0)
-		TRY(kage_group_ahead_create(&p->file, &p->index, numbers, n, (unsigned)n_threads,
-					    &ahead));
+	if (n >= MANY_GROUPS)
+		TRY(kage_group_ahead_create(&p->file, &p->index, numbers, n, n_threads, &ahead));
 	e = give_pieces(p, l, ahead, fn, user);
 	kage_group_ahead_destroy(ahead);
 	return e;

@@ -16,6 +16,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/workers.h"
 #include "store/dedupe.h"
 #include "store/dirty.h"
 #include "store/squeeze.h"
@@ -843,7 +844,7 @@ static struct kage_err *writer_init(struct pack_writer *w, const struct pack_opt
 	uint64_t pages = w->keyframe ? w->n_pages : 0,
 		 most = pages < GROUP_PAGES ? pages : GROUP_PAGES;
 	bool large = pages >= LARGE_PAGES || changed >= LARGE_PAGES;
-	long n_threads = large ? sysconf(_SC_NPROCESSORS_ONLN) : 0;
+	unsigned n_threads = large ? kage_processors() : 0;
 	size_t job = (most + !most) * KAGE_PAGE_BYTES;
 
 	if (o->level < ZSTD_minCLevel() || o->level > ZSTD_maxCLevel())
@@ -852,8 +853,7 @@ static struct kage_err *writer_init(struct pack_writer *w, const struct pack_opt
 		job = (changed < GROUP_PAGES ? changed : GROUP_PAGES) * XOR_PAGE_MAX;
 	else if (changed)
 		job = most * XOR_PAGE_MAX;
-	TRY(kage_squeeze_init(&w->squeeze, o->level ? o->level : DEFAULT_LEVEL, job,
-			      n_threads > 0 ? (unsigned)n_threads : 0));
+	TRY(kage_squeeze_init(&w->squeeze, o->level ? o->level : DEFAULT_LEVEL, job, n_threads));
 	if (large)
 		set_direct(w, true);
 	return resize(w, large ? OUT_BYTES : SMALL_BYTES);

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "sys/taskread.h"
+#include "target/sender.h"
 
 /* task_struct.__state (include/linux/sched.h); above these bits it only says how it may be frozen. */
 enum { STATE_MASK = 0xff, STATE_INTERRUPTIBLE = 1 };
@@ -126,7 +127,7 @@ struct kage_err *kage_asleep_look(struct kage_target *t)
 	return NULL;
 }
 
-struct kage_err *kage_target_survey(struct kage_target *t, const struct kage_taskread *reader)
+struct kage_err *kage_target_get_ready(struct kage_target *t, const struct kage_taskread *reader)
 {
 	struct kage_taskinfo *info = NULL;
 	struct kage_err *e = kage_taskread_read(reader, t->pid, &info);
@@ -134,8 +135,9 @@ struct kage_err *kage_target_survey(struct kage_target *t, const struct kage_tas
 	if (e && kage_err_code(e) != KAGE_BUSY)
 		return e;
 	err_drop(e);
-	kage_taskinfo_free(t->earlier);
-	t->earlier = info;
+	if (info)
+		kage_sender_get_ready(t, info);
+	kage_taskinfo_free(info);
 	return NULL;
 }
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/workers.h"
 
 enum {
 	PIECE_BYTES = 1 << 20,
@@ -98,13 +99,13 @@ static void *work(void *arg)
 struct kage_err *kage_copy_run(struct kage_copy *copy, struct kage_target *t)
 {
 	struct work w = { .copy = copy, .t = t, .lock = PTHREAD_MUTEX_INITIALIZER };
-	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+	unsigned processors = kage_processors();
 	uint64_t others = copy->bytes / BYTES_FOR_THREAD;
 	pthread_t threads[MAX_THREADS];
 	size_t n = 0;
 
 	/* This thread works as well; without the others it does all of it. */
-	while (n < others && n < MAX_THREADS && (long)n + 1 < processors &&
+	while (n < others && n < MAX_THREADS && n + 1 < processors &&
 	       pthread_create(&threads[n], NULL, work, &w) == 0)
 		n++;
 	work(&w);

@@ -22,12 +22,14 @@ void kage_sender_init(struct kage_sender *s)
 {
 	for (int i = 0; i < SIGNALS; i++)
 		s->programs[i] = -1;
+	s->own_event = -1;
 }
 
 void kage_sender_deinit(struct kage_sender *s)
 {
 	for (int i = 0; i < SIGNALS; i++)
 		close_fd(s->programs[i]);
+	close_fd(s->own_event);
 }
 
 /* A program that sends signal SIG to the thread in which it runs; -1 on failure. */
@@ -51,14 +53,15 @@ static int load(int sig)
 }
 
 /* The program that sends what thread SEEN of T would not notice; -1 when there is none. */
-static int program_for(struct kage_target *t, const struct kage_taskthread *seen)
+static int program_for(struct kage_target *t, const struct kage_taskinfo *info,
+		       const struct kage_taskthread *seen)
 {
 	uint64_t blocked = kage_taskthread_sigmask(seen) | seen->task.blocked;
 
-	if (!t->info->has_actions)
+	if (!info->has_actions)
 		return -1;
 	for (int i = 0; i < SIGNALS; i++) {
-		uint64_t handler = t->info->actions[signals[i] - 1].handler.v;
+		uint64_t handler = info->actions[signals[i] - 1].handler.v;
 
 		if (handler != (uint64_t)(uintptr_t)SIG_DFL || blocked >> (signals[i] - 1) & 1)
 			continue;
@@ -69,12 +72,48 @@ static int program_for(struct kage_target *t, const struct kage_taskthread *seen
 	return -1;
 }
 
+/* The kernel looks at events of threads when it switches between them only while there are any, and the first makes it
+ * wait until all processors know (account_event(), kernel/events/core.c): ten milliseconds. So there is one of our own
+ * before. */
+static bool get_ready(struct kage_sender *s)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_SOFTWARE,
+		.size = sizeof(attr),
+		.config = PERF_COUNT_SW_DUMMY,
+		.disabled = 1,
+		.exclude_kernel = 1,
+	};
+
+	if (s->own_event < 0)
+		s->own_event =
+			(int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	return s->own_event >= 0;
+}
+
+void kage_sender_get_ready(struct kage_target *t, const struct kage_taskinfo *info)
+{
+	bool any_runs = false;
+
+	for (size_t i = 0; i < info->n_threads; i++) {
+		if (info->threads[i].asleep)
+			continue;
+		any_runs = true;
+		(void)program_for(t, info, &info->threads[i]);
+	}
+	if (any_runs)
+		(void)get_ready(&t->sender);
+}
+
 static int open_event(struct kage_target *t, const struct kage_taskthread *seen,
 		      struct perf_event_attr *attr)
 {
-	int program = program_for(t, seen);
 	_cleanup_fd_ int fd = -1;
+	int program;
 
+	if (t->sender.own_event < 0 && (t->stopped_at_ns || !get_ready(&t->sender)))
+		return -1;
+	program = program_for(t, t->info, seen);
 	if (program < 0)
 		return -1;
 	attr->size = sizeof(*attr);

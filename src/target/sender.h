@@ -20,13 +20,19 @@
 
 #include "target/target.h"
 
-/** Programs are loaded when first needed. */
+struct kage_taskinfo;
+struct kage_taskthread;
+
 void kage_sender_init(struct kage_sender *s);
 void kage_sender_deinit(struct kage_sender *s);
 
+/** Does what takes long for those threads of T that run, as INFO tells them. What is missing is done when it is
+ *  needed, if no thread stands yet. */
+void kage_sender_get_ready(struct kage_target *t, const struct kage_taskinfo *info);
+
 /** An event of the thread that T->info tells as SEEN: it has come to the instruction at IP. Returns its
  *  descriptor, whose end ends it; -1 where it cannot be had: rights, kernel, or the program has use for all such
- *  signals. */
+ *  signals, or it would take long now that threads stand. */
 int kage_sender_at(struct kage_target *t, const struct kage_taskthread *seen, uint64_t ip);
 
 /** The same: it executes its own program. That is looked at while it runs, every 20 µs. */

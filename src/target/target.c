@@ -197,7 +197,6 @@ void kage_target_close(struct kage_target *t)
 	free(t->threads);
 	kage_site_destroy(t->site);
 	kage_sender_deinit(&t->sender);
-	kage_taskinfo_free(t->earlier);
 	free(t);
 }
 

@@ -42,6 +42,7 @@ struct kage_thread {
 /* Programs that send a thread a signal, by the signal; target/sender.h. */
 struct kage_sender {
 	int programs[3]; /* -1: not loaded */
+	int own_event;   /* of the caller, does nothing; -1: not ready */
 };
 
 struct kage_target {
@@ -57,7 +58,6 @@ struct kage_target {
 	size_t n_own; /* as of the freeze, the first in `threads`: the program's, not the kernel's */
 	const struct kage_taskread *reader; /* borrowed, as long as it is frozen; may be NULL */
 	struct kage_taskinfo *info;         /* all threads as of the freeze; NULL: not to be had */
-	struct kage_taskinfo *earlier;      /* some time before the freeze; may be NULL */
 	bool stop_all;                      /* none is left asleep */
 	bool frozen;
 	bool gone;              /* it ended while we held it */
@@ -83,8 +83,8 @@ void kage_target_close(struct kage_target *t);
 
 struct kage_taskread;
 
-/** Looks at the threads of T some time before the freeze, which then knows which of them sleep often. */
-struct kage_err *kage_target_survey(struct kage_target *t, const struct kage_taskread *reader)
+/** Gets ready to stop the threads of T: what takes long and can be done before. */
+struct kage_err *kage_target_get_ready(struct kage_target *t, const struct kage_taskread *reader)
 	_must_check_;
 
 struct kage_freeze {

@@ -85,9 +85,35 @@ static void test_sets(void **state)
 	}
 }
 
+/* Pieces, each full but the last, are the whole. */
+static void test_pieces(void **state)
+{
+	(void)state;
+	srand(2);
+	for (int round = 0; round < ROUNDS; round++) {
+		struct page_runs a = { 0 }, piece = { 0 }, all = { 0 };
+		uint64_t most = 1 + (uint64_t)rand() % 20, done = 0, left;
+		struct model m = { 0 };
+		size_t i = 0;
+
+		make(&a, &m);
+		for (left = kage_runs_total(&a); i < a.n; left -= kage_runs_total(&piece)) {
+			must(kage_runs_take(&a, &i, &done, most, &piece));
+			assert_int_equal(kage_runs_total(&piece), left < most ? left : most);
+			must(kage_runs_add_all(&all, piece.v, piece.n));
+		}
+		assert_int_equal(left, 0);
+		same(&all, &m);
+		kage_runs_deinit(&a);
+		kage_runs_deinit(&piece);
+		kage_runs_deinit(&all);
+	}
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_sets) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_sets),
+					    cmocka_unit_test(test_pieces) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
