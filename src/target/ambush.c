@@ -22,46 +22,25 @@ enum {
 	STANDING_NS = 2 * 1000 * 1000,
 };
 
-struct ambush {
-	struct kage_target *t;
-	int *events; /* by thread; -1: it is not awaited */
-	size_t n_awaited;
-};
-
-/* --- which threads ------------------------------------------------------------------------------- */
-
-/* The event goes at once, so that nothing of it comes afterwards. */
-static void end_waiting(struct ambush *a, size_t i)
-{
-	if (a->events[i] < 0)
-		return;
-	close_fd(a->events[i]);
-	a->events[i] = -1;
-	a->n_awaited--;
-}
-
 /* The event comes before the thread is traced: it does nothing to one that is not. */
-static struct kage_err *await_one(struct ambush *a, size_t i, const struct kage_taskthread *seen)
+static struct kage_err *await_one(struct kage_target *t, struct kage_thread *thread,
+				  const struct kage_taskthread *seen)
 {
-	struct kage_thread *thread = a->t->threads[i];
+	bool awaited = seen->asleep ? kage_sender_at(t, thread, seen, seen->regs.ip)
+				    : kage_sender_in_program(t, thread, seen);
 
-	a->events[i] = seen->asleep ? kage_sender_at(a->t, seen, seen->regs.ip)
-				    : kage_sender_in_program(a->t, seen);
-	if (a->events[i] < 0)
-		return NULL;
-	a->n_awaited++;
-	return thread->attached ? NULL : kage_target_seize(a->t, thread);
+	return awaited && !thread->attached ? kage_target_seize(t, thread) : NULL;
 }
 
 /* The restless, where they sleep; and where they go on, if they are awake just now. */
-static struct kage_err *take_places(struct ambush *a)
+static struct kage_err *take_places(struct kage_target *t)
 {
-	for (size_t i = 0; i < a->t->n_threads; i++) {
-		struct kage_thread *thread = a->t->threads[i];
-		const struct kage_taskthread *seen = kage_taskinfo_thread(a->t->info, thread->tid);
+	for (size_t i = 0; i < t->n_threads; i++) {
+		struct kage_thread *thread = t->threads[i];
+		const struct kage_taskthread *seen = kage_taskinfo_thread(t->info, thread->tid);
 
 		if (thread->restless && !thread->stopped && seen && kage_asleep_felt_call(seen))
-			TRY(await_one(a, i, seen));
+			TRY(await_one(t, thread, seen));
 	}
 	return NULL;
 }
@@ -73,7 +52,7 @@ static bool take_stop(struct kage_target *t, struct kage_thread *thread, const s
 {
 	if (s->what == STOP_ENDED) {
 		thread->attached = false; /* the next look will not find it */
-	} else if (kage_sender_sent(s) || s->what == STOP_EVENT) {
+	} else if (kage_sender_sent(thread, s) || s->what == STOP_EVENT) {
 		thread->stopped = true;
 		thread->asleep = false;
 		thread->job_stopped = s->what == STOP_EVENT && s->signal != SIGTRAP;
@@ -86,75 +65,72 @@ static bool take_stop(struct kage_target *t, struct kage_thread *thread, const s
 	return true;
 }
 
-static struct kage_err *collect(struct ambush *a, bool *ret_any)
+/* *RET_ANY has changed, and *RET_AWAITED is still awaited. */
+static struct kage_err *collect(struct kage_target *t, bool *ret_any, bool *ret_awaited)
 {
-	*ret_any = false;
-	for (size_t i = 0; i < a->t->n_threads; i++) {
+	*ret_any = *ret_awaited = false;
+	for (size_t i = 0; i < t->n_threads; i++) {
+		struct kage_thread *thread = t->threads[i];
 		struct kage_stop stop;
 		bool changed = false;
 
-		if (a->events[i] < 0)
+		if (thread->event < 0)
 			continue;
-		TRY(kage_target_poll(a->t->threads[i]->tid, &stop, &changed));
-		if (changed && take_stop(a->t, a->t->threads[i], &stop))
-			end_waiting(a, i);
+		TRY(kage_target_poll(thread->tid, &stop, &changed));
+		if (changed && take_stop(t, thread, &stop))
+			kage_sender_end(thread);
 		*ret_any |= changed;
+		*ret_awaited |= thread->event >= 0;
 	}
 	return NULL;
 }
 
-static struct kage_err *lie_in_wait(struct ambush *a)
+static struct kage_err *lie_in_wait(struct kage_target *t)
 {
 	uint64_t begin = kage_clock_mono_ns(), patience_ns = LONGEST_NS;
-	bool any;
+	bool any, awaited = true;
 
-	TRY(take_places(a));
-	while (a->n_awaited && kage_clock_mono_ns() - begin < patience_ns) {
-		TRY(collect(a, &any));
+	TRY(take_places(t));
+	while (awaited && kage_clock_mono_ns() - begin < patience_ns) {
+		TRY(collect(t, &any, &awaited));
 		/* Those who came first should not have to stand for long. */
 		if (any && patience_ns > kage_clock_mono_ns() - begin + STANDING_NS)
 			patience_ns = kage_clock_mono_ns() - begin + STANDING_NS;
-		if (!any)
-			kage_target_nap(a->t, LONGEST_NS);
+		if (!any && awaited)
+			kage_target_nap(t, LONGEST_NS);
 	}
 	return NULL;
 }
 
 /* Those that did not come sleep deeply enough to be left alone. One may have come just now. */
-static struct kage_err *give_up_rest(struct ambush *a)
+static struct kage_err *give_up_rest(struct kage_target *t)
 {
-	for (size_t i = 0; i < a->t->n_threads; i++) {
+	for (size_t i = 0; i < t->n_threads; i++) {
+		struct kage_thread *thread = t->threads[i];
 		struct kage_stop stop;
 		bool changed = false;
 
-		if (a->events[i] < 0)
+		if (thread->event < 0)
 			continue;
-		end_waiting(a, i);
-		a->t->threads[i]->restless = false;
-		TRY(kage_target_poll(a->t->threads[i]->tid, &stop, &changed));
+		kage_sender_end(thread);
+		thread->restless = false;
+		TRY(kage_target_poll(thread->tid, &stop, &changed));
 		if (changed)
-			(void)take_stop(a->t, a->t->threads[i], &stop);
+			(void)take_stop(t, thread, &stop);
 	}
 	return NULL;
 }
 
 struct kage_err *kage_ambush(struct kage_target *t)
 {
-	struct ambush a = { .t = t };
 	struct kage_err *e;
 
 	if (!t->info)
 		return NULL;
-	a.events = malloc((t->n_threads + 1) * sizeof(*a.events));
-	if (!a.events)
-		return kage_err_nomem();
-	for (size_t i = 0; i < t->n_threads; i++)
-		a.events[i] = -1;
-	e = lie_in_wait(&a);
+	e = lie_in_wait(t);
 	if (!e)
-		e = give_up_rest(&a);
+		e = give_up_rest(t);
 	for (size_t i = 0; i < t->n_threads; i++)
-		close_fd(a.events[i]);
-	free(a.events);
+		kage_sender_end(t->threads[i]);
 	return e;
 }

@@ -113,8 +113,7 @@ static bool is_awaited(struct kage_target *t, struct kage_thread *thread)
 	    thread->n_events == MAX_EVENTS)
 		return false;
 	thread->n_events++;
-	thread->event = kage_sender_in_program(t, seen);
-	return thread->event >= 0;
+	return kage_sender_in_program(t, thread, seen);
 }
 
 /* Has the thread TID stopped unless it stands already, or sleeps (SEEN, if known) and may do so. */
@@ -234,19 +233,13 @@ static uint64_t time_left(const struct kage_thread *thread)
 	return seen->sleep.deadline_ns > now ? seen->sleep.deadline_ns - now : 0;
 }
 
-static void end_event(struct kage_thread *thread)
-{
-	close_fd(thread->event);
-	thread->event = -1;
-}
-
 /* A stop ends some waiting calls with EINTR: that is put right at once, so that it is right whatever
  * becomes of us. */
 static struct kage_err *stands(struct kage_target *t, struct kage_thread *thread,
 			       const struct kage_stop *stop)
 {
 	kage_target_note_stop(t);
-	end_event(thread);
+	kage_sender_end(thread);
 	thread->stopped = true;
 	thread->interrupted = false;
 	thread->job_stopped = stop->what == STOP_EVENT && stop->signal != SIGTRAP;
@@ -270,7 +263,7 @@ static struct kage_err *look_whether_stands(struct kage_target *t, struct kage_t
 		return NULL;
 	if (stop.what == STOP_ENDED)
 		*ret_ended = true;
-	else if (stop.what == STOP_EVENT || (thread->event >= 0 && kage_sender_sent(&stop)))
+	else if (stop.what == STOP_EVENT || kage_sender_sent(thread, &stop))
 		return stands(t, thread, &stop);
 	else
 		/* A signal was on its way: deliver it. The interrupt is still pending and stops the
@@ -310,7 +303,7 @@ static struct kage_err *look_whether_all_stand(struct kage_target *t, bool *ret_
 static void end_events(struct kage_target *t)
 {
 	for (size_t i = 0; i < t->n_threads; i++)
-		end_event(t->threads[i]);
+		kage_sender_end(t->threads[i]);
 }
 
 static struct kage_err *wait_all(struct kage_target *t)

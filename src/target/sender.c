@@ -52,7 +52,7 @@ static int load(int sig)
 	return (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr));
 }
 
-/* The program that sends what thread SEEN of T would not notice; -1 when there is none. */
+/* Which program sends what thread SEEN of T would not notice, loaded; -1 when there is none. */
 static int program_for(struct kage_target *t, const struct kage_taskinfo *info,
 		       const struct kage_taskthread *seen)
 {
@@ -67,7 +67,7 @@ static int program_for(struct kage_target *t, const struct kage_taskinfo *info,
 			continue;
 		if (t->sender.programs[i] < 0)
 			t->sender.programs[i] = load(signals[i]);
-		return t->sender.programs[i];
+		return t->sender.programs[i] < 0 ? -1 : i;
 	}
 	return -1;
 }
@@ -105,27 +105,30 @@ void kage_sender_get_ready(struct kage_target *t, const struct kage_taskinfo *in
 		(void)get_ready(&t->sender);
 }
 
-static int open_event(struct kage_target *t, const struct kage_taskthread *seen,
-		      struct perf_event_attr *attr)
+static bool open_event(struct kage_target *t, struct kage_thread *thread,
+		       const struct kage_taskthread *seen, struct perf_event_attr *attr)
 {
 	_cleanup_fd_ int fd = -1;
-	int program;
+	int which;
 
 	if (t->sender.own_event < 0 && (t->stopped_at_ns || !get_ready(&t->sender)))
-		return -1;
-	program = program_for(t, t->info, seen);
-	if (program < 0)
-		return -1;
+		return false;
+	which = program_for(t, t->info, seen);
+	if (which < 0)
+		return false;
 	attr->size = sizeof(*attr);
 	attr->disabled = 1;
-	fd = (int)syscall(SYS_perf_event_open, attr, seen->task.tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
-	if (fd < 0 || ioctl(fd, PERF_EVENT_IOC_SET_BPF, program) < 0 ||
+	fd = (int)syscall(SYS_perf_event_open, attr, thread->tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	if (fd < 0 || ioctl(fd, PERF_EVENT_IOC_SET_BPF, t->sender.programs[which]) < 0 ||
 	    ioctl(fd, PERF_EVENT_IOC_ENABLE, 0) < 0)
-		return -1;
-	return take_fd(&fd);
+		return false;
+	thread->event = take_fd(&fd);
+	thread->event_signal = signals[which];
+	return true;
 }
 
-int kage_sender_at(struct kage_target *t, const struct kage_taskthread *seen, uint64_t ip)
+bool kage_sender_at(struct kage_target *t, struct kage_thread *thread,
+		    const struct kage_taskthread *seen, uint64_t ip)
 {
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_BREAKPOINT,
@@ -135,10 +138,11 @@ int kage_sender_at(struct kage_target *t, const struct kage_taskthread *seen, ui
 		.bp_len = sizeof(long),
 	};
 
-	return open_event(t, seen, &attr);
+	return open_event(t, thread, seen, &attr);
 }
 
-int kage_sender_in_program(struct kage_target *t, const struct kage_taskthread *seen)
+bool kage_sender_in_program(struct kage_target *t, struct kage_thread *thread,
+			    const struct kage_taskthread *seen)
 {
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_SOFTWARE,
@@ -148,15 +152,17 @@ int kage_sender_in_program(struct kage_target *t, const struct kage_taskthread *
 		.exclude_hv = 1,
 	};
 
-	return open_event(t, seen, &attr);
+	return open_event(t, thread, seen, &attr);
 }
 
-bool kage_sender_sent(const struct kage_stop *stop)
+bool kage_sender_sent(const struct kage_thread *thread, const struct kage_stop *stop)
 {
-	if (stop->what != STOP_SIGNAL)
-		return false;
-	for (int i = 0; i < SIGNALS; i++)
-		if (stop->signal == signals[i])
-			return true;
-	return false;
+	return stop->what == STOP_SIGNAL && stop->signal == thread->event_signal &&
+	       !thread->interrupted;
+}
+
+void kage_sender_end(struct kage_thread *thread)
+{
+	close_fd(thread->event);
+	thread->event = -1;
 }

@@ -30,15 +30,20 @@ void kage_sender_deinit(struct kage_sender *s);
  *  needed, if no thread stands yet. */
 void kage_sender_get_ready(struct kage_target *t, const struct kage_taskinfo *info);
 
-/** An event of the thread that T->info tells as SEEN: it has come to the instruction at IP. Returns its
- *  descriptor, whose end ends it; -1 where it cannot be had: rights, kernel, or the program has use for all such
- *  signals, or it would take long now that threads stand. */
-int kage_sender_at(struct kage_target *t, const struct kage_taskthread *seen, uint64_t ip);
+/** Gives THREAD, which T->info tells as SEEN, an event: it has come to the instruction at IP. False where that cannot be
+ *  had: rights, kernel, or the program has use for all such signals, or it would take long now that threads stand. */
+bool kage_sender_at(struct kage_target *t, struct kage_thread *thread,
+		    const struct kage_taskthread *seen, uint64_t ip);
 
 /** The same: it executes its own program. That is looked at while it runs, every 20 µs. */
-int kage_sender_in_program(struct kage_target *t, const struct kage_taskthread *seen);
+bool kage_sender_in_program(struct kage_target *t, struct kage_thread *thread,
+			    const struct kage_taskthread *seen);
 
-/** Whether STOP, of a thread that had an event, is by what the event sent. */
-bool kage_sender_sent(const struct kage_stop *stop);
+/** Whether STOP, of THREAD, is by its event, which may be gone by now; never if it was interrupted since. One by the same
+ *  signal of somebody else's is as good: the thread would have ignored it. */
+bool kage_sender_sent(const struct kage_thread *thread, const struct kage_stop *stop);
+
+/** Takes the event of THREAD away, at once, so that nothing of it comes afterwards. */
+void kage_sender_end(struct kage_thread *thread);
 
 #endif

@@ -33,6 +33,7 @@ struct kage_thread {
 	bool asleep;       /* it is not stopped, because it sleeps; ptrace does not know it */
 	bool restless;     /* it was left asleep once and woke up */
 	int event;         /* will stop it in its program (target/sender.h); -1: none */
+	int event_signal;  /* by this */
 	unsigned n_events; /* so often it had one */
 	const struct kage_taskthread *seen; /* in t->info; NULL without a reader */
 	uint64_t sigmask;                   /* as of the freeze */

@@ -21,7 +21,7 @@
 
 static struct kage_taskread *reader;
 static struct kage_target *target;
-static volatile unsigned long *count; /* of what the child has done */
+static volatile unsigned long *count; /* of what the child has done, and of signals that it took */
 
 static void must(struct kage_err *e)
 {
@@ -29,14 +29,20 @@ static void must(struct kage_err *e)
 		fail_msg("%s", kage_err_message(e));
 }
 
-static void ignore(int sig)
+static void note(int sig)
 {
 	(void)sig;
+	++count[1];
 }
 
 static void handle_one(void)
 {
-	signal(SIGURG, ignore);
+	signal(SIGURG, note);
+}
+
+static void handle_other(void)
+{
+	signal(SIGWINCH, note);
 }
 
 static void block_all(void)
@@ -132,6 +138,26 @@ static void test_interrupted(void **state)
 		expect(block_all, reader, SIGTRAP);
 }
 
+/* Signals of the program's own come through, whenever they come. */
+static void test_signals(void **state)
+{
+	enum { SIGNALS = 300 };
+
+	(void)state;
+	begin(handle_other);
+	for (unsigned long i = 1; i <= SIGNALS; i++) {
+		struct kage_freeze how = { .reader = i % 4 ? reader : NULL };
+
+		assert_int_equal(kill(target->pid, SIGWINCH), 0);
+		must(kage_target_freeze(target, &how));
+		kage_target_thaw(target, false);
+		for (int waited_ms = 0; count[1] < i && waited_ms < 20000; waited_ms++)
+			usleep(1000);
+		assert_int_equal(count[1], i);
+	}
+	end();
+}
+
 static void test_again(void **state)
 {
 	(void)state;
@@ -148,6 +174,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_in_its_program),
 		cmocka_unit_test(test_interrupted),
+		cmocka_unit_test(test_signals),
 		cmocka_unit_test(test_again),
 	};
 	struct kage_err *e = kage_taskread_open(NULL, &reader);
