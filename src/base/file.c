@@ -106,6 +106,16 @@ struct kage_err *kage_file_slurp(int dirfd, const char *path, size_t max, char *
 	return kage_file_slurp_fd(fd, path, max, ret_text, ret_size);
 }
 
+DIR *kage_file_opendir(int dirfd, const char *path)
+{
+	int fd = openat(dirfd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!dir)
+		close_fd(fd);
+	return dir;
+}
+
 struct kage_err *kage_file_readlink(int dirfd, const char *path, char **ret_target)
 {
 	char target[PATH_MAX + 64]; /* the kernel appends " (deleted)" to what it shows */

@@ -6,6 +6,7 @@
 #ifndef BASE_FILE_H
 #define BASE_FILE_H
 
+#include <dirent.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -31,6 +32,9 @@ struct kage_err *kage_file_slurp(int dirfd, const char *path, size_t max, char *
 /** The same for an open descriptor, from its beginning by pread. */
 struct kage_err *kage_file_slurp_fd(int fd, const char *name, size_t max, char **ret_text,
 				    size_t *ret_size) _must_check_;
+
+/** Opens the directory at DIRFD and PATH (never by a link in its place); NULL with errno. */
+DIR *kage_file_opendir(int dirfd, const char *path);
 
 /** The target of a symbolic link, as a fresh string. */
 struct kage_err *kage_file_readlink(int dirfd, const char *path, char **ret_target) _must_check_;

@@ -94,19 +94,15 @@ static struct kage_err *look_for_uffd(struct kage_target *t, const char *number,
 
 static struct kage_err *look_at_fds(struct kage_target *t, look_fn *fn, bool *ret_found)
 {
-	_cleanup_fd_ int fd = openat(t->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_dir_ DIR *dir = kage_file_opendir(t->proc_fd, "fd");
 	struct kage_err *e = NULL;
 	struct dirent *d;
-	DIR *dir;
 
-	dir = fd < 0 ? NULL : fdopendir(fd);
 	if (!dir)
 		return kage_err_sys(errno, "open /proc/%d/fd", t->pid);
-	take_fd(&fd);
 	while (!e && !*ret_found && (d = readdir(dir)))
 		if (d->d_name[0] != '.')
 			e = fn(t, d->d_name, ret_found);
-	closedir(dir);
 	return e;
 }
 

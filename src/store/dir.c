@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "store/removal.h"
 #include "store/suggest.h"
 #include "store/tags.h"
@@ -127,15 +128,8 @@ struct kage_err *kage_dir_cannot_open(int num, int dirfd, const char *name, cons
 
 static struct kage_err *open_dir(int dirfd, const char *path, DIR **ret_dir)
 {
-	int fd = openat(dirfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-
-	if (!dir) {
-		close_fd(fd);
-		return kage_err_sys(errno, "read the directory");
-	}
-	*ret_dir = dir;
-	return NULL;
+	*ret_dir = kage_file_opendir(dirfd, path);
+	return *ret_dir ? NULL : kage_err_sys(errno, "read the directory");
 }
 
 struct kage_err *kage_dir_still_there(const struct kage_store *store)

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "base/secret.h"
 #include "store/dir.h"
 #include "store/pack_read.h"
@@ -62,12 +63,9 @@ static void remove_if_dead(const struct kage_store *s, const char *name)
 
 static void remove_dead_files(const struct kage_store *s)
 {
-	int fd = openat(s->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_dir_ DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	_cleanup_dir_ DIR *dir = kage_file_opendir(s->fd, ".");
 	const struct dirent *d;
 
-	if (!dir)
-		close_fd(fd);
 	while (dir && (d = readdir(dir)))
 		if (strncmp(d->d_name, temporary_prefix, strlen(temporary_prefix)) == 0)
 			remove_if_dead(s, d->d_name);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "store/prune.h"
 #include "store/removal.h"
 #include "store/rewrite.h"
@@ -32,12 +33,9 @@ static struct kage_err *sync_dir(int fd, const char *path)
  * in it. */
 static void remove_directory(int in, const char *name, int depth)
 {
-	int fd = openat(in, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	_cleanup_dir_ DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	_cleanup_dir_ DIR *dir = kage_file_opendir(in, name);
 	const struct dirent *d;
 
-	if (!dir)
-		close_fd(fd);
 	while (dir && (d = readdir(dir))) {
 		if (strcmp(d->d_name, ".") == 0 || strcmp(d->d_name, "..") == 0)
 			continue;
@@ -50,12 +48,9 @@ static void remove_directory(int in, const char *name, int depth)
 /* Removes what those who were killed in the middle left. */
 static void remove_rubbish(const struct kage_store *s)
 {
-	int fd = openat(s->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_dir_ DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	_cleanup_dir_ DIR *dir = kage_file_opendir(s->fd, ".");
 	const struct dirent *d;
 
-	if (!dir)
-		close_fd(fd);
 	while (dir && (d = readdir(dir)))
 		if (strncmp(d->d_name, removed_prefix, strlen(removed_prefix)) == 0)
 			remove_directory(s->fd, d->d_name, 1);

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 
 static const char prefix[] = ".tag-";
 static const char temporary[] = ".tag-~"; /* no tag has that name; under the lock there is one */
@@ -64,16 +65,13 @@ static int compare(const void *a, const void *b)
 struct kage_err *kage_tags_read(const struct history *h, struct arena *a,
 				struct kage_tag **ret_tags, size_t *ret_n)
 {
-	int fd = openat(h->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_dir_ DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	_cleanup_dir_ DIR *dir = kage_file_opendir(h->fd, ".");
 	struct kage_tag *tags = NULL;
 	const struct dirent *d;
 	size_t n = 0;
 
-	if (!dir) {
-		close_fd(fd);
+	if (!dir)
 		return kage_err_sys(errno, "read the history %s/%s", h->store->path, h->name);
-	}
 	while ((d = readdir(dir))) {
 		const char *tag = d->d_name + strlen(prefix);
 		struct kage_tag *slot;

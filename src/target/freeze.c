@@ -173,19 +173,13 @@ static struct kage_err *hold_seen(struct kage_target *t, bool *ret_any_new)
 
 static struct kage_err *hold_listed(struct kage_target *t, bool *ret_any_new)
 {
-	_cleanup_dir_ DIR *dir = NULL;
-	int fd = openat(t->proc_fd, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_dir_ DIR *dir = kage_file_opendir(t->proc_fd, "task");
 	struct dirent *d;
 
 	*ret_any_new = false;
-	if (fd < 0)
+	if (!dir)
 		return kage_err_sys(errno == ENOENT ? ESRCH : errno, "list threads of process %d",
 				    t->pid);
-	dir = fdopendir(fd);
-	if (!dir) {
-		close_fd(fd);
-		return kage_err_nomem();
-	}
 	while ((d = readdir(dir))) {
 		bool new;
 
