@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The map of this process, with mappings of many kinds, by the iterator and by smaps. */
+/* The map of a process, with mappings of many kinds, by the iterator and by smaps. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,8 +7,12 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -49,12 +53,34 @@ static void map_all_kinds(void)
 
 static struct kage_vmaread *reader;
 
-static struct kage_err *read_both(struct kage_maps *ret_one, struct kage_maps *ret_other)
+/* Both readings of a child that has made mappings by MAKE and does nothing any more: what we read with changes our
+ * own. */
+static void read_both(void (*make)(void), struct kage_maps *ret_one, struct kage_maps *ret_other)
 {
-	_cleanup_fd_ int self = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_free_ char *path = NULL;
+	_cleanup_fd_ int dir = -1;
+	int ready[2];
+	pid_t pid;
+	char byte;
 
-	TRY(kage_vmaread_maps(reader, self, getpid(), ret_one));
-	return kage_maps_read(self, true, ret_other);
+	assert_int_equal(pipe(ready), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		make();
+		if (write(ready[1], "", 1) == 1)
+			pause();
+		_exit(1);
+	}
+	close(ready[1]);
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	assert_true(asprintf(&path, "/proc/%d", pid) > 0);
+	dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	must(kage_vmaread_maps(reader, dir, pid, ret_one));
+	must(kage_maps_read(dir, true, ret_other));
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
 }
 
 static bool same(const struct kage_maps *a, const struct kage_maps *b)
@@ -76,8 +102,7 @@ static void test_same(void **state)
 	struct kage_maps a, b;
 
 	(void)state;
-	map_all_kinds();
-	must(read_both(&a, &b));
+	read_both(map_all_kinds, &a, &b);
 	assert_true(a.has_flags);
 	assert_true(a.n > 20);
 	assert_true(same(&a, &b));
@@ -85,22 +110,29 @@ static void test_same(void **state)
 	kage_maps_deinit(&b);
 }
 
+static void *huge;
+
+static void map_huge(void)
+{
+	huge = mmap(huge, 2 << 20, PROT_READ,
+		    MAP_ANONYMOUS | MAP_PRIVATE | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
+}
+
 /* What the iterator cannot tell comes from smaps. */
 static void test_huge(void **state)
 {
-	void *p = mmap(NULL, 2 << 20, PROT_READ,
-		       MAP_ANONYMOUS | MAP_PRIVATE | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
 	struct kage_maps a, b;
 
 	(void)state;
-	if (p == MAP_FAILED)
+	map_huge();
+	if (huge == MAP_FAILED)
 		skip();
-	must(read_both(&a, &b));
+	munmap(huge, 2 << 20);
+	read_both(map_huge, &a, &b);
 	assert_true(same(&a, &b));
-	assert_int_equal(kage_maps_find(&a, (uintptr_t)p)->huge_bytes, 2 << 20);
+	assert_int_equal(kage_maps_find(&a, (uintptr_t)huge)->huge_bytes, 2 << 20);
 	kage_maps_deinit(&a);
 	kage_maps_deinit(&b);
-	munmap(p, 2 << 20);
 }
 
 static void test_bits(void **state)
