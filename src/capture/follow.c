@@ -220,19 +220,32 @@ static struct kage_err *look_untracked(const struct kage_vma *v, int pagemap, st
 	return kage_pagemap_private(pagemap, v->start, v->end, found_written, l);
 }
 
-static struct kage_err *look_at(struct kage_capture *c, const struct kage_vma *v, int pagemap,
-				bool sliced, struct looking *l)
+/* The protection of a page of hugetlbfs outlives it (MADV_DONTNEED): of the zeros that come next it would be told that
+ * nobody has written them. */
+static bool can_be_tracked(const struct kage_vma *v)
 {
-	if (c->follow->soft)
-		return kage_softdirty_look(c->follow->soft, v, pagemap, found, l);
-	if (!c->follow->tracker)
+	return kage_memory_is_private(v) && !kage_vma_has(v, VMFLAG('h', 't'));
+}
+
+/* Looks at mapping *I of MAPS and, if they can be looked at together, at those behind it; *I is the last of these then. */
+static struct kage_err *look_at(struct kage_capture *c, const struct kage_maps *maps, size_t *i,
+				int pagemap, bool sliced, struct looking *l)
+{
+	const struct kage_vma *v = &maps->vmas[*i];
+	const struct follow *f = c->follow;
+	size_t n = 1;
+
+	if (f->soft)
+		return kage_softdirty_look(f->soft, v, pagemap, found, l);
+	if (!f->tracker)
 		return look_untracked(v, pagemap, l);
-	/* The protection of a page of hugetlbfs outlives it (MADV_DONTNEED): of the zeros that come next it would be told
-	 * that nobody has written them. */
-	if (kage_vma_has(v, VMFLAG('h', 't')))
+	if (!can_be_tracked(v))
 		return kage_pagemap_private(pagemap, v->start, v->end, found_written, l);
-	return kage_tracker_look(c->follow->tracker, pagemap, v->start, v->end, v->ino != 0, sliced,
-				 found, l);
+	while (*i + 1 < maps->n && can_be_tracked(&maps->vmas[*i + 1])) {
+		++*i;
+		n++;
+	}
+	return kage_tracker_look(f->tracker, pagemap, v, n, sliced, found, l);
 }
 
 /* One look at all of MAPS in process OF: what is there, and what was written since the last look. In a twin it is what
@@ -256,7 +269,7 @@ static struct kage_err *look_in(struct kage_capture *c, const struct kage_target
 
 		if (kage_memory_is_private(v) &&
 		    (!f->twin || twinned_takes(v) == (of != c->target)))
-			e = look_at(c, v, pagemap, sliced, &l);
+			e = look_at(c, maps, &i, pagemap, sliced, &l);
 	}
 	if (!e)
 		e = make_sure(c, pagemap, &l);

@@ -358,3 +358,47 @@ struct kage_err *kage_pagemap_changes(int pagemap_fd, uint64_t start, uint64_t e
 		return NULL;
 	return kage_err_sys(num, "scan the page map");
 }
+
+static enum kage_page_state state_of(uint64_t categories)
+{
+	if (categories & KPAGE_IS_GUARD)
+		return KAGE_PAGE_GUARD;
+	if (categories & KPAGE_IS_SWAPPED)
+		return KAGE_PAGE_UNSURE;
+	return categories & KPAGE_IS_WRITTEN ? KAGE_PAGE_WRITTEN : KAGE_PAGE_SAME;
+}
+
+struct kage_err *kage_pagemap_survey(int pagemap_fd, uint64_t start, uint64_t end,
+				     struct kage_page_region *regions, size_t max, size_t *ret_n,
+				     bool *ret_known)
+{
+	struct kpage_region found[REGIONS];
+	struct kpm_scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = KPM_SCAN_CHECK_WPASYNC,
+		.start = start,
+		.end = end,
+		.vec = (uint64_t)(uintptr_t)found,
+		.vec_len = max < REGIONS ? max : REGIONS,
+		.category_anyof_mask = KPAGE_IS_PRESENT | KPAGE_IS_SWAPPED,
+		.category_mask = KPAGE_IS_PFNZERO | KPAGE_IS_FILE,
+		.category_inverted = KPAGE_IS_PFNZERO | KPAGE_IS_FILE,
+		.return_mask = KPAGE_IS_WRITTEN | KPAGE_IS_SWAPPED | KPAGE_IS_GUARD,
+	};
+	int n;
+
+	*ret_known = false;
+	do
+		n = ioctl(pagemap_fd, KPAGEMAP_SCAN, &arg);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && errno != EPERM && errno != ENOTTY && errno != EINVAL)
+		return kage_err_sys(errno, "scan the page map");
+	if (n < 0 || arg.walk_end < end)
+		return NULL;
+	for (int i = 0; i < n; i++)
+		regions[i] = (struct kage_page_region){ found[i].start, found[i].end,
+							state_of(found[i].categories) };
+	*ret_n = (size_t)n;
+	*ret_known = true;
+	return NULL;
+}

@@ -50,4 +50,16 @@ struct kage_err *kage_pagemap_changes(int pagemap_fd, uint64_t start, uint64_t e
 				      kage_pagemap_changes_fn *fn, void *user, bool *ret_tracked)
 	_must_check_;
 
+struct kage_page_region {
+	uint64_t start, end;
+	enum kage_page_state state;
+};
+
+/** The same for several mappings in one call, protecting nothing: from START to END all that is mapped must be
+ *  registered. At most MAX of them, ascending; *RET_KNOWN is false when there are more, or it cannot be told. Cheap only
+ *  where few pages are in memory. */
+struct kage_err *kage_pagemap_survey(int pagemap_fd, uint64_t start, uint64_t end,
+				     struct kage_page_region *regions, size_t max, size_t *ret_n,
+				     bool *ret_known) _must_check_;
+
 #endif

@@ -92,14 +92,16 @@ struct kage_err *kage_target_seize(struct kage_target *t, struct kage_thread *th
 	return NULL;
 }
 
-/* If the first attempt failed because of some sleepers, only those are left alone later which would feel
- * it to be stopped. */
+/* Who slept through the first attempt, which failed because of others, is left alone in the second as well; in later ones
+ * only who would feel it to be stopped. */
 static bool may_sleep_on(struct kage_target *t, struct kage_thread *thread,
 			 const struct kage_taskthread *seen)
 {
+	bool slept = thread->asleep && !thread->restless && t->attempts == 2;
+
 	if (!seen || t->stop_all)
 		return false;
-	if (t->attempts > 1 && !kage_asleep_would_feel(seen))
+	if ((t->stop_resumed || (t->attempts > 1 && !slept)) && !kage_asleep_would_feel(seen))
 		return false;
 	return kage_asleep_take(t, seen, thread);
 }
@@ -467,6 +469,7 @@ struct kage_err *kage_target_freeze(struct kage_target *t, const struct kage_fre
 
 	t->reader = how->reader;
 	t->stop_all = how->stop_all;
+	t->stop_resumed = how->stop_resumed;
 	if (t->frozen)
 		let_run(t);
 	else
@@ -584,6 +587,7 @@ struct kage_err *kage_target_stop_one(struct kage_target *t, const struct kage_t
 
 	for (int attempt = 0; attempt < 3 && !thread; attempt++) {
 		how.stop_all = !reader || stop_all || attempt == 2;
+		how.stop_resumed = attempt == 1;
 		TRY(kage_target_freeze(t, &how));
 		thread = kage_target_who_stands(t);
 	}

@@ -60,6 +60,7 @@ struct kage_target {
 	const struct kage_taskread *reader; /* borrowed, as long as it is frozen; may be NULL */
 	struct kage_taskinfo *info;         /* all threads as of the freeze; NULL: not to be had */
 	bool stop_all;                      /* none is left asleep */
+	bool stop_resumed;                  /* none in a call that the kernel resumes */
 	bool frozen;
 	bool gone;              /* it ended while we held it */
 	bool ours;              /* a stub of ours: dies with us, and need not be put back */
@@ -91,7 +92,8 @@ struct kage_err *kage_target_get_ready(struct kage_target *t, const struct kage_
 struct kage_freeze {
 	const struct kage_taskread *reader; /* NULL: every thread is stopped */
 	bool stop_all;                      /* also those that sleep */
-	uint64_t span_ns;                   /* how long it is going to last, about */
+	bool stop_resumed; /* also those that sleep in a call which the kernel resumes */
+	uint64_t span_ns;  /* how long it is going to last, about */
 };
 
 /** Stops every thread, but those that sleep and may be left so. Of a target that is frozen already it makes

@@ -20,6 +20,10 @@
  * takes 0.2 ms. A multiple of every huge page that could be cut else. */
 static const uint64_t slice_bytes = 64ull << 20;
 
+/* Mappings up to these sizes are looked at many at once. A survey asks more of each page, so not large ones; and what stands
+ * in its regions is in memory at once. */
+enum { SMALL_BYTES = 1 << 20, SMALL_FILE_BYTES = 32 << 20, SURVEY_BYTES = 64 << 20, REGIONS = 256 };
+
 struct range {
 	uint64_t start, end;
 };
@@ -315,13 +319,14 @@ static struct kage_err *look_in_slices(int pagemap_fd, const struct range *r, bo
 	return NULL;
 }
 
-struct kage_err *kage_tracker_look(struct kage_tracker *tracker, int pagemap_fd, uint64_t start,
-				   uint64_t end, bool file, bool sliced,
-				   kage_pagemap_changes_fn *fn, void *user)
+static struct kage_err *look_at(struct kage_tracker *tracker, int pagemap_fd,
+				const struct kage_vma *v, bool sliced, kage_pagemap_changes_fn *fn,
+				void *user)
 {
+	const uint64_t start = v->start, end = v->end;
 	const struct range r = { start, end };
 	struct listener l = { fn, user };
-	bool tracked;
+	bool file = v->ino != 0, tracked;
 
 	TRY(enlist(tracker, pagemap_fd, start, end, false, &tracked));
 	if (tracked)
@@ -335,4 +340,75 @@ struct kage_err *kage_tracker_look(struct kage_tracker *tracker, int pagemap_fd,
 		TRY(look_in_slices(pagemap_fd, &r, file, sliced, fn, user, &tracked));
 	TRY(kage_pagemap_guards(pagemap_fd, start, end, tell_guard, &l));
 	return kage_pagemap_private(pagemap_fd, start, end, tell_all, &l);
+}
+
+/* --- many small mappings ---------------------------------------------------------------------- */
+
+/* A program has a hundred of them, most of which nobody ever writes, and a look takes three system calls. So one call looks
+ * at as many as possible, and only those in which something was written are looked at by themselves. */
+struct survey {
+	struct kage_page_region regions[REGIONS];
+	size_t n, at; /* told up to here */
+};
+
+static bool is_small(const struct kage_tracker *tracker, const struct kage_vma *v)
+{
+	return v->end - v->start <= (v->ino ? SMALL_FILE_BYTES : SMALL_BYTES) &&
+	       is_noted(tracker, v->start, v->end);
+}
+
+/* The regions of S that lie in V, which comes behind those before: *RET_CALM if all are the same. They may reach over the
+ * end. */
+static void find_in(struct survey *s, const struct kage_vma *v, size_t *ret_first, size_t *ret_end,
+		    bool *ret_calm)
+{
+	while (s->at < s->n && s->regions[s->at].end <= v->start)
+		s->at++;
+	*ret_first = s->at;
+	*ret_calm = true;
+	for (*ret_end = s->at; *ret_end < s->n && s->regions[*ret_end].start < v->end; ++*ret_end)
+		*ret_calm &= s->regions[*ret_end].state == KAGE_PAGE_SAME;
+}
+
+static struct kage_err *tell_survey(struct survey *s, struct kage_tracker *tracker, int pagemap_fd,
+				    const struct kage_vma *v, size_t n, bool sliced,
+				    kage_pagemap_changes_fn *fn, void *user)
+{
+	for (size_t i = 0; i < n; i++) {
+		size_t k, end;
+		bool calm;
+
+		find_in(s, &v[i], &k, &end, &calm);
+		if (!calm)
+			TRY(look_at(tracker, pagemap_fd, &v[i], sliced, fn, user));
+		for (; calm && k < end; k++) {
+			const struct kage_page_region *r = &s->regions[k];
+
+			TRY(fn(user, r->start > v[i].start ? r->start : v[i].start,
+			       r->end < v[i].end ? r->end : v[i].end, KAGE_PAGE_SAME));
+		}
+	}
+	return NULL;
+}
+
+struct kage_err *kage_tracker_look(struct kage_tracker *tracker, int pagemap_fd,
+				   const struct kage_vma *v, size_t n, bool sliced,
+				   kage_pagemap_changes_fn *fn, void *user)
+{
+	for (size_t i = 0, k; i < n; i = k) {
+		struct survey s = { .n = 0 };
+		uint64_t bytes = 0;
+		bool known = false;
+
+		for (k = i; k < n && bytes < SURVEY_BYTES && is_small(tracker, &v[k]); k++)
+			bytes += v[k].end - v[k].start;
+		if (k > i + 1)
+			TRY(kage_pagemap_survey(pagemap_fd, v[i].start, v[k - 1].end, s.regions,
+						REGIONS, &s.n, &known));
+		if (known)
+			TRY(tell_survey(&s, tracker, pagemap_fd, &v[i], k - i, sliced, fn, user));
+		for (k += k == i; !known && i < k; i++)
+			TRY(look_at(tracker, pagemap_fd, &v[i], sliced, fn, user));
+	}
+	return NULL;
 }

@@ -11,6 +11,7 @@
 #ifndef TARGET_TRACKER_H
 #define TARGET_TRACKER_H
 
+#include "sys/maps.h"
 #include "sys/pagemap.h"
 #include "target/target.h"
 
@@ -25,11 +26,11 @@ struct kage_err *kage_tracker_create(struct kage_target *t, struct kage_thread *
  *  map; NULL is fine. */
 void kage_tracker_destroy(struct kage_tracker *tracker);
 
-/** Looks at the private pages of the mapping from START to END of the process behind PAGEMAP_FD and protects
- *  them again. FILE: it is a mapping of a file. SLICED: in slices of a fraction of a millisecond, for a target that runs. FN may be called for
+/** Looks at the private pages of the N mappings at V, neighbours in the map of the process behind PAGEMAP_FD, and protects
+ *  them again. SLICED: in slices of a fraction of a millisecond, for a target that runs. FN may be called for
  *  the same pages more than once; written once is written. */
-struct kage_err *kage_tracker_look(struct kage_tracker *tracker, int pagemap_fd, uint64_t start,
-				   uint64_t end, bool file, bool sliced,
+struct kage_err *kage_tracker_look(struct kage_tracker *tracker, int pagemap_fd,
+				   const struct kage_vma *v, size_t n, bool sliced,
 				   kage_pagemap_changes_fn *fn, void *user) _must_check_;
 
 /** Whether the address space that it was made for is gone (execve(2)): then nothing is tracked any more. */

@@ -3,6 +3,7 @@
  * From the kernel's form of the extended state to ptrace's.
  */
 #include <cpuid.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "arch/x86_64/xsave.h"
@@ -60,22 +61,36 @@ static uint32_t read_mxcsr_mask(void)
 	return mask;
 }
 
-/* What CPUID leaf 0xD tells of component I. */
+/* What CPUID leaf 0xD tells: of each component, and how large the standard form is. It is asked once, because a virtual
+ * machine asks its host, which takes microseconds. */
 struct component {
 	uint32_t size;
 	uint32_t offset; /* in the standard form */
 	bool aligned;    /* to 64 bytes, in the compacted form */
 };
 
+static struct component components[LAST + 1];
+static uint32_t all_bytes; /* 0: no XSAVE */
+static pthread_once_t asked = PTHREAD_ONCE_INIT;
+
+static void ask_once(void)
+{
+	uint32_t a, c, d;
+
+	if (!__get_cpuid_count(0xd, 0, &a, &all_bytes, &c, &d))
+		all_bytes = 0;
+	for (int i = 2; i <= LAST && all_bytes; i++) {
+		struct component *k = &components[i];
+
+		__cpuid_count(0xd, i, k->size, k->offset, c, d);
+		k->aligned = c & 2;
+	}
+}
+
 static struct component describe(int i)
 {
-	struct component c = { 0 };
-	uint32_t flags, unused;
-
-	__cpuid_count(0xd, i, c.size, c.offset, flags, unused);
-	c.aligned = flags & 2;
-	(void)unused;
-	return c;
+	pthread_once(&asked, ask_once);
+	return components[i];
 }
 
 /* Where component WANTED lies in an area whose header has COMPACT_BV. */
@@ -149,11 +164,10 @@ static void put_pkru(const struct kage_task_xsave *x, uint8_t *buf, size_t size)
 
 static struct kage_err *standard_size(size_t *ret_size)
 {
-	uint32_t a, b, c, d;
-
-	if (!__get_cpuid_count(0xd, 0, &a, &b, &c, &d) || b < EXTENDED)
+	pthread_once(&asked, ask_once);
+	if (all_bytes < EXTENDED)
 		return kage_err_new(KAGE_UNSUPPORTED, "this processor has no XSAVE");
-	*ret_size = b;
+	*ret_size = all_bytes;
 	return NULL;
 }
 
