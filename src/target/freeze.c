@@ -66,6 +66,7 @@ enum {
 	ENDING_MS = 200,
 	EVENT_NS = 500 * 1000, /* so long a thread is awaited before it is looked where it is now */
 	MAX_EVENTS = 8,        /* and so often */
+	STATES_NOT_OF_SLEEP = 0xfe, /* stopped, dead, … (include/linux/sched.h) */
 };
 
 /* Whether the process is on its way out: then it ends in a moment. */
@@ -106,12 +107,14 @@ static bool may_sleep_on(struct kage_target *t, struct kage_thread *thread,
 	return kage_asleep_take(t, seen, thread);
 }
 
-/* Whether THREAD, which runs, will be stopped by an event. If it fell asleep before, it sleeps on. */
+/* Whether THREAD, which runs or is about to fall asleep or to wake, will be stopped by an event. If it fell asleep before,
+ * it sleeps on. */
 static bool is_awaited(struct kage_target *t, struct kage_thread *thread)
 {
 	const struct kage_taskthread *seen = thread->seen;
 
-	if (!seen || seen->task.pulse.state || seen->end.state || !seen->regs.ip ||
+	if (!seen || seen->asleep ||
+	    (seen->task.pulse.state | seen->end.state) & STATES_NOT_OF_SLEEP || !seen->regs.ip ||
 	    thread->n_events == MAX_EVENTS)
 		return false;
 	thread->n_events++;
