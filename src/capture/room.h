@@ -19,7 +19,7 @@ struct room {
 	uint64_t given; /* bytes, of this image */
 };
 
-/** What is given from now on is of the next image. */
+/** What is given from now on is counted anew: the sets of an image that is done. */
 void room_begin(struct room *r);
 
 /** An empty set of pages, which belongs to the caller. */

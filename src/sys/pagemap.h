@@ -17,7 +17,7 @@ typedef struct kage_err *kage_pagemap_fn(void *user, uint64_t start, uint64_t en
 /** Whether the kernel has PAGEMAP_SCAN: only then a scan may span unmapped ranges. */
 bool kage_pagemap_can_scan(int pagemap_fd);
 
-/** Whether all from START to END is registered for asynchronous write protection. */
+/** Whether the mapping from START to END, which is one, is registered for asynchronous write protection. */
 bool kage_pagemap_is_tracked(int pagemap_fd, uint64_t start, uint64_t end);
 
 /** Finds the pages from START to END that are in memory or in swap and belong to the process alone:

@@ -407,9 +407,14 @@ static void release(struct kage_target *t, struct kage_thread *thread)
 	struct kage_err *e;
 	void *sig = NULL;
 
-	/* It is traced but does not stop: the end of our own thread lets it go. */
-	if (!thread->stopped && !thread->interrupted)
+	/* It is traced but does not stop (ambush.c): the end of our own thread lets it go. */
+	if (thread->asleep)
 		return;
+	/* It was awaited when something else failed. */
+	if (!thread->stopped && !thread->interrupted) {
+		kage_sender_end(thread);
+		ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL);
+	}
 	if (!thread->stopped) {
 		e = kage_target_wait(t, thread->tid, KAGE_STOP_TIMEOUT_MS * 1000000ull, &stop);
 		if (e || stop.what == STOP_ENDED) {
