@@ -13,9 +13,9 @@ unsigned kage_processors(void)
 	cpu_set_t set;
 
 	/* Of a machine with more than fit in the set, which are over a thousand. */
-	return sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set)
-	       : errno == EINVAL                            ? CPU_SETSIZE
-							    : 1;
+	if (sched_getaffinity(0, sizeof(set), &set) == 0)
+		return (unsigned)CPU_COUNT(&set);
+	return errno == EINVAL ? CPU_SETSIZE : 1;
 }
 
 /* Each takes the next of N items that nobody has taken, until one fails. */

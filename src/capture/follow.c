@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "capture/look.h"
 #include "capture/pins.h"
 #include "capture/room.h"
 #include "capture/shadow.h"
@@ -19,8 +20,6 @@
 #include "kind/memory.h"
 #include "kind/sockopt.h"
 #include "sys/vmaread.h"
-#include "target/softdirty.h"
-#include "target/tracker.h"
 
 enum {
 	MAX_ROUNDS = 8,
@@ -34,8 +33,7 @@ enum {
 };
 
 struct follow {
-	struct kage_tracker *tracker;
-	struct kage_softdirty *soft; /* where there can be no tracker; or NULL */
+	struct look look;
 	struct shadow *shadow;
 	bool once;      /* for one image: the shadow is empty, and all is in layers */
 	bool filled;    /* the shadow holds what there was when tracking began, or more */
@@ -54,16 +52,12 @@ struct follow {
 	struct room room;
 	uint64_t looked_ns; /* CLOCK_MONOTONIC: the last look; 0: none */
 	uint64_t expected;  /* pages that the next image will have to copy, going by the last one */
-	struct kage_pages *others;  /* the rest of the captured image, or NULL */
-	struct page_runs populated; /* private memory as of the last look */
-	struct page_runs guards;    /* likewise */
-	struct page_runs unsure;    /* likewise, until it is known */
-	struct page_runs written;   /* what looks told, and is in no layer yet */
-	size_t n_before;            /* layers that were there before what the stop has copied */
-	struct page_runs later;     /* of those, what is read from the twin instead */
-	struct page_runs image;     /* all pages of the captured image */
-	struct page_runs changes;   /* those that may differ from the shadow */
-	struct kage_maps maps;      /* of the last capture */
+	struct kage_pages *others; /* the rest of the captured image, or NULL */
+	size_t n_before;           /* layers that were there before what the stop has copied */
+	struct page_runs later;    /* of those, what is read from the twin instead */
+	struct page_runs image;    /* all pages of the captured image */
+	struct page_runs changes;  /* those that may differ from the shadow */
+	struct kage_maps maps;     /* of the last capture */
 	struct kage_looked *looked;
 	struct kage_sockopt_usual *usual_options;
 	struct kage_space_ids ids;
@@ -88,14 +82,6 @@ struct kage_err *follow_create(int dir_fd, bool secret, struct follow **ret_foll
 	return NULL;
 }
 
-static void stop_tracking(struct follow *f)
-{
-	kage_tracker_destroy(f->tracker);
-	kage_softdirty_destroy(f->soft);
-	f->tracker = NULL;
-	f->soft = NULL;
-}
-
 static void drop_layers(struct follow *f)
 {
 	room_begin(&f->room);
@@ -112,17 +98,13 @@ void follow_destroy(struct follow *f)
 
 	if (!f)
 		return;
-	stop_tracking(f);
+	look_deinit(&f->look);
 	kage_twin_end(f->twin);
 	drop_layers(f);
 	kage_mem_pages_destroy(f->next);
 	room_deinit(&f->room);
 	free(f->layers);
 	shadow_destroy(f->shadow);
-	kage_runs_deinit(&f->populated);
-	kage_runs_deinit(&f->guards);
-	kage_runs_deinit(&f->unsure);
-	kage_runs_deinit(&f->written);
 	kage_runs_deinit(&f->later);
 	kage_runs_deinit(&f->image);
 	kage_runs_deinit(&f->changes);
@@ -136,7 +118,7 @@ void follow_destroy(struct follow *f)
 void follow_let_go(struct follow *f)
 {
 	if (f)
-		stop_tracking(f);
+		look_untrack(&f->look);
 }
 
 bool follow_has_before(const struct follow *f)
@@ -159,134 +141,34 @@ struct kage_pages *follow_before(struct follow *f)
 /* All contents have to be copied anew: another program, or the first look at all. */
 static void start_over(struct follow *f)
 {
-	stop_tracking(f);
+	look_untrack(&f->look);
 	f->filled = false;
 }
 
 /* --- looking ---------------------------------------------------------------------------------- */
 
-struct looking {
-	struct follow *f;
-	uint32_t space;
-};
-
-static struct kage_err *found(void *user, uint64_t start, uint64_t end, enum kage_page_state state)
+static bool is_not_in_twin(const struct kage_vma *v)
 {
-	const struct looking *l = user;
-	uint64_t first = start >> KAGE_PAGE_SHIFT, count = (end - start) >> KAGE_PAGE_SHIFT;
-
-	if (state == KAGE_PAGE_UNSURE)
-		return kage_runs_add(&l->f->unsure, l->space, first, count);
-	if (state == KAGE_PAGE_GUARD)
-		return kage_runs_add(&l->f->guards, l->space, first, count);
-	TRY(kage_runs_add(&l->f->populated, l->space, first, count));
-	return state == KAGE_PAGE_WRITTEN ? kage_runs_add(&l->f->written, l->space, first, count)
-					  : NULL;
+	return !twinned_takes(v);
 }
 
-static struct kage_err *found_written(void *user, uint64_t start, uint64_t end)
-{
-	return found(user, start, end, KAGE_PAGE_WRITTEN);
-}
-
-/* Reads what may be a page or a trace of one. A page it is then, and what is the process's own of them is taken
- * for written. */
-static struct kage_err *make_sure(struct kage_capture *c, int pagemap, struct looking *l)
-{
-	struct page_runs *unsure = &l->f->unsure;
-
-	for (size_t i = 0; i < unsure->n; i++) {
-		uint64_t start = unsure->v[i].first << KAGE_PAGE_SHIFT;
-		uint64_t end = start + (unsure->v[i].count << KAGE_PAGE_SHIFT);
-		char byte;
-
-		for (uint64_t at = start; at < end; at += KAGE_PAGE_BYTES)
-			err_drop(kage_target_read(c->target, addr(at), &byte, 1));
-		TRY(kage_pagemap_private(pagemap, start, end, found_written, l));
-	}
-	kage_runs_clear(unsure);
-	return NULL;
-}
-
-static struct kage_err *found_guard(void *user, uint64_t start, uint64_t end)
-{
-	return found(user, start, end, KAGE_PAGE_GUARD);
-}
-
-/* All that is there may have been written. */
-static struct kage_err *look_untracked(const struct kage_vma *v, int pagemap, struct looking *l)
-{
-	TRY(kage_pagemap_guards(pagemap, v->start, v->end, found_guard, l));
-	return kage_pagemap_private(pagemap, v->start, v->end, found_written, l);
-}
-
-/* The protection of a page of hugetlbfs outlives it (MADV_DONTNEED): of the zeros that come next it would be told that
- * nobody has written them. */
-static bool can_be_tracked(const struct kage_vma *v)
-{
-	return kage_memory_is_private(v) && !kage_vma_has(v, VMFLAG('h', 't'));
-}
-
-/* Looks at mapping *I of MAPS and, if they can be looked at together, at those behind it; *I is the last of these then. */
-static struct kage_err *look_at(struct kage_capture *c, const struct kage_maps *maps, size_t *i,
-				int pagemap, bool sliced, struct looking *l)
-{
-	const struct kage_vma *v = &maps->vmas[*i];
-	const struct follow *f = c->follow;
-	size_t n = 1;
-
-	if (f->soft)
-		return kage_softdirty_look(f->soft, v, pagemap, found, l);
-	if (!f->tracker)
-		return look_untracked(v, pagemap, l);
-	if (!can_be_tracked(v))
-		return kage_pagemap_private(pagemap, v->start, v->end, found_written, l);
-	while (*i + 1 < maps->n && can_be_tracked(&maps->vmas[*i + 1])) {
-		++*i;
-		n++;
-	}
-	return kage_tracker_look(f->tracker, pagemap, v, n, sliced, found, l);
-}
-
-/* One look at all of MAPS in process OF: what is there, and what was written since the last look. In a twin it is what
- * the twin has; in the target, if there is a twin, what that has not. */
-static struct kage_err *look_in(struct kage_capture *c, const struct kage_target *of,
-				const struct kage_maps *maps, bool sliced)
-{
-	_cleanup_fd_ int pagemap = openat(of->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
-	struct follow *f = c->follow;
-	struct looking l = { .f = f, .space = 1 };
-	struct kage_err *e = NULL;
-
-	if (pagemap < 0)
-		return kage_err_sys(errno, "open /proc/%d/pagemap", of->pid);
-	kage_runs_clear(&f->guards);
-	kage_runs_clear(&f->unsure);
-	if (f->soft && of == c->target)
-		e = kage_softdirty_begin(f->soft, c->target);
-	for (size_t i = 0; i < maps->n && !e; i++) {
-		const struct kage_vma *v = &maps->vmas[i];
-
-		if (kage_memory_is_private(v) &&
-		    (!f->twin || twinned_takes(v) == (of != c->target)))
-			e = look_at(c, maps, &i, pagemap, sliced, &l);
-	}
-	if (!e)
-		e = make_sure(c, pagemap, &l);
-	/* What it has protected without telling would be missed: then all is copied anew. */
-	if (e)
-		f->filled = false;
-	kage_runs_sort(&f->populated);
-	kage_runs_sort(&f->guards);
-	kage_runs_sort(&f->written);
-	return e;
-}
-
+/* One look at all of MAPS in the target: what is there, and what was written since the last look. If there is a twin, at
+ * what that has not. */
 static struct kage_err *look_around(struct kage_capture *c, const struct kage_maps *maps,
 				    bool sliced)
 {
-	kage_runs_clear(&c->follow->populated);
-	return look_in(c, c->target, maps, sliced);
+	struct follow *f = c->follow;
+	struct kage_err *e = NULL;
+
+	kage_runs_clear(&f->look.populated);
+	if (f->look.soft)
+		e = kage_softdirty_begin(f->look.soft, c->target);
+	if (!e)
+		e = look_in(&f->look, c->target, maps, f->twin ? is_not_in_twin : NULL, sliced);
+	/* What it has protected without telling would be missed: then all is copied anew. */
+	if (e)
+		f->filled = false;
+	return e;
 }
 
 /* --- copying ---------------------------------------------------------------------------------- */
@@ -309,18 +191,18 @@ static struct kage_err *copy_written(struct kage_capture *c, struct kage_target 
 	struct mem_pages *m;
 	struct kage_err *e;
 
-	if (!f->written.n)
+	if (!f->look.written.n)
 		return NULL;
 	if (!f->next)
 		TRY(room_take(&f->room, &f->next));
 	m = take_ptr(f->next);
-	e = room_fill(from, f->written.v, f->written.n, loose, m);
+	e = room_fill(from, f->look.written.v, f->look.written.n, loose, m);
 	if (!e)
 		e = push_layer(f, m);
 	if (e)
 		kage_mem_pages_destroy(m);
 	else
-		kage_runs_clear(&f->written);
+		kage_runs_clear(&f->look.written);
 	return e;
 }
 
@@ -346,11 +228,11 @@ static struct kage_err *fill_layer(struct kage_capture *c)
 {
 	struct follow *f = c->follow;
 
-	kage_runs_clear(&f->written);
-	TRY(kage_runs_add_all(&f->written, f->populated.v, f->populated.n));
+	kage_runs_clear(&f->look.written);
+	TRY(kage_runs_add_all(&f->look.written, f->look.populated.v, f->look.populated.n));
 	if (!f->next)
 		TRY(room_take(&f->room, &f->next));
-	TRY(kage_mem_pages_reserve(f->next, kage_runs_total(&f->written) * KAGE_PAGE_BYTES));
+	TRY(kage_mem_pages_reserve(f->next, kage_runs_total(&f->look.written) * KAGE_PAGE_BYTES));
 	TRY(copy_written(c, c->target, true));
 	f->filled = true;
 	return NULL;
@@ -376,8 +258,8 @@ static struct kage_err *fill_shadow(struct kage_capture *c, const struct page_ru
 	kage_runs_deinit(&piece);
 	if (e)
 		return e;
-	TRY(shadow_set_runs(f->shadow, f->populated.v, f->populated.n));
-	kage_runs_clear(&f->written);
+	TRY(shadow_set_runs(f->shadow, f->look.populated.v, f->look.populated.n));
+	kage_runs_clear(&f->look.written);
 	f->filled = true;
 	return NULL;
 }
@@ -389,7 +271,7 @@ static struct kage_err *fill(struct kage_capture *c)
 
 	f->committed = false;
 	drop_layers(f);
-	return f->once ? fill_layer(c) : fill_shadow(c, &f->populated);
+	return f->once ? fill_layer(c) : fill_shadow(c, &f->look.populated);
 }
 
 /* --- beside the running target ---------------------------------------------------------------- */
@@ -460,13 +342,13 @@ static struct kage_err *run_soft_round(struct kage_capture *c)
 	struct follow *f = c->follow;
 	bool cleared;
 
-	TRY(kage_softdirty_start(f->soft, c->target, !f->filled, &cleared));
+	TRY(kage_softdirty_start(f->look.soft, c->target, !f->filled, &cleared));
 	if (!cleared)
 		return reserve(c, f->expected);
 	TRY(look_around(c, &c->maps, false));
 	TRY(look_for_pins(c));
 	TRY(fill(c));
-	return reserve(c, f->pinned ? kage_runs_total(&f->populated) : RESERVE_PAGES);
+	return reserve(c, f->pinned ? kage_runs_total(&f->look.populated) : RESERVE_PAGES);
 }
 
 /* Rounds go on while they help. Each costs both sides something: a page that was written faults once more, and for
@@ -477,20 +359,20 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 	struct follow *f = c->follow;
 	uint64_t now = f->expected;
 
-	if (f->soft)
+	if (f->look.soft)
 		return run_soft_round(c);
-	if (!f->tracker || (f->filled && f->committed && f->expected <= FEW_PAGES))
+	if (!f->look.tracker || (f->filled && f->committed && f->expected <= FEW_PAGES))
 		return reserve(c, f->expected);
 	for (int round = 0; round < MAX_ROUNDS; round++) {
 		uint64_t begin = kage_clock_mono_ns(), next;
 
 		TRY(look_around(c, &c->maps, true));
 		TRY(look_for_pins(c));
-		now = kage_runs_total(&f->written);
+		now = kage_runs_total(&f->look.written);
 		if (!f->filled)
 			TRY(fill(c));
 		else if (!f->committed && !f->once && !f->n_layers)
-			TRY(fill_shadow(c, &f->written));
+			TRY(fill_shadow(c, &f->look.written));
 		else
 			TRY(copy_written(c, c->target, true));
 		next = predict(f, begin, now);
@@ -498,7 +380,7 @@ static struct kage_err *run_rounds(struct kage_capture *c)
 			break;
 		f->looked_ns = begin;
 	}
-	now = f->pinned ? kage_runs_total(&f->populated) : now;
+	now = f->pinned ? kage_runs_total(&f->look.populated) : now;
 	return reserve(c, now < RESERVE_PAGES ? now : RESERVE_PAGES);
 }
 
@@ -536,7 +418,7 @@ static bool cannot_be_had(const struct kage_err *e)
 /* What is below a tracker, which could not be made because of E (taken). */
 static struct kage_err *make_next_best(struct kage_capture *c, struct kage_err *e)
 {
-	struct kage_err *also = kage_softdirty_create(c->target, &c->follow->soft);
+	struct kage_err *also = kage_softdirty_create(c->target, &c->follow->look.soft);
 
 	if (also && !cannot_be_had(also)) {
 		err_drop(e);
@@ -559,7 +441,7 @@ static struct kage_err *make_tracker_if_possible(struct kage_capture *c)
 	}
 	if (is_forced("softdirty"))
 		return make_next_best(c, NULL);
-	e = tracking_begin(c, &c->follow->tracker);
+	e = tracking_begin(c, &c->follow->look.tracker);
 	return cannot_be_had(e) ? make_next_best(c, e) : e;
 }
 
@@ -570,11 +452,11 @@ static struct kage_err *give_way(struct kage_capture *c)
 
 	if (f->untracked)
 		return NULL;
-	if (!f->tracker && !f->soft)
+	if (!f->look.tracker && !f->look.soft)
 		TRY(kage_pins_find_uffd(c->target, &f->gives_way));
 	if (!f->gives_way)
 		return NULL;
-	stop_tracking(f);
+	look_untrack(&f->look);
 	do_without(c, "it has a userfaultfd itself");
 	return NULL;
 }
@@ -607,15 +489,15 @@ struct kage_err *follow_look(struct kage_capture *c)
 	}
 	/* Once more if the process has become another program (execve(2)). */
 	do {
-		if (f->tracker && kage_tracker_is_dead(f->tracker))
+		if (f->look.tracker && kage_tracker_is_dead(f->look.tracker))
 			start_over(f);
 		TRY(give_way(c));
-		if (!f->tracker && !f->soft && !f->untracked)
+		if (!f->look.tracker && !f->look.soft && !f->untracked)
 			TRY(make_tracker_if_possible(c));
 		if (!c->maps.n)
 			TRY(read_maps(c));
 		TRY(run_rounds(c));
-	} while (f->tracker && kage_tracker_is_dead(f->tracker) && try_again(c));
+	} while (f->look.tracker && kage_tracker_is_dead(f->look.tracker) && try_again(c));
 	return kage_mem_pages_reserve(c->pages, (uint64_t)SPARE_PAGES * KAGE_PAGE_BYTES);
 }
 
@@ -633,10 +515,11 @@ static struct kage_err *add_unknown(struct follow *f)
 		e = kage_runs_add_all(&known, f->layers[i]->runs, f->layers[i]->n_runs);
 	kage_runs_sort(&known);
 	if (!e)
-		e = kage_runs_minus(f->populated.v, f->populated.n, known.v, known.n, &unknown);
+		e = kage_runs_minus(f->look.populated.v, f->look.populated.n, known.v, known.n,
+				    &unknown);
 	if (!e)
-		e = kage_runs_add_all(&f->written, unknown.v, unknown.n);
-	kage_runs_sort(&f->written);
+		e = kage_runs_add_all(&f->look.written, unknown.v, unknown.n);
+	kage_runs_sort(&f->look.written);
 	kage_runs_deinit(&known);
 	kage_runs_deinit(&unknown);
 	return e;
@@ -646,18 +529,18 @@ static struct kage_err *add_unknown(struct follow *f)
 static struct kage_err *drop_gone(struct follow *f)
 {
 	struct page_runs left = { 0 };
-	struct kage_err *e = kage_runs_common(&f->written, &f->populated, &left);
+	struct kage_err *e = kage_runs_common(&f->look.written, &f->look.populated, &left);
 
-	kage_runs_deinit(e ? &left : &f->written);
+	kage_runs_deinit(e ? &left : &f->look.written);
 	if (!e)
-		f->written = left;
+		f->look.written = left;
 	return e;
 }
 
 static struct kage_err *add_all(struct follow *f)
 {
-	TRY(kage_runs_add_all(&f->written, f->populated.v, f->populated.n));
-	kage_runs_sort(&f->written);
+	TRY(kage_runs_add_all(&f->look.written, f->look.populated.v, f->look.populated.n));
+	kage_runs_sort(&f->look.written);
 	return NULL;
 }
 
@@ -668,7 +551,7 @@ static struct kage_err *choose_written(struct follow *f)
 	TRY(add_unknown(f));
 	if (f->pinned)
 		TRY(add_all(f));
-	f->expected = kage_runs_total(&f->written);
+	f->expected = kage_runs_total(&f->look.written);
 	for (size_t i = 0; i < f->n_layers; i++)
 		f->expected += kage_pages_total(f->layers[i]);
 	return NULL;
@@ -676,7 +559,7 @@ static struct kage_err *choose_written(struct follow *f)
 
 static struct kage_err *note_guards(struct kage_capture *c)
 {
-	const struct page_runs *guards = &c->follow->guards;
+	const struct page_runs *guards = &c->follow->look.guards;
 
 	for (size_t i = 0; i < guards->n; i++) {
 		const struct page_run *r = &guards->v[i];
@@ -719,16 +602,12 @@ static struct kage_err *fork_off(struct kage_capture *c, struct kage_thread *thr
  * compared with the target it is copied in the stop. */
 static struct kage_err *note_rseq(struct kage_capture *c, const struct kage_thread *thread)
 {
-	_cleanup_fd_ int pagemap = openat(c->target->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
 	uint64_t page = page_floor(kage_thread_rseq(thread));
 	const struct kage_vma *v = kage_maps_find(&c->maps, page);
-	struct looking l = { .f = c->follow, .space = 1 };
 
 	if (!page || !v || !kage_memory_is_private(v) || !twinned_takes(v))
 		return NULL;
-	if (pagemap < 0)
-		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
-	return kage_pagemap_private(pagemap, page, page + KAGE_PAGE_BYTES, found_written, &l);
+	return look_at_page(&c->follow->look, c->target, page);
 }
 
 /* Makes a twin, and looks at what it has not. */
@@ -740,10 +619,7 @@ static struct kage_err *take_twin(struct kage_capture *c, struct kage_thread *th
 	if (!f->twin)
 		return NULL;
 	TRY(look_around(c, &c->maps, false));
-	TRY(note_rseq(c, thread));
-	kage_runs_sort(&f->populated);
-	kage_runs_sort(&f->written);
-	return NULL;
+	return note_rseq(c, thread);
 }
 
 /* Makes a twin if that is to be, and looks at what it has not. *RET_STILL false: a thread must stand that can make it. */
@@ -755,7 +631,7 @@ static struct kage_err *split_off(struct kage_capture *c, bool *ret_still)
 
 	/* Of an attempt before this one: nothing of it is known to be so still. */
 	drop_layers(f);
-	kage_runs_clear(&f->written);
+	kage_runs_clear(&f->look.written);
 	if (!f->twins_forced && twinned_is_small(c))
 		return NULL;
 	if (why) {
@@ -787,7 +663,7 @@ static struct kage_err *split_off_sparse(struct kage_capture *c)
 
 	if (f->pinned || has_older(f) || !thread || !twinned_is_sparse(c) || twinned_obstacle(c))
 		return NULL;
-	TRY(kage_softdirty_begin(f->soft, c->target));
+	TRY(kage_softdirty_begin(f->look.soft, c->target));
 	return take_twin(c, thread);
 }
 
@@ -796,20 +672,19 @@ static struct kage_err *put_off(struct kage_capture *c)
 {
 	struct follow *f = c->follow;
 	struct kage_thread *thread = kage_target_who_stands(c->target);
-	struct page_runs all = f->written;
+	struct page_runs all = f->look.written;
 	struct kage_err *e;
 
-	if (!f->soft || f->twin || f->pinned || has_older(f) || !thread ||
+	if (!f->look.soft || f->twin || f->pinned || has_older(f) || !thread ||
 	    !twinned_saves(c, kage_runs_total(&all)) || twinned_obstacle(c))
 		return NULL;
 	TRY(fork_off(c, thread));
 	if (!f->twin)
 		return NULL;
-	f->written = (struct page_runs){ 0 };
+	f->look.written = (struct page_runs){ 0 };
 	e = note_rseq(c, thread);
-	kage_runs_sort(&f->populated);
 	if (!e)
-		e = twinned_split(c, &all, &f->written, &f->later);
+		e = twinned_split(c, &all, &f->look.written, &f->later);
 	kage_runs_deinit(&all);
 	return e;
 }
@@ -817,8 +692,8 @@ static struct kage_err *put_off(struct kage_capture *c)
 /* What an attempt before this one has put off, and nobody has read. */
 static void forget_twin(struct follow *f)
 {
-	if (f->soft && f->twin)
-		kage_softdirty_distrust(f->soft);
+	if (f->look.soft && f->twin)
+		kage_softdirty_distrust(f->look.soft);
 	kage_twin_end(f->twin);
 	f->twin = NULL;
 	kage_runs_clear(&f->later);
@@ -826,11 +701,12 @@ static void forget_twin(struct follow *f)
 
 static Kage__Source__Tracking how_known(const struct follow *f)
 {
-	if (f->twin && !f->soft)
+	if (f->twin && !f->look.soft)
 		return KAGE__SOURCE__TRACKING__TWIN;
 	if (f->pinned || f->untracked)
 		return KAGE__SOURCE__TRACKING__COPY;
-	return f->soft ? KAGE__SOURCE__TRACKING__SOFT_DIRTY : KAGE__SOURCE__TRACKING__WRITE_PROTECT;
+	return f->look.soft ? KAGE__SOURCE__TRACKING__SOFT_DIRTY
+			    : KAGE__SOURCE__TRACKING__WRITE_PROTECT;
 }
 
 struct kage_err *follow_copy(struct kage_capture *c, bool *ret_still)
@@ -840,7 +716,7 @@ struct kage_err *follow_copy(struct kage_capture *c, bool *ret_still)
 	forget_twin(f);
 	if (f->untracked && f->twins)
 		TRY(split_off(c, ret_still));
-	if (f->soft)
+	if (f->look.soft)
 		TRY(split_off_sparse(c));
 	if (!*ret_still)
 		return NULL;
@@ -855,8 +731,8 @@ struct kage_err *follow_copy(struct kage_capture *c, bool *ret_still)
 	/* What is under way in this instant may arrive after it. */
 	f->pinned = kage_pins_seen(c);
 	f->gives_way |= kage_pins_uffd_seen(c);
-	if (f->soft)
-		TRY(kage_softdirty_clear(f->soft, c->target, ret_still));
+	if (f->look.soft)
+		TRY(kage_softdirty_clear(f->look.soft, c->target, ret_still));
 	return note_guards(c);
 }
 
@@ -871,19 +747,19 @@ static struct kage_err *choose_in_twin(struct kage_capture *c)
 	struct kage_err *e;
 
 	if (f->later.n) {
-		f->written = f->later;
+		f->look.written = f->later;
 		f->later = (struct page_runs){ 0 };
 		return NULL;
 	}
-	TRY(look_in(c, f->twin->process, &c->maps, false));
+	TRY(look_in(&f->look, f->twin->process, &c->maps, twinned_takes, false));
 	TRY(add_unknown(f));
 	TRY(note_guards(c));
 	if (f->n_layers == f->n_before)
 		return NULL;
 	here = f->layers[f->n_before];
-	all = f->written;
-	f->written = (struct page_runs){ 0 };
-	e = kage_runs_minus(all.v, all.n, here->runs, here->n_runs, &f->written);
+	all = f->look.written;
+	f->look.written = (struct page_runs){ 0 };
+	e = kage_runs_minus(all.v, all.n, here->runs, here->n_runs, &f->look.written);
 	kage_runs_deinit(&all);
 	return e;
 }
@@ -896,12 +772,12 @@ static struct kage_err *compare_twin(struct kage_capture *c)
 	struct kage_err *e;
 
 	TRY(room_take(&f->room, &m));
-	e = twinned_compare(c, f->twin, &f->written, f->shadow, m);
+	e = twinned_compare(c, f->twin, &f->look.written, f->shadow, m);
 	if (!e)
 		e = push_layer(f, m);
 	if (e)
 		kage_mem_pages_destroy(m);
-	kage_runs_clear(&f->written);
+	kage_runs_clear(&f->look.written);
 	return e;
 }
 
@@ -918,7 +794,7 @@ static struct kage_err *drain(struct kage_capture *c)
 	else if (f->committed)
 		TRY(compare_twin(c));
 	else
-		TRY(fill_shadow(c, &f->written));
+		TRY(fill_shadow(c, &f->look.written));
 	TRY(kage_twin_check(f->twin));
 	kage_twin_end(f->twin);
 	f->twin = NULL;
@@ -964,7 +840,7 @@ struct kage_err *follow_finish(struct kage_capture *c)
 	kage_pages_destroy(f->others);
 	f->others = kage_mem_pages_finish(take_ptr(c->pages));
 	kage_runs_clear(&f->image);
-	TRY(kage_runs_add_all(&f->image, f->populated.v, f->populated.n));
+	TRY(kage_runs_add_all(&f->image, f->look.populated.v, f->look.populated.n));
 	TRY(kage_runs_add_all(&f->image, f->others->runs, f->others->n_runs));
 	kage_runs_sort(&f->image);
 	TRY(find_changes(f));

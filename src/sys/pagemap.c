@@ -25,14 +25,20 @@ struct finder {
 	void *user;
 };
 
+static enum kage_page_state state_of(uint64_t categories)
+{
+	if (categories & KPAGE_IS_GUARD)
+		return KAGE_PAGE_GUARD;
+	if (categories & KPAGE_IS_SWAPPED)
+		return KAGE_PAGE_UNSURE;
+	return categories & KPAGE_IS_WRITTEN ? KAGE_PAGE_WRITTEN : KAGE_PAGE_SAME;
+}
+
 static struct kage_err *tell(const struct finder *f, const struct kpage_region *r)
 {
 	if (f->fn)
 		return f->fn(f->user, r->start, r->end);
-	return f->changes(f->user, r->start, r->end,
-			  r->categories & KPAGE_IS_SWAPPED   ? KAGE_PAGE_UNSURE
-			  : r->categories & KPAGE_IS_WRITTEN ? KAGE_PAGE_WRITTEN
-							     : KAGE_PAGE_SAME);
+	return f->changes(f->user, r->start, r->end, state_of(r->categories));
 }
 
 /* Runs the scan that ARG describes over its range. ENOTTY or EINVAL in *ret_errno where the kernel
@@ -357,15 +363,6 @@ struct kage_err *kage_pagemap_changes(int pagemap_fd, uint64_t start, uint64_t e
 	if (num == 0 || num == EPERM || num == ENOTTY || num == EINVAL)
 		return NULL;
 	return kage_err_sys(num, "scan the page map");
-}
-
-static enum kage_page_state state_of(uint64_t categories)
-{
-	if (categories & KPAGE_IS_GUARD)
-		return KAGE_PAGE_GUARD;
-	if (categories & KPAGE_IS_SWAPPED)
-		return KAGE_PAGE_UNSURE;
-	return categories & KPAGE_IS_WRITTEN ? KAGE_PAGE_WRITTEN : KAGE_PAGE_SAME;
 }
 
 struct kage_err *kage_pagemap_survey(int pagemap_fd, uint64_t start, uint64_t end,

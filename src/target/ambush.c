@@ -7,11 +7,8 @@
  */
 #include "target/ambush.h"
 
-#include <errno.h>
-#include <stdlib.h>
 #include <sys/ptrace.h>
 
-#include "base/cleanup.h"
 #include "base/file.h"
 #include "sys/taskread.h"
 #include "target/asleep.h"

@@ -13,7 +13,11 @@
 #include "target/sender.h"
 
 /* task_struct.__state (include/linux/sched.h); above these bits it only says how it may be frozen. */
-enum { STATE_MASK = 0xff, STATE_INTERRUPTIBLE = 1 };
+enum {
+	STATE_MASK = 0xff,
+	STATE_INTERRUPTIBLE = 1,
+	STATES_OTHER = STATE_MASK & ~STATE_INTERRUPTIBLE
+};
 
 /* What stays behind from stop signals, and from any signal that a tracer saw; it means nothing while the
  * thread sleeps (kernel/signal.c, ptrace_signal()). */
@@ -38,6 +42,12 @@ static bool sleeps_in_known_call(const struct kage_taskthread *seen)
 	default:
 		return false;
 	}
+}
+
+bool kage_asleep_may_run(const struct kage_taskthread *seen)
+{
+	return !seen->asleep &&
+	       !((seen->task.pulse.state | seen->end.state) & (uint64_t)STATES_OTHER);
 }
 
 bool kage_asleep_felt_call(const struct kage_taskthread *seen)

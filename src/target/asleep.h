@@ -19,6 +19,9 @@ struct kage_err *kage_asleep_look(struct kage_target *t) _must_check_;
 /** Drops t->info and what points into it. */
 void kage_asleep_forget(struct kage_target *t);
 
+/** Whether the thread, as SEEN, runs, or is about to fall asleep or to wake. */
+bool kage_asleep_may_run(const struct kage_taskthread *seen);
+
 /** Whether the latest system call of the thread, as SEEN, is one that would feel a stop. */
 bool kage_asleep_felt_call(const struct kage_taskthread *seen);
 

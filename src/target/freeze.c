@@ -66,7 +66,6 @@ enum {
 	ENDING_MS = 200,
 	EVENT_NS = 500 * 1000, /* so long a thread is awaited before it is looked where it is now */
 	MAX_EVENTS = 8,        /* and so often */
-	STATES_NOT_OF_SLEEP = 0xfe, /* stopped, dead, … (include/linux/sched.h) */
 };
 
 /* Whether the process is on its way out: then it ends in a moment. */
@@ -113,9 +112,7 @@ static bool is_awaited(struct kage_target *t, struct kage_thread *thread)
 {
 	const struct kage_taskthread *seen = thread->seen;
 
-	if (!seen || seen->asleep ||
-	    (seen->task.pulse.state | seen->end.state) & STATES_NOT_OF_SLEEP || !seen->regs.ip ||
-	    thread->n_events == MAX_EVENTS)
+	if (!seen || !kage_asleep_may_run(seen) || !seen->regs.ip || thread->n_events == MAX_EVENTS)
 		return false;
 	thread->n_events++;
 	return kage_sender_in_program(t, thread, seen);

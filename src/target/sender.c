@@ -14,20 +14,20 @@
 #include "base/file.h"
 #include "sys/taskread.h"
 
-enum { LOOK_EVERY_NS = 20 * 1000, SIGNALS = ARRAY_SIZE(((struct kage_sender *)0)->programs) };
+enum { LOOK_EVERY_NS = 20 * 1000 };
 
-static const int signals[SIGNALS] = { SIGURG, SIGWINCH, SIGCHLD }; /* ignored by default */
+static const int signals[SENDER_SIGNALS] = { SIGURG, SIGWINCH, SIGCHLD }; /* ignored by default */
 
 void kage_sender_init(struct kage_sender *s)
 {
-	for (int i = 0; i < SIGNALS; i++)
+	for (int i = 0; i < SENDER_SIGNALS; i++)
 		s->programs[i] = -1;
 	s->own_event = -1;
 }
 
 void kage_sender_deinit(struct kage_sender *s)
 {
-	for (int i = 0; i < SIGNALS; i++)
+	for (int i = 0; i < SENDER_SIGNALS; i++)
 		close_fd(s->programs[i]);
 	close_fd(s->own_event);
 }
@@ -60,7 +60,7 @@ static int program_for(struct kage_target *t, const struct kage_taskinfo *info,
 
 	if (!info->has_actions)
 		return -1;
-	for (int i = 0; i < SIGNALS; i++) {
+	for (int i = 0; i < SENDER_SIGNALS; i++) {
 		uint64_t handler = info->actions[signals[i] - 1].handler.v;
 
 		if (handler != (uint64_t)(uintptr_t)SIG_DFL || blocked >> (signals[i] - 1) & 1)

@@ -40,10 +40,12 @@ struct kage_thread {
 	struct kage_regs regs;              /* as of the freeze, general and extended */
 };
 
+enum { SENDER_SIGNALS = 3 };
+
 /* Programs that send a thread a signal, by the signal; target/sender.h. */
 struct kage_sender {
-	int programs[3]; /* -1: not loaded */
-	int own_event;   /* of the caller, does nothing; -1: not ready */
+	int programs[SENDER_SIGNALS]; /* -1: not loaded */
+	int own_event;                /* of the caller, does nothing; -1: not ready */
 };
 
 struct kage_target {

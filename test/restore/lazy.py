@@ -206,16 +206,20 @@ def no_image_of_it():
             right(box, life)
 
 
+def damage(box, image, places):
+    name, number = image.split("@")
+    pack = os.path.join(box.store, name, f"{int(number):010}.kage")
+    with open(pack, "r+b") as f:
+        for at in places(os.path.getsize(pack)):
+            f.seek(at)
+            f.write(os.urandom(4096))
+
+
 def damaged():
     """A page that cannot be read ends the program, with a line that says why."""
     with Sandbox("lazy", durable=False) as box:
         image = image_of(box, "check", 64)
-        name, number = image.split("@")
-        pack = os.path.join(box.store, name, f"{int(number):010}.kage")
-        size = os.path.getsize(pack)
-        with open(pack, "r+b") as f:
-            f.seek(size // 2)
-            f.write(os.urandom(4096))
+        damage(box, image, lambda size: [size // 2])
         go(box)
         life = box.restore(image, "--lazy")
         status = life.wait()
@@ -228,13 +232,7 @@ def damaged_at_first():
     """A page that restoring itself waits for."""
     with Sandbox("lazy", durable=False) as box:
         image = image_of(box, "ends", 256)
-        name, number = image.split("@")
-        pack = os.path.join(box.store, name, f"{int(number):010}.kage")
-        size = os.path.getsize(pack)
-        with open(pack, "r+b") as f:
-            for at in range(size // 2, size - (1 << 20), 1 << 16):
-                f.seek(at)
-                f.write(os.urandom(4096))
+        damage(box, image, lambda size: range(size // 2, size - (1 << 20), 1 << 16))
         done = box.kage("restore", "--lazy", image, check=False)
         if done.returncode == 0 or "memory is lost" not in done.stderr:
             raise Failed(f"status {done.returncode}, {done.stderr}")

@@ -11,11 +11,11 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "sys/iter.h"
 #include "sys/taskread.h"
 #include "target/target.h"
 
@@ -63,6 +63,7 @@ static void begin(void (*prepare)(void))
 	pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (prepare)
 			prepare();
 		for (;;)
