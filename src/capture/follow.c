@@ -507,21 +507,23 @@ struct kage_err *follow_look(struct kage_capture *c)
  * never be left out. */
 static struct kage_err *add_unknown(struct follow *f)
 {
-	struct page_runs known = { 0 }, unknown = { 0 };
-	const struct kage_pages *shadow = shadow_pages(f->shadow);
-	struct kage_err *e = kage_runs_add_all(&known, shadow->runs, shadow->n_runs);
+	const struct kage_pages *known = shadow_pages(f->shadow);
+	struct page_runs left = { 0 };
+	struct kage_err *e = kage_runs_minus(f->look.populated.v, f->look.populated.n, known->runs,
+					     known->n_runs, &left);
 
-	for (size_t i = 0; i < f->n_layers && !e; i++)
-		e = kage_runs_add_all(&known, f->layers[i]->runs, f->layers[i]->n_runs);
-	kage_runs_sort(&known);
+	for (size_t i = 0; i < f->n_layers && left.n && !e; i++) {
+		struct page_runs before = left;
+
+		left = (struct page_runs){ 0 };
+		known = f->layers[i];
+		e = kage_runs_minus(before.v, before.n, known->runs, known->n_runs, &left);
+		kage_runs_deinit(&before);
+	}
 	if (!e)
-		e = kage_runs_minus(f->look.populated.v, f->look.populated.n, known.v, known.n,
-				    &unknown);
-	if (!e)
-		e = kage_runs_add_all(&f->look.written, unknown.v, unknown.n);
+		e = kage_runs_add_all(&f->look.written, left.v, left.n);
 	kage_runs_sort(&f->look.written);
-	kage_runs_deinit(&known);
-	kage_runs_deinit(&unknown);
+	kage_runs_deinit(&left);
 	return e;
 }
 

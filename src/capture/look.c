@@ -78,7 +78,13 @@ static struct kage_err *look_untracked(struct look *l, const struct kage_vma *v,
  * nobody has written them. */
 static bool can_be_tracked(const struct kage_vma *v)
 {
-	return kage_memory_is_private(v) && !kage_vma_has(v, VMFLAG('h', 't'));
+	return !kage_vma_has(v, VMFLAG('h', 't'));
+}
+
+/* Most mappings of a library have none of the process's own, but thousands of the file's, which a look would pass by. */
+static bool has_pages(const struct kage_vma *v)
+{
+	return !v->untouched && kage_memory_is_private(v);
 }
 
 /* Looks at mapping *I of MAPS and, if they can be looked at together, at those behind it; *I is the last of these then. */
@@ -94,7 +100,8 @@ static struct kage_err *look_at(struct look *l, const struct kage_maps *maps, si
 		return look_untracked(l, v, pagemap);
 	if (!can_be_tracked(v))
 		return kage_pagemap_private(pagemap, v->start, v->end, found_written, l);
-	while (*i + 1 < maps->n && can_be_tracked(&maps->vmas[*i + 1])) {
+	while (*i + 1 < maps->n && has_pages(&maps->vmas[*i + 1]) &&
+	       can_be_tracked(&maps->vmas[*i + 1])) {
 		++*i;
 		n++;
 	}
@@ -119,7 +126,7 @@ struct kage_err *look_in(struct look *l, struct kage_target *of, const struct ka
 	for (size_t i = 0; i < maps->n && !e; i++) {
 		const struct kage_vma *v = &maps->vmas[i];
 
-		if (kage_memory_is_private(v) && (!which || which(v)))
+		if (has_pages(v) && (!which || which(v)))
 			e = look_at(l, maps, &i, pagemap, sliced);
 	}
 	if (!e)

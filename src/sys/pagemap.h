@@ -58,7 +58,7 @@ struct kage_page_region {
 /** The same for several mappings in one call, protecting nothing: from START to END all that is mapped must be
  *  registered. At most MAX of them, ascending; *RET_KNOWN is false when there are more, or it cannot be told. Cheap only
  *  where few pages are in memory. */
-struct kage_err *kage_pagemap_survey(int pagemap_fd, uint64_t start, uint64_t end,
+struct kage_err *kage_pagemap_survey(int pagemap_fd, uint64_t start, uint64_t end, bool file,
 				     struct kage_page_region *regions, size_t max, size_t *ret_n,
 				     bool *ret_known) _must_check_;
 

@@ -20,38 +20,13 @@ struct kage_vmaread {
  * been the same since long before iterators; whether they are is looked at in our own map. Bits above
  * differ between kernels and machines. */
 static const uint16_t names[32] = {
-	VMFLAG('r', 'd'),
-	VMFLAG('w', 'r'),
-	VMFLAG('e', 'x'),
-	VMFLAG('s', 'h'),
-	VMFLAG('m', 'r'),
-	VMFLAG('m', 'w'),
-	VMFLAG('m', 'e'),
-	VMFLAG('m', 's'),
-	VMFLAG('g', 'd'),
-	VMFLAG('u', 'm'),
-	VMFLAG('p', 'f'),
-	0,
-	VMFLAG('u', 'w'),
-	VMFLAG('l', 'o'),
-	VMFLAG('i', 'o'),
-	VMFLAG('s', 'r'),
-	VMFLAG('r', 'r'),
-	VMFLAG('d', 'c'),
-	VMFLAG('d', 'e'),
-	VMFLAG('l', 'f'),
-	VMFLAG('a', 'c'),
-	VMFLAG('n', 'r'),
-	VMFLAG('h', 't'),
-	VMFLAG('s', 'f'),
-	0,
-	VMFLAG('w', 'f'),
-	VMFLAG('d', 'd'),
-	VMFLAG('s', 'd'),
-	VMFLAG('m', 'm'),
-	VMFLAG('h', 'g'),
-	VMFLAG('n', 'h'),
-	VMFLAG('m', 'g'),
+	VMFLAG('r', 'd'), VMFLAG('w', 'r'), VMFLAG('e', 'x'), VMFLAG('s', 'h'), VMFLAG('m', 'r'),
+	VMFLAG('m', 'w'), VMFLAG('m', 'e'), VMFLAG('m', 's'), VMFLAG('g', 'd'), VMFLAG('u', 'm'),
+	VMFLAG('p', 'f'), VMFLAG('g', 'u'), VMFLAG('u', 'w'), VMFLAG('l', 'o'), VMFLAG('i', 'o'),
+	VMFLAG('s', 'r'), VMFLAG('r', 'r'), VMFLAG('d', 'c'), VMFLAG('d', 'e'), VMFLAG('l', 'f'),
+	VMFLAG('a', 'c'), VMFLAG('n', 'r'), VMFLAG('h', 't'), VMFLAG('s', 'f'), 0,
+	VMFLAG('w', 'f'), VMFLAG('d', 'd'), VMFLAG('s', 'd'), VMFLAG('m', 'm'), VMFLAG('h', 'g'),
+	VMFLAG('n', 'h'), VMFLAG('m', 'g'),
 };
 
 struct kage_err *kage_vmaread_flags(struct arena *a, uint64_t bits, const uint16_t **ret_flags,
@@ -100,6 +75,7 @@ static struct kage_err *add_flags(struct kage_maps *m, struct kage_vma *v,
 		return NULL;
 	TRY(kage_vmaread_flags(&m->arena, r->flags, &v->flags, &v->n_flags));
 	*ret_all = v->flags && !kage_vma_has(v, VMFLAG('h', 't'));
+	v->untouched = *ret_all && !v->shared && r->untouched && !kage_vma_has(v, VMFLAG('g', 'u'));
 	return NULL;
 }
 

@@ -22,7 +22,7 @@ static const uint64_t slice_bytes = 64ull << 20;
 
 /* Mappings up to these sizes are looked at many at once. A survey asks more of each page, so not large ones; and what stands
  * in its regions is in memory at once. */
-enum { SMALL_BYTES = 1 << 20, SMALL_FILE_BYTES = 32 << 20, SURVEY_BYTES = 64 << 20, REGIONS = 256 };
+enum { SMALL_BYTES = 8 << 20, SMALL_FILE_BYTES = 32 << 20, SURVEY_BYTES = 64 << 20, REGIONS = 256 };
 
 struct range {
 	uint64_t start, end;
@@ -400,11 +400,13 @@ struct kage_err *kage_tracker_look(struct kage_tracker *tracker, int pagemap_fd,
 		uint64_t bytes = 0;
 		bool known = false;
 
-		for (k = i; k < n && bytes < SURVEY_BYTES && is_small(tracker, &v[k]); k++)
+		for (k = i; k < n && bytes < SURVEY_BYTES && is_small(tracker, &v[k]) &&
+			    !v[k].ino == !v[i].ino;
+		     k++)
 			bytes += v[k].end - v[k].start;
-		if (k > i + 1)
-			TRY(kage_pagemap_survey(pagemap_fd, v[i].start, v[k - 1].end, s.regions,
-						REGIONS, &s.n, &known));
+		if (k > i)
+			TRY(kage_pagemap_survey(pagemap_fd, v[i].start, v[k - 1].end, v[i].ino != 0,
+						s.regions, REGIONS, &s.n, &known));
 		if (known)
 			TRY(tell_survey(&s, tracker, pagemap_fd, &v[i], k - i, sliced, fn, user));
 		for (k += k == i; !known && i < k; i++)

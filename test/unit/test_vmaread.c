@@ -20,7 +20,7 @@
 #include "sys/iter.h"
 #include "sys/vmaread.h"
 
-enum { SIZE = 64 * 4096 };
+enum { SIZE = 4 * 4096, GUARD_INSTALL = 102 /* MADV_GUARD_INSTALL */ };
 
 static void must(struct kage_err *e)
 {
@@ -112,6 +112,47 @@ static void test_same(void **state)
 	kage_maps_deinit(&b);
 }
 
+static void *read_only, *written, *guarded;
+
+/* Files, mapped privately: what has never been the process's own there is told apart. */
+static void map_files(void)
+{
+	int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	volatile char *p;
+
+	read_only = mmap(read_only, SIZE, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0);
+	p = read_only;
+	(void)*p;
+	written = mmap(written, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0);
+	p = written;
+	*p = 1;
+	guarded = mmap(guarded, SIZE, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0);
+	(void)madvise(guarded, 4096, GUARD_INSTALL);
+	close(fd);
+}
+
+static void test_untouched(void **state)
+{
+	char *room = mmap(NULL, 3 * SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	bool has_guards;
+	struct kage_maps a, b;
+
+	(void)state;
+	assert_ptr_not_equal(room, MAP_FAILED);
+	has_guards = madvise(room, 4096, GUARD_INSTALL) == 0;
+	read_only = room;
+	written = room + SIZE;
+	guarded = room + 2 * SIZE;
+	read_both(map_files, &a, &b);
+	assert_true(kage_maps_find(&a, (uintptr_t)read_only)->untouched || !reader);
+	assert_false(kage_maps_find(&a, (uintptr_t)written)->untouched);
+	assert_false(has_guards && kage_maps_find(&a, (uintptr_t)guarded)->untouched);
+	assert_false(kage_maps_find(&b, (uintptr_t)read_only)->untouched);
+	kage_maps_deinit(&a);
+	kage_maps_deinit(&b);
+	munmap(room, 3 * SIZE);
+}
+
 static void *huge;
 
 static void map_huge(void)
@@ -176,6 +217,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_same),
+		cmocka_unit_test(test_untouched),
 		cmocka_unit_test(test_huge),
 		cmocka_unit_test(test_bits),
 	};

@@ -23,8 +23,11 @@ struct bpf_iter_meta {
 	__u64 seq_num;
 };
 
+struct anon_vma;
+
 struct vm_area_struct {
 	unsigned long vm_start, vm_end, vm_flags;
+	struct anon_vma *anon_vma;
 } __attribute__((preserve_access_index));
 
 struct bpf_iter__task_vma {
@@ -44,6 +47,9 @@ int kage_vma(struct bpf_iter__task_vma *ctx)
 	r.start = vma->vm_start;
 	r.end = vma->vm_end;
 	r.flags = vma->vm_flags;
+	/* Without one there can be no anonymous page (mm/rmap.c), nor, until bit 11 of the flags tells of them, a guard
+	   (mm/madvise.c, madvise_guard_install()). */
+	r.untouched = !vma->anon_vma;
 	bpf_seq_write(ctx->meta->seq, &r, sizeof(r));
 	return 0;
 }

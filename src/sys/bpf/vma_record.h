@@ -9,7 +9,8 @@
 
 struct kage_vma_record {
 	__u64 start, end;
-	__u64 flags; /* VM_… of the kernel */
+	__u64 flags;     /* VM_… of the kernel */
+	__u64 untouched; /* 1: nothing in it has ever been the process's own */
 };
 
 #endif
