@@ -68,7 +68,7 @@ _kage_paths() {
 
 _kage_arguments() {
 	case $1 in
-	snap) _kage_pids ;;
+	snap | call) _kage_pids ;;
 	check) [[ $cur == [0-9]* ]] || _kage_images "$cur"; _kage_pids ;;
 	show | cat | diff | tag | try | restore | core | gdb | rm) _kage_images "$cur" ;;
 	log | fsck | du | bisect) _kage_histories ;;

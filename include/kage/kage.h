@@ -538,6 +538,59 @@ KAGE_API struct kage_err *kage_restore(struct kage_ctx *ctx, struct kage_image *
 /** Writes an ELF core file of IMAGE to FD, sparse. */
 KAGE_API struct kage_err *kage_core_write(struct kage_ctx *ctx, struct kage_image *image, int fd);
 
+/* --- system calls in other programs ------------------------------------------------------------ */
+
+/* A system call with its arguments, and when it was made its result. */
+struct kage_syscall;
+
+/** Reads WORDS: the name of a call (or its number) and its arguments, as kage-call(1) tells. KAGE_INVALID when that is not
+ *  what the call takes; KAGE_UNSUPPORTED for those that nobody can make from outside. */
+KAGE_API struct kage_err *kage_syscall_parse(const char *const *words, size_t n,
+					     struct kage_syscall **ret_call);
+KAGE_API void kage_syscall_free(struct kage_syscall *call);
+
+struct kage_syscall_options {
+	pid_t tid;           /* the thread that makes it; 0: any */
+	uint64_t timeout_ns; /* then it is given up: EINTR; 0: when the context is interrupted */
+};
+
+struct kage_syscall_result {
+	int64_t value;     /* -1 when it failed */
+	int error;         /* then, errno */
+	pid_t tid;         /* who made it */
+	bool gave_up;      /* it was interrupted by us */
+	bool ended;        /* the process or thread, by this call */
+	uint64_t pause_ns; /* that the whole program stood */
+};
+
+/** Makes CALL, once, in process PID, which goes on as if nothing had happened but the call. Threads of it stand for some
+ *  milliseconds at most, but for the one that makes a call that takes longer. That the call itself fails is a result, no
+ *  error. */
+KAGE_API struct kage_err *kage_syscall_make(struct kage_ctx *ctx, pid_t pid,
+					    const struct kage_syscall_options *options,
+					    struct kage_syscall *call);
+
+KAGE_API const char *kage_syscall_name(const struct kage_syscall *call);
+
+/** NULL as long as CALL was not made. */
+KAGE_API const struct kage_syscall_result *kage_syscall_result(const struct kage_syscall *call);
+
+/** "openat(AT_FDCWD, "notes.txt", O_RDONLY, 0) = 3", to be freed by the caller. */
+KAGE_API struct kage_err *kage_syscall_describe(const struct kage_syscall *call, char **ret_text);
+
+struct kage_syscall_argument {
+	char *name; /* NULL: not known */
+	char *text; /* as in kage_syscall_describe() */
+	const uint8_t *
+		bytes; /* that it points to, with what the call has left there; borrowed; NULL: none */
+	size_t size;
+};
+
+KAGE_API size_t kage_syscall_arguments(const struct kage_syscall *call);
+KAGE_API struct kage_err *kage_syscall_argument(const struct kage_syscall *call, size_t i,
+						struct kage_syscall_argument *ret_argument);
+KAGE_API void kage_syscall_argument_deinit(struct kage_syscall_argument *argument);
+
 #ifdef __cplusplus
 }
 #endif

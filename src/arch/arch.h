@@ -90,6 +90,14 @@ bool kage_arch_interrupt_call(const Kage__SyscallState *state, struct kage_regs 
  *  when there is nothing to change. */
 bool kage_arch_undo_eintr(struct kage_regs *regs);
 
+/** Changes REGS of a thread that was interrupted in a call so that the call has failed with EINTR, and is not made again.
+ *  False when it is over already. */
+bool kage_arch_end_call(struct kage_regs *regs);
+
+/** What calls of a thread itself have changed of its registers (arch_prctl(2)) goes from NOW, as it stands in the runner,
+ *  to REGS, with which it will go on. */
+void kage_arch_keep_bases(const struct kage_regs *now, struct kage_regs *regs);
+
 /** Of a call that is to be made again and has its timeout in a register: makes it LEFT_NS, if that is less.
  *  Nobody looks at the arguments of a call that he has made. */
 void kage_arch_shorten_wait(struct kage_regs *regs, uint64_t left_ns);

@@ -43,9 +43,14 @@ const char *kage_version(void)
 	return KAGE_VERSION_STRING;
 }
 
+bool kage_ctx_is_interrupted(const struct kage_ctx *ctx)
+{
+	return ctx && ctx->interrupt && *ctx->interrupt;
+}
+
 struct kage_err *kage_ctx_poll(const struct kage_ctx *ctx)
 {
-	if (ctx->interrupt && *ctx->interrupt)
+	if (kage_ctx_is_interrupted(ctx))
 		return kage_err_new(KAGE_INTERRUPTED, "interrupted");
 	return NULL;
 }

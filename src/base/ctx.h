@@ -18,6 +18,9 @@ struct kage_ctx {
 	void *notice_user;
 };
 
+/** Whether the caller's flag is raised; CTX may be NULL. */
+bool kage_ctx_is_interrupted(const struct kage_ctx *ctx);
+
 /** KAGE_INTERRUPTED once the caller's flag is raised. */
 struct kage_err *kage_ctx_poll(const struct kage_ctx *ctx) _must_check_;
 

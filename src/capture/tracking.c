@@ -15,7 +15,7 @@ static struct kage_err *inject(struct tracking *t)
 	struct kage_capture *c = t->c;
 	struct kage_thread *thread;
 	struct kage_err *e =
-		kage_target_stop_one(c->target, c->reader, c->stop_all, SPAN_NS, &thread);
+		kage_target_stop_one(c->target, c->reader, 0, c->stop_all, SPAN_NS, &thread);
 
 	if (!e)
 		e = kage_tracker_create(c->target, thread, &t->tracker);

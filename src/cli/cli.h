@@ -92,6 +92,7 @@ extern const struct cli_command cli_diff;
 extern const struct cli_command cli_restore;
 extern const struct cli_command cli_try;
 extern const struct cli_command cli_bisect;
+extern const struct cli_command cli_call;
 extern const struct cli_command cli_check;
 extern const struct cli_command cli_core;
 extern const struct cli_command cli_gdb;

@@ -23,6 +23,7 @@ const struct cli_command *const cli_commands[] = {
 	&cli_restore,
 	&cli_try,
 	&cli_bisect,
+	&cli_call,
 	&cli_check,
 	&cli_core,
 	&cli_gdb,

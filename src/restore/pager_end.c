@@ -113,7 +113,7 @@ static struct kage_err *close_there(const struct pager_job *job, struct kage_tar
 	struct kage_batch b;
 	struct kage_err *e;
 
-	TRY(kage_target_stop_one(t, reader, false, SPAN_NS, &thread));
+	TRY(kage_target_stop_one(t, reader, 0, false, SPAN_NS, &thread));
 	/* What runs meanwhile may have closed it, and opened something else. */
 	if (!has_it(job, t->pid))
 		return NULL;

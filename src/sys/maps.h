@@ -25,8 +25,8 @@ struct kage_vma {
 	uint32_t pkey;         /* smaps only */
 	size_t n_flags;        /* smaps only */
 	const uint16_t *flags; /* VMFLAG()s */
-	bool untouched;        /* private, and has no page of the process's own, nor a guard; iterator only */
-	bool swapped;          /* some pages are in swap; smaps only */
+	bool untouched; /* private, and has no page of the process's own, nor a guard; iterator only */
+	bool swapped; /* some pages are in swap; smaps only */
 };
 
 struct kage_maps {

@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "sys/kernel.h"
 #include "target/permits.h"
 
@@ -321,8 +322,66 @@ static struct kage_err *meet(struct kage_target *t, struct kage_thread *thread,
 	return b->meet(b->meet_user, t, before.result);
 }
 
+/* Ends the call in which THREAD is, if it can be ended, as a signal would that is handled. */
+static struct kage_err *give_up(struct kage_thread *thread)
+{
+	if (ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL) < 0)
+		return kage_err_sys(errno, "interrupt thread %d", thread->tid);
+	return NULL;
+}
+
+static struct kage_err *does_not_end(struct kage_target *t, struct kage_thread *thread)
+{
+	return kage_err_new(
+		KAGE_LIMIT,
+		"thread %d of process %d is in the kernel and cannot be made to give up its call; it goes "
+		"back to its program by itself when that is over",
+		thread->tid, t->pid);
+}
+
+/* Waits until THREAD stops, with the patience of B. */
+static struct kage_err *wait_patiently(struct kage_target *t, struct kage_thread *thread,
+				       struct kage_patience *p, struct kage_stop *ret_stop)
+{
+	uint64_t begin = kage_clock_mono_ns(), gave_up_ns = 0, waited;
+	bool changed;
+
+	for (;;) {
+		TRY(kage_target_poll(thread->tid, ret_stop, &changed));
+		if (changed)
+			return NULL;
+		waited = kage_clock_mono_ns() - begin;
+		if (gave_up_ns && waited - gave_up_ns > KAGE_STOP_TIMEOUT_MS * 1000000ull)
+			return does_not_end(t, thread);
+		if (!p->apart && waited > p->together_ns) {
+			kage_target_let_others_run(t, thread);
+			p->apart = true;
+		}
+		if (!p->gave_up && ((p->timeout_ns && waited > p->timeout_ns) ||
+				    kage_ctx_is_interrupted(t->ctx))) {
+			TRY(give_up(thread));
+			p->gave_up = true;
+			gave_up_ns = waited;
+		}
+		if (waited > KAGE_STOP_SPIN_NS)
+			kage_target_nap(t, p->apart ? KAGE_STOP_NAP_NS : KAGE_STOP_SPIN_NS);
+	}
+}
+
+/* A call that was given up has failed; the runner goes on behind it. */
+static struct kage_err *end_call(struct kage_thread *thread)
+{
+	_cleanup_free_ struct kage_regs *regs = calloc(1, sizeof(*regs));
+
+	if (!regs)
+		return kage_err_nomem();
+	TRY(kage_arch_get_regs(thread->tid, false, regs));
+	return kage_arch_end_call(regs) ? kage_arch_set_regs(thread->tid, false, regs) : NULL;
+}
+
 /* Lets THREAD run until it tells that the batch is done. */
-static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *thread)
+static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *thread,
+				     struct kage_patience *patience)
 {
 	struct kage_stop stop;
 	siginfo_t info;
@@ -331,7 +390,10 @@ static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *
 		thread->stopped = false;
 		if (ptrace(PTRACE_CONT, thread->tid, NULL, NULL) < 0)
 			return kage_err_sys(errno, "run a batch in thread %d", thread->tid);
-		TRY(kage_target_wait(t, thread->tid, run_timeout_ns, &stop));
+		if (patience)
+			TRY(wait_patiently(t, thread, patience, &stop));
+		else
+			TRY(kage_target_wait(t, thread->tid, run_timeout_ns, &stop));
 		if (stop.what == STOP_ENDED) {
 			thread->attached = false;
 			return kage_err_new(KAGE_GONE, "process %d ended in the middle of a batch",
@@ -340,6 +402,8 @@ static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *
 		thread->stopped = true;
 		if (stop.what == STOP_CLONE)
 			TRY(note_born(t, thread));
+		if (stop.what == STOP_EVENT && patience && patience->gave_up)
+			TRY(end_call(thread));
 		if (stop.what != STOP_SIGNAL)
 			continue;
 		if (stop.signal != t->site->event_signal)
@@ -357,10 +421,17 @@ struct kage_err *kage_batch_peek(struct kage_target *t, const struct kage_batch 
 	return kage_target_read(t, addr(t->site->area + lay_out(b).data + offset), to, size);
 }
 
-static struct kage_err *set_mask(struct kage_thread *thread, uint64_t mask)
+static struct kage_err *put_mask(const struct kage_thread *thread, uint64_t mask)
 {
 	if (ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(mask), &mask) < 0)
 		return kage_err_sys(errno, "set signal mask of thread %d", thread->tid);
+	return NULL;
+}
+
+struct kage_err *kage_thread_set_mask(struct kage_thread *thread, uint64_t mask)
+{
+	TRY(put_mask(thread, mask));
+	thread->sigmask = mask;
 	return NULL;
 }
 
@@ -370,6 +441,17 @@ static struct kage_err *first_of(struct kage_err *e, struct kage_err *later)
 		return later;
 	err_drop(later);
 	return e;
+}
+
+static struct kage_err *keep_bases(struct kage_thread *thread)
+{
+	_cleanup_free_ struct kage_regs *now = calloc(1, sizeof(*now));
+
+	if (!now)
+		return kage_err_nomem();
+	TRY(kage_arch_get_regs(thread->tid, false, now));
+	kage_arch_keep_bases(now, &thread->regs);
+	return NULL;
 }
 
 /*
@@ -390,15 +472,18 @@ static struct kage_err *run(struct kage_target *t, struct kage_thread *thread,
 	e = kage_arch_set_regs(thread->tid, false, regs);
 	free(regs);
 	if (!e)
-		e = set_mask(thread, ~event_bit);
+		e = put_mask(thread, ~event_bit);
 	if (!e && b->meet)
 		met = meet(t, thread, b, l);
 	if (!e)
-		e = signal ? run_to_event(t, thread) : step_to_last(t, thread);
+		e = signal ? run_to_event(t, thread, b->patience) : step_to_last(t, thread);
 	e = first_of(met, e);
 	if (!thread->attached)
 		return e;
-	e2 = set_mask(thread, thread->sigmask);
+	if (!thread->stopped)
+		return e;
+	e2 = b->patience ? keep_bases(thread) : NULL;
+	e2 = first_of(e2, put_mask(thread, thread->sigmask));
 	if (!e2)
 		e2 = kage_arch_set_regs(thread->tid, false, &thread->regs);
 	return first_of(e, e2);
@@ -452,6 +537,7 @@ struct kage_err *kage_batch_run(struct kage_target *t, struct kage_thread *threa
 				struct kage_batch *b)
 {
 	struct layout l = lay_out(b);
+	struct kage_err *e;
 
 	b->n_done = 0;
 	if (b->nomem)
@@ -464,7 +550,10 @@ struct kage_err *kage_batch_run(struct kage_target *t, struct kage_thread *threa
 	}
 	TRY(kage_site_enter(t, thread, l.total));
 	TRY(send_in(t, thread, b, &l));
-	TRY(run(t, thread, b, &l));
+	e = run(t, thread, b, &l);
+	if (b->patience && b->patience->apart && thread->stopped)
+		e = first_of(e, kage_target_hold_others(t));
+	TRY(e);
 	TRY(bring_back(t, b, &l));
 	return first_failure(t, b);
 }

@@ -40,6 +40,15 @@ struct kage_arg {
  *  the calls behind are made whatever becomes of us or of this. */
 typedef struct kage_err *kage_batch_meet_fn(void *user, struct kage_target *t, int64_t result);
 
+/* How long calls may take that block. Without it they are taken to be over soon, and all threads stand meanwhile. */
+struct kage_patience {
+	uint64_t together_ns; /* so long; then the others go on, until the calls are over */
+	uint64_t
+		timeout_ns; /* then, or when the context is interrupted, the call is given up; 0: never */
+	bool apart;         /* whether the others went on */
+	bool gave_up; /* whether it was: then it has failed with EINTR, unless it was over just then */
+};
+
 struct kage_batch {
 	struct arena arena;
 	struct kage_call *calls;
@@ -61,6 +70,7 @@ struct kage_batch {
 	size_t meet_at;           /* before this call … */
 	kage_batch_meet_fn *meet; /* … this is called, unless NULL, with the call before it made */
 	void *meet_user;
+	struct kage_patience *patience; /* borrowed; NULL: none is needed */
 };
 
 void kage_batch_init(struct kage_batch *b);

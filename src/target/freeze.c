@@ -453,19 +453,39 @@ static void begin(struct kage_target *t)
 	t->frozen = true;
 }
 
+static void let_one_run(struct kage_target *t, struct kage_thread *thread)
+{
+	if (!thread->stopped)
+		return;
+	release(t, thread);
+	thread->attached = thread->stopped = false;
+}
+
+static void count_pause(struct kage_target *t)
+{
+	t->paused_ns = kage_target_pause_ns(t);
+	t->stopped_at_ns = 0;
+}
+
 /* Before another attempt: who stands goes on meanwhile, what is known of the threads is kept. */
 static void let_run(struct kage_target *t)
 {
-	for (size_t i = 0; i < t->n_threads; i++) {
-		struct kage_thread *thread = t->threads[i];
+	for (size_t i = 0; i < t->n_threads; i++)
+		let_one_run(t, t->threads[i]);
+	count_pause(t);
+}
 
-		if (!thread->stopped)
-			continue;
-		release(t, thread);
-		thread->attached = thread->stopped = false;
-	}
-	t->paused_ns = kage_target_pause_ns(t);
-	t->stopped_at_ns = 0;
+void kage_target_let_others_run(struct kage_target *t, const struct kage_thread *thread)
+{
+	for (size_t i = 0; i < t->n_threads; i++)
+		if (t->threads[i] != thread)
+			let_one_run(t, t->threads[i]);
+	count_pause(t);
+}
+
+struct kage_err *kage_target_hold_others(struct kage_target *t)
+{
+	return freeze(t);
 }
 
 struct kage_err *kage_target_freeze(struct kage_target *t, const struct kage_freeze *how)
@@ -583,8 +603,16 @@ struct kage_thread *kage_target_who_stands(const struct kage_target *t)
 	return NULL;
 }
 
+static struct kage_thread *stands_itself(const struct kage_target *t, pid_t tid)
+{
+	for (size_t i = 0; i < t->n_own; i++)
+		if (t->threads[i]->tid == tid && t->threads[i]->stopped && !t->threads[i]->asleep)
+			return t->threads[i];
+	return NULL;
+}
+
 struct kage_err *kage_target_stop_one(struct kage_target *t, const struct kage_taskread *reader,
-				      bool stop_all, uint64_t span_ns,
+				      pid_t tid, bool stop_all, uint64_t span_ns,
 				      struct kage_thread **ret_thread)
 {
 	struct kage_freeze how = { .reader = reader, .span_ns = span_ns };
@@ -594,8 +622,10 @@ struct kage_err *kage_target_stop_one(struct kage_target *t, const struct kage_t
 		how.stop_all = !reader || stop_all || attempt == 2;
 		how.stop_resumed = attempt == 1;
 		TRY(kage_target_freeze(t, &how));
-		thread = kage_target_who_stands(t);
+		thread = tid ? stands_itself(t, tid) : kage_target_who_stands(t);
 	}
+	if (!thread && tid)
+		return kage_err_new(KAGE_NOTFOUND, "process %d has no thread %d", t->pid, tid);
 	if (!thread)
 		return kage_err_new(KAGE_GONE, "process %d has no thread", t->pid);
 	*ret_thread = thread;

@@ -286,7 +286,8 @@ void kage_site_leave(struct kage_target *t)
 {
 	if (!t->site || !t->site->live || !t->site->thread)
 		return;
-	if (t->site->thread->attached)
+	/* One that does not come back from a call goes the runner's own way when it does. */
+	if (t->site->thread->attached && t->site->thread->stopped)
 		err_drop(leave_live(t));
 	t->site->thread = NULL;
 	t->site->area = 0;

@@ -110,10 +110,16 @@ struct kage_thread *kage_target_who_stands(const struct kage_target *t);
 /** Freezes T so that a thread stands, to run a batch, which should not feel it: one that runs; else one that
  *  sleeps in a call which the kernel resumes (those are stopped at the second attempt); only where there is
  *  neither, any. *RET_THREAD is that one; registers are read. T is frozen also after an error, and wants
- *  to be thawed. STOP_ALL leaves none asleep from the beginning. */
+ *  to be thawed. STOP_ALL leaves none asleep from the beginning. TID: only that one will do; 0: any. */
 struct kage_err *kage_target_stop_one(struct kage_target *t, const struct kage_taskread *reader,
-				      bool stop_all, uint64_t span_ns,
+				      pid_t tid, bool stop_all, uint64_t span_ns,
 				      struct kage_thread **ret_thread) _must_check_;
+
+/** While THREAD of T, frozen, goes on with a batch that may take long: all others go on, too. */
+void kage_target_let_others_run(struct kage_target *t, const struct kage_thread *thread);
+
+/** Freezes those again. After an error THREAD stands still, and some of the others may. */
+struct kage_err *kage_target_hold_others(struct kage_target *t) _must_check_;
 
 /** For how long T, frozen, has had a thread that stood since it was first frozen. */
 uint64_t kage_target_pause_ns(const struct kage_target *t);
@@ -128,6 +134,9 @@ struct kage_err *kage_target_read_threads(struct kage_target *t) _must_check_;
 /** Where THREAD, which stands, has its struct rseq, whose numbers the kernel writes each time that it goes on after a
  *  break; 0: nowhere, or the kernel does not tell. */
 uint64_t kage_thread_rseq(const struct kage_thread *thread);
+
+/** Gives THREAD, which stands, the signal mask MASK, now and when it goes on. */
+struct kage_err *kage_thread_set_mask(struct kage_thread *thread, uint64_t mask) _must_check_;
 
 /** Lets every thread go on. With KILL the process is ended instead. */
 void kage_target_thaw(struct kage_target *t, bool kill);

@@ -66,41 +66,47 @@ def mappings(pid):
                   if "/" in line or "[" in line)
 
 
-def killat(box, k, pid):
-    done = subprocess.run([helper("fault/killat"), str(k), KAGE, "snap", "-n", "k", str(pid)],
+SNAP = ["snap", "-n", "k"]
+
+
+def killat(box, k, command):
+    done = subprocess.run([helper("fault/killat"), str(k), KAGE, *command],
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True, env=box.env, timeout=120, check=False)
     return done.stderr.strip().splitlines()[-1]
 
 
-def at_each_call(box, target, rng):
-    line = killat(box, 0, target.pid)
-    total = re.search(r"(\d+) calls, status 0", line)
+def at_each_call(box, target, rng, command, status=0):
+    """COMMAND is one of kage's that ends with STATUS."""
+    line = killat(box, 0, command)
+    total = re.search(rf"(\d+) calls, status {status}", line)
     if not total:
-        raise Failed(f"kage snap under killat: {line}")
+        raise Failed(f"kage {command} under killat: {line}")
     total = int(total.group(1))
     stride = 1 if SOAK else max(1, total // KILLS)
     first = 1 if SOAK else 1 + rng.randrange(stride)
     print(f"# {total} calls, every {stride} from {first} on")
     killed = 0
     for k in range(first, total + 1, stride):
-        line = killat(box, k, target.pid)
+        line = killat(box, k, command)
         killed += "killed" in line
         target.unharmed(f"k={k}: {line}")
     if killed < (total // stride) / 2:
         raise Failed(f"only {killed} kills")
 
 
-def at_random(box, target, rng):
+def at_random(box, target, rng, command, status=0):
     took = []
     for _ in range(5):
         begin = time.monotonic()
-        box.kage("snap", "-n", "k", target.pid)
+        done = box.kage(*command, check=False)
+        if done.returncode != status:
+            raise Failed(f"status {done.returncode}: {done.stderr}")
         took.append(time.monotonic() - begin)
     whole = sorted(took)[2]
     for i in range(INSTANTS):
         after = rng.uniform(0, whole * 1.1)
-        kage = box.start([KAGE, "snap", "-n", "k", str(target.pid)], log="kage.log")
+        kage = box.start([KAGE, *command], log="kage.log")
         time.sleep(after)
         kage.signal(signal.SIGKILL)
         kage.wait()
@@ -134,8 +140,9 @@ def main():
     with Sandbox(durable=False) as box:
         target = Target(box)
         before = mappings(target.pid)
-        tap.run("killed at its k-th system call", at_each_call, box, target, rng)
-        tap.run("killed at random instants", at_random, box, target, rng)
+        tap.run("killed at its k-th system call", at_each_call, box, target, rng,
+                [*SNAP, str(target.pid)])
+        tap.run("killed at random instants", at_random, box, target, rng, [*SNAP, str(target.pid)])
         tap.run("the next image works, and nothing is left", nothing_left, box, target, before)
         tap.run("the target finds nothing wrong", passes, box, target)
     tap.done()

@@ -58,10 +58,20 @@ static void kill_it(pid_t pid, pid_t tid, long k)
 	if (ptrace(PTRACE_GETREGS, tid, 0, &regs))
 		memset(&regs, 0xff, sizeof(regs));
 	kill(pid, SIGKILL);
-	while (waitpid(-1, &status, __WALL) > 0 || errno == EINTR)
-		;
+	while ((tid = waitpid(-1, &status, __WALL)) > 0 || errno == EINTR)
+		if (tid > 0 && WIFSTOPPED(status))
+			ptrace(PTRACE_DETACH, tid, 0, 0); /* a process that it has just started */
 	fprintf(stderr, "killat: killed at %ld in %lld\n", k, (long long)regs.orig_rax);
 	exit(0);
+}
+
+/* Whether TID is a thread of PID, and no process that it has started by clone(2). */
+static int is_thread(pid_t pid, pid_t tid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d", pid, tid);
+	return access(path, F_OK) == 0;
 }
 
 static void end(pid_t tid, pid_t pid, int status, long n)
@@ -97,6 +107,10 @@ int main(int argc, char **argv)
 
 		if (WIFEXITED(status) || WIFSIGNALED(status)) {
 			end(tid, pid, status, n);
+			continue;
+		}
+		if (!is_thread(pid, tid)) {
+			ptrace(PTRACE_DETACH, tid, 0, 0);
 			continue;
 		}
 		if (WSTOPSIG(status) == (SIGTRAP | 0x80)) {

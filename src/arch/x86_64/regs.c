@@ -93,6 +93,23 @@ bool kage_x86_settle(struct kage_regs *regs, bool same_thread)
 	return true;
 }
 
+bool kage_arch_end_call(struct kage_regs *regs)
+{
+	uint64_t number;
+
+	if (!kage_arch_in_syscall(regs, &number) || !kage_x86_settle(regs, true))
+		return false;
+	regs->gp.rip += KAGE_ARCH_SYSCALL_BYTES;
+	regs->gp.rax = (uint64_t)-EINTR;
+	return true;
+}
+
+void kage_arch_keep_bases(const struct kage_regs *now, struct kage_regs *regs)
+{
+	regs->gp.fs_base = now->gp.fs_base;
+	regs->gp.gs_base = now->gp.gs_base;
+}
+
 void kage_arch_settle_syscall(struct kage_regs *regs, Kage__SyscallState *state)
 {
 	uint64_t number, args[6] = { regs->gp.rdi, regs->gp.rsi, regs->gp.rdx,

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Constants of calls about events and time. */
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/time.h>
+#include <sys/timerfd.h>
+#include <sys/timex.h>
+#include <time.h>
+
+#include "calls/groups.h"
+
+/* clang-format off */
+static const struct calls_group groups[] = {
+	GROUP(adjtimex, 0,
+		C(ADJ_OFFSET_SS_READ), C(ADJ_OFFSET_SINGLESHOT), C(ADJ_OFFSET), C(ADJ_FREQUENCY),
+		C(ADJ_MAXERROR), C(ADJ_ESTERROR), C(ADJ_STATUS), C(ADJ_TIMECONST), C(ADJ_TAI),
+		C(ADJ_SETOFFSET), C(ADJ_MICRO), C(ADJ_NANO), C(ADJ_TICK)),
+	GROUP(clock, 0,
+		C(CLOCK_REALTIME), C(CLOCK_MONOTONIC), C(CLOCK_PROCESS_CPUTIME_ID),
+		C(CLOCK_THREAD_CPUTIME_ID), C(CLOCK_MONOTONIC_RAW), C(CLOCK_REALTIME_COARSE),
+		C(CLOCK_MONOTONIC_COARSE), C(CLOCK_BOOTTIME), C(CLOCK_REALTIME_ALARM),
+		C(CLOCK_BOOTTIME_ALARM), C(CLOCK_TAI)),
+	GROUP(epoll, 0,
+		C(EPOLL_CLOEXEC)),
+	GROUP(epoll_ctl, 0,
+		C(EPOLL_CTL_ADD), C(EPOLL_CTL_DEL), C(EPOLL_CTL_MOD)),
+	GROUP(epoll_events, 0,
+		C(EPOLLIN), C(EPOLLPRI), C(EPOLLOUT), C(EPOLLERR), C(EPOLLHUP), N(EPOLLNVAL, 0x20),
+		C(EPOLLRDNORM), C(EPOLLRDBAND), C(EPOLLWRNORM), C(EPOLLWRBAND), C(EPOLLMSG),
+		C(EPOLLRDHUP), C(EPOLLEXCLUSIVE), C(EPOLLWAKEUP), C(EPOLLONESHOT), C(EPOLLET)),
+	GROUP(eventfd, 0,
+		C(EFD_SEMAPHORE), C(EFD_CLOEXEC), C(EFD_NONBLOCK)),
+	GROUP(itimer, 0,
+		C(ITIMER_REAL), C(ITIMER_VIRTUAL), C(ITIMER_PROF)),
+	GROUP(poll, 0,
+		C(POLLIN), C(POLLPRI), C(POLLOUT), C(POLLERR), C(POLLHUP), C(POLLNVAL),
+		C(POLLRDNORM), C(POLLRDBAND), C(POLLWRNORM), C(POLLWRBAND), C(POLLMSG),
+		C(POLLREMOVE), C(POLLRDHUP)),
+	GROUP(signalfd, 0,
+		C(SFD_CLOEXEC), C(SFD_NONBLOCK)),
+	GROUP(time_state, 0,
+		C(TIME_OK), C(TIME_INS), C(TIME_DEL), C(TIME_OOP), C(TIME_WAIT), C(TIME_ERROR)),
+	GROUP(timer, 0,
+		C(TIMER_ABSTIME)),
+	GROUP(timerfd, 0,
+		C(TFD_CLOEXEC), C(TFD_NONBLOCK)),
+	GROUP(timerfd_settime, 0,
+		C(TFD_TIMER_ABSTIME), C(TFD_TIMER_CANCEL_ON_SET)),
+	GROUP(timex_status, 0,
+		C(STA_PLL), C(STA_PPSFREQ), C(STA_PPSTIME), C(STA_FLL), C(STA_INS), C(STA_DEL),
+		C(STA_UNSYNC), C(STA_FREQHOLD), C(STA_PPSSIGNAL), C(STA_PPSJITTER),
+		C(STA_PPSWANDER), C(STA_PPSERROR), C(STA_CLOCKERR), C(STA_NANO), C(STA_MODE),
+		C(STA_CLK)),
+};
+/* clang-format on */
+
+const struct calls_subject calls_events = { groups, ARRAY_SIZE(groups) };

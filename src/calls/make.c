@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Making a call in another process (target/call.h), and the public face of src/calls. */
+#include <ctype.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "base/cleanup.h"
+#include "base/ctx.h"
+#include "calls/request.h"
+#include "sys/iter.h"
+#include "sys/taskread.h"
+#include "target/call.h"
+
+enum { NUMBERS_END = 1024 };
+
+/* Those that mean something only where a program makes them itself. */
+static const struct {
+	long number;
+	const char *why;
+} refused[] = {
+	{ SYS_rt_sigreturn, "only the end of a signal handler can make it" },
+	{ SYS_restart_syscall, "only the kernel makes it" },
+	{ SYS_fork, "the new process would go on in the middle of it" },
+	{ SYS_vfork, "the new process would go on in the middle of it" },
+	{ SYS_clone, "the new process would go on in the middle of it" },
+	{ SYS_clone3, "the new process would go on in the middle of it" },
+	{ SYS_execve,
+	  "the new program could not be watched to its start; end this one and start that" },
+	{ SYS_execveat,
+	  "the new program could not be watched to its start; end this one and start that" },
+};
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+static struct kage_err *find_number(struct kage_syscall *s, const char *name)
+{
+	char *end;
+
+	if (isdigit((unsigned char)name[0])) {
+		s->number = strtoull(name, &end, 0);
+		if (*end)
+			return kage_err_new(KAGE_INVALID, "'%s' is no system call", name);
+		name = kage_arch_syscall_name(s->number) ? kage_arch_syscall_name(s->number) : name;
+	} else {
+		for (s->number = 0; s->number < NUMBERS_END; s->number++) {
+			const char *known = kage_arch_syscall_name(s->number);
+
+			if (known && strcmp(known, name) == 0)
+				break;
+		}
+		if (s->number == NUMBERS_END)
+			return kage_err_new(KAGE_INVALID,
+					    "no system call '%s' is known; write its number", name);
+	}
+	s->name = strdup(name);
+	return s->name ? NULL : kage_err_nomem();
+}
+
+static struct kage_err *permitted(const struct kage_syscall *s)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(refused); i++)
+		if (s->number == (uint64_t)refused[i].number)
+			return kage_err_new(KAGE_UNSUPPORTED, "%s cannot be made from outside: %s",
+					    s->name, refused[i].why);
+	return NULL;
+}
+
+static struct kage_err *parse(struct kage_syscall *s, const char *const *words, size_t n)
+{
+	TRY(find_number(s, words[0]));
+	TRY(permitted(s));
+	calls_form_of(s->name, &s->form);
+	if (n - 1 > CALL_ARGS)
+		return kage_err_new(KAGE_INVALID, "a system call has at most %d arguments",
+				    CALL_ARGS);
+	for (size_t i = 1; i < n; i++) {
+		s->words[i - 1] = strdup(words[i]);
+		if (!s->words[i - 1])
+			return kage_err_nomem();
+		TRY(calls_read_argument(s, words[i]));
+	}
+	TRY(calls_read_rest(s));
+	return s->batch.nomem ? kage_err_nomem() : NULL;
+}
+
+struct kage_err *kage_syscall_parse(const char *const *words, size_t n,
+				    struct kage_syscall **ret_call)
+{
+	struct kage_syscall *s;
+	struct kage_err *e;
+
+	if (!n)
+		return kage_err_new(KAGE_INVALID, "which system call?");
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return kage_err_nomem();
+	kage_batch_init(&s->batch);
+	e = parse(s, words, n);
+	if (e)
+		kage_syscall_free(s);
+	else
+		*ret_call = s;
+	return e;
+}
+
+void kage_syscall_free(struct kage_syscall *s)
+{
+	if (!s)
+		return;
+	for (size_t i = 0; i < CALL_ARGS; i++)
+		free(s->words[i]);
+	kage_batch_deinit(&s->batch);
+	free(s->name);
+	free(s);
+}
+
+const char *kage_syscall_name(const struct kage_syscall *s)
+{
+	return s->name;
+}
+
+const struct kage_syscall_result *kage_syscall_result(const struct kage_syscall *s)
+{
+	return s->made ? &s->result : NULL;
+}
+
+struct kage_err *kage_syscall_argument(const struct kage_syscall *s, size_t i,
+				       struct kage_syscall_argument *ret_argument)
+{
+	struct kage_syscall_argument a = { 0 };
+
+	if (i >= s->n)
+		return kage_err_new(KAGE_INVALID, "%s has %zu arguments", s->name, s->n);
+	if (i < s->form.n)
+		a.name = strndup(s->form.args[i].name, s->form.args[i].name_length);
+	TRY(calls_tell_argument(s, i, &a.text));
+	if (s->args[i].given == GIVEN_DATA) {
+		a.bytes = calls_data(s, i);
+		a.size = calls_bytes_behind(s, i);
+	}
+	*ret_argument = a;
+	return NULL;
+}
+
+void kage_syscall_argument_deinit(struct kage_syscall_argument *argument)
+{
+	free(argument->name);
+	free(argument->text);
+	*argument = (struct kage_syscall_argument){ 0 };
+}
+
+size_t kage_syscall_arguments(const struct kage_syscall *s)
+{
+	return s->n;
+}
+
+/* --- making ----------------------------------------------------------------------------------- */
+
+/* The mask of a thread is ours while it makes calls, so this one is done in its place. */
+static struct kage_err *read_mask(struct kage_target *t, const struct kage_syscall *s, size_t i,
+				  uint64_t *ret)
+{
+	if (s->args[i].given == GIVEN_DATA) {
+		memcpy(ret, calls_data(s, i), sizeof(*ret));
+		return NULL;
+	}
+	return kage_target_read(t, addr(s->args[i].value), ret, sizeof(*ret));
+}
+
+static bool is_null(const struct kage_syscall *s, size_t i)
+{
+	return s->args[i].given != GIVEN_DATA && !s->args[i].value;
+}
+
+static int change_mask(uint64_t how, uint64_t set, uint64_t *mask)
+{
+	const uint64_t never = 1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1);
+
+	if (how == SIG_BLOCK)
+		*mask |= set;
+	else if (how == SIG_UNBLOCK)
+		*mask &= ~set;
+	else if (how == SIG_SETMASK)
+		*mask = set;
+	else
+		return EINVAL;
+	*mask &= ~never;
+	return 0;
+}
+
+static struct kage_err *set_mask(void *user, struct kage_target *t, struct kage_thread *thread)
+{
+	struct kage_syscall *s = user;
+	uint64_t mask = thread->sigmask, set = 0;
+
+	s->result.error = s->args[3].value == sizeof(mask) ? 0 : EINVAL;
+	if (!s->result.error && !is_null(s, 1)) {
+		TRY(read_mask(t, s, 1, &set));
+		s->result.error = change_mask(s->args[0].value, set, &mask);
+	}
+	if (s->result.error)
+		return NULL;
+	if (s->args[2].given == GIVEN_DATA)
+		memcpy(s->batch.data + s->args[2].at, &thread->sigmask, sizeof(mask));
+	else if (!is_null(s, 2))
+		TRY(kage_target_write(t, addr(s->args[2].value), &thread->sigmask, sizeof(mask)));
+	return kage_thread_set_mask(thread, mask);
+}
+
+static void add_call(struct kage_syscall *s)
+{
+	struct kage_arg args[CALL_ARGS] = { 0 };
+
+	for (size_t i = 0; i < CALL_ARGS; i++)
+		args[i] =
+			s->args[i].given == GIVEN_DATA ? DATA(s->args[i].at) : V(s->args[i].value);
+	(void)kage_batch_add(&s->batch, s->name, (long)s->number, args, true);
+}
+
+static bool ends(const struct kage_syscall *s)
+{
+	return s->number == SYS_exit || s->number == SYS_exit_group || s->number == SYS_kill ||
+	       s->number == SYS_tgkill || s->number == SYS_tkill;
+}
+
+static struct kage_err *note_result(struct kage_syscall *s, const struct target_call *c)
+{
+	int64_t value = c->instead ? 0 : kage_batch_result(&s->batch, 0);
+
+	s->result.tid = c->in_tid;
+	s->result.gave_up = c->gave_up;
+	s->result.pause_ns = c->pause_ns;
+	if (value < 0 && value >= -4095)
+		s->result.error = (int)-value;
+	s->result.value = s->result.error ? -1 : value;
+	s->made = true;
+	return NULL;
+}
+
+static struct kage_err *make(struct kage_target *t, struct kage_taskread *reader,
+			     const struct kage_syscall_options *o, struct kage_syscall *s)
+{
+	struct target_call c = { .reader = reader,
+				 .tid = o ? o->tid : 0,
+				 .timeout_ns = o ? o->timeout_ns : 0,
+				 .batch = &s->batch };
+	struct kage_err *e;
+
+	if (s->number == SYS_rt_sigprocmask)
+		c.instead = set_mask;
+	c.user = s;
+	if (reader)
+		TRY(kage_target_get_ready(t, reader));
+	add_call(s);
+	e = kage_target_call(t, &c);
+	if (e && kage_err_code(e) == KAGE_GONE && ends(s)) {
+		err_drop(e);
+		s->result.tid = c.in_tid;
+		s->result.ended = s->made = true;
+		return NULL;
+	}
+	return e ? e : note_result(s, &c);
+}
+
+struct kage_err *kage_syscall_make(struct kage_ctx *ctx, pid_t pid,
+				   const struct kage_syscall_options *options,
+				   struct kage_syscall *s)
+{
+	struct kage_taskread *reader = NULL;
+	struct kage_target *t = NULL;
+	struct kage_err *e;
+
+	if (s->made)
+		return kage_err_new(KAGE_INVALID, "%s was made already", s->name);
+	e = kage_taskread_open(KAGE_ITER_PINS, &reader);
+	if (e && (kage_err_code(e) == KAGE_PERM || kage_err_code(e) == KAGE_UNSUPPORTED)) {
+		err_drop(e);
+		e = NULL;
+	}
+	if (!e)
+		e = kage_target_open(ctx, pid, &t);
+	if (!e)
+		e = make(t, reader, options, s);
+	kage_target_close(t);
+	kage_taskread_close(reader);
+	return e ? kage_err_wrap(e, "make %s in process %d", s->name, pid) : NULL;
+}
