@@ -6,6 +6,7 @@
  *	"text\n"  x"00 ff"				bytes; a NUL is put behind a text
  *	[4096]						room for so many bytes
  *	{1, 500}  {tv_sec=1}				a structure by its fields, in order or by name
+ *	inet:127.0.0.1:80  unix:/run/x			an address of a socket (address.h)
  *	{{…}, {…}}  {"ls", "-l"}			several
  *	{u16:2, u32:5, "text", 9}			where nothing is known of it: 8 bytes each, or as is said
  *	_						what is usual: room for what the call gives, or how many bytes there are
@@ -16,6 +17,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "calls/address.h"
 #include "calls/request.h"
 
 enum { USUAL_BYTES = 4096, MOST_BYTES = 64 << 20, DEEPEST = 8 };
@@ -484,15 +486,21 @@ struct kage_err *calls_read_argument(struct kage_syscall *s, const char *word)
 	struct reader r = { .s = s, .word = word, .at = word };
 	const struct calls_type *t = type_of(s, s->n);
 	struct calls_value *v = &s->args[s->n];
+	struct sockaddr_storage address;
 
 	if (take(&r, '_') && !*r.at) {
 		s->n++;
 		return NULL;
 	}
 	r.at = word;
-	if (begins_pointed(&r)) {
+	if (calls_address_read(word, &address, &v->size)) {
+		v->given = GIVEN_DATA;
+		v->at = kage_batch_data(&s->batch, &address, v->size);
+		r.at += strlen(word);
+	} else if (begins_pointed(&r)) {
 		TRY(read_data(&r, t, v));
 	} else {
+		v->size = 0;
 		v->given = GIVEN_VALUE;
 		TRY(read_number(&r, t ? t->atom.group : NULL, &v->value));
 		/* A number where one is pointed to is that number. */

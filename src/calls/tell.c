@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "calls/address.h"
 #include "calls/request.h"
 
 enum { MOST_CHARS = 1024, MOST_ELEMENTS = 256 };
@@ -183,12 +184,23 @@ static void tell_struct(FILE *out, const struct calls_struct *layout, const uint
 
 /* --- arguments -------------------------------------------------------------------------------- */
 
+static bool is_address(const struct kage_syscall *s, const struct calls_type *t)
+{
+	static const char name[] = "addrlen";
+	const struct calls_argument *a = &s->form.args[t->count.arg];
+
+	return (t->count.kind == COUNT_ARG || t->count.kind == COUNT_POINTED) &&
+	       a->name_length == strlen(name) && memcmp(a->name, name, a->name_length) == 0;
+}
+
 static void tell_data(FILE *out, const struct kage_syscall *s, size_t i)
 {
 	const struct calls_type *t = i < s->form.n ? &s->form.args[i].type : NULL;
 	const uint8_t *bytes = calls_data(s, i);
 	size_t n = calls_bytes_behind(s, i);
 
+	if (t && t->kind == TYPE_BUFFER && is_address(s, t) && calls_address_tell(out, bytes, n))
+		return;
 	if (!t || t->way == WAY_VALUE || t->kind == TYPE_BUFFER || t->kind == TYPE_STRING)
 		tell_text(out, bytes, n);
 	else if (t->count.kind == COUNT_ONE && n >= t->atom.size)

@@ -39,6 +39,14 @@ CALLS = [
      r"poll\({{{{fd=3, events=POLLIN, revents=0}}, {{fd=4, events=POLLOUT, revents=POLLOUT}}}}, 2, 0\) = 1"),
     (["close", "3"], r"close\(3\) = 0"),
     (["close", "4"], r"close\(4\) = 0"),
+    (["socket", "AF_UNIX", "SOCK_STREAM"], r"socket\(AF_UNIX, SOCK_STREAM, 0\) = 3"),
+    (["bind", "3", "unix:@kage-test-{pid}"], r"bind\(3, unix:@kage-test-{pid}, \d+\) = 0"),
+    (["getsockname", "3"], r"getsockname\(3, unix:@kage-test-{pid}, \d+\) = 0"),
+    (["close", "3"], r"close\(3\) = 0"),
+    (["socket", "AF_INET", "SOCK_DGRAM|SOCK_CLOEXEC"], r"socket\(AF_INET, SOCK_DGRAM\|SOCK_CLOEXEC, IPPROTO_IP\) = 3"),
+    (["bind", "3", "inet:127.0.0.1:0"], r"bind\(3, inet:127.0.0.1:0, 16\) = 0"),
+    (["getsockname", "3"], r"getsockname\(3, inet:127.0.0.1:\d+, 16\) = 0"),
+    (["close", "3"], r"close\(3\) = 0"),
     (["clock_gettime", "CLOCK_MONOTONIC"], r"clock_gettime\(CLOCK_MONOTONIC, {{tv_sec=\d+, tv_nsec=\d+}}\) = 0"),
     (["prlimit64", "0", "RLIMIT_NOFILE", "NULL"], r"prlimit64\(0, RLIMIT_NOFILE, NULL, {{rlim_cur=.*}}\) = 0"),
     (["nanosleep", "{0, 1000000}"], r"nanosleep\({{0, 1000000}}, .*\) = 0"),
@@ -82,6 +90,7 @@ def calls():
         wait_until("it to sleep", lambda: sleeps(p))
         before = shape(p.pid)
         for words, wanted in CALLS:
+            words = [word.replace("{pid}", str(p.pid)) for word in words]
             said = box.kage("call", p.pid, *words, check=False).stdout.strip()
             wanted = wanted.format(pid=p.pid, cwd=re.escape(os.path.realpath(box.path("."))))
             if not re.fullmatch(wanted, said):

@@ -83,6 +83,17 @@ static void test_bytes(void **state)
 	assert_memory_equal(calls_data(s, 1), "\1\0\x2f\7\0\0", 7);
 	assert_int_equal(s->args[2].value, 7);
 	kage_syscall_free(s);
+	s = PARSE("connect", "3", "inet:127.0.0.1:258");
+	assert_memory_equal(calls_data(s, 1), "\2\0\1\2\x7f\0\0\1", 8);
+	assert_int_equal(s->args[2].value, 16);
+	kage_syscall_free(s);
+	s = PARSE("bind", "3", "unix:@a");
+	assert_memory_equal(calls_data(s, 1), "\1\0\0a", 4);
+	assert_int_equal(s->args[2].value, 4);
+	kage_syscall_free(s);
+	s = PARSE("bind", "3", "inet6:[::1]:1");
+	assert_int_equal(s->args[2].value, 28);
+	kage_syscall_free(s);
 }
 
 static void assert_refused(const char *const *words, size_t n)
@@ -119,6 +130,9 @@ static void test_refused(void **state)
 	REFUSED("clone3", "{}");
 	REFUSED("sched_getattr", "0", "_", "4096");
 	REFUSED("nanosleep", "{1,2,3}");
+	REFUSED("bind", "3", "inet:127.0.0.1:65536");
+	REFUSED("bind", "3", "inet:127.0.0:1");
+	REFUSED("bind", "3", "inet6:::1:1");
 	REFUSED("nanosleep", "{1,2");
 	REFUSED("writev", "1", "{{{{{{{{{{{1}}}}}}}}}}}");
 }
