@@ -27,10 +27,6 @@ static const struct {
 	{ SYS_vfork, "the new process would go on in the middle of it" },
 	{ SYS_clone, "the new process would go on in the middle of it" },
 	{ SYS_clone3, "the new process would go on in the middle of it" },
-	{ SYS_execve,
-	  "the new program could not be watched to its start; end this one and start that" },
-	{ SYS_execveat,
-	  "the new program could not be watched to its start; end this one and start that" },
 };
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -226,9 +222,14 @@ static bool ends(const struct kage_syscall *s)
 	       s->number == SYS_tgkill || s->number == SYS_tkill;
 }
 
+static bool executes(const struct kage_syscall *s)
+{
+	return s->number == SYS_execve || s->number == SYS_execveat;
+}
+
 static struct kage_err *note_result(struct kage_syscall *s, const struct target_call *c)
 {
-	int64_t value = c->instead ? 0 : kage_batch_result(&s->batch, 0);
+	int64_t value = c->instead || c->replaced ? 0 : kage_batch_result(&s->batch, 0);
 
 	s->result.tid = c->in_tid;
 	s->result.gave_up = c->gave_up;
@@ -252,6 +253,9 @@ static struct kage_err *make(struct kage_target *t, struct kage_taskread *reader
 	if (s->number == SYS_rt_sigprocmask)
 		c.instead = set_mask;
 	c.user = s;
+	c.execs = executes(s);
+	if (c.execs && !c.tid)
+		c.tid = t->pid;
 	if (reader)
 		TRY(kage_target_get_ready(t, reader));
 	add_call(s);

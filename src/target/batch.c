@@ -379,16 +379,38 @@ static struct kage_err *end_call(struct kage_thread *thread)
 	return kage_arch_end_call(regs) ? kage_arch_set_regs(thread->tid, false, regs) : NULL;
 }
 
+static struct kage_err *put_mask(const struct kage_thread *thread, uint64_t mask)
+{
+	if (ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(mask), &mask) < 0)
+		return kage_err_sys(errno, "set signal mask of thread %d", thread->tid);
+	return NULL;
+}
+
+static bool is_exec(const struct kage_stop *stop)
+{
+	return stop->what == STOP_CLONE && stop->status >> 16 == PTRACE_EVENT_EXEC;
+}
+
+/* The new program begins with the mask that the old one had, and nothing of ours is left in it. */
+static struct kage_err *note_replaced(struct kage_target *t, struct kage_thread *thread,
+				      struct kage_patience *patience)
+{
+	patience->replaced = true;
+	t->site->thread = NULL;
+	return put_mask(thread, thread->sigmask);
+}
+
 /* Lets THREAD run until it tells that the batch is done. */
 static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *thread,
 				     struct kage_patience *patience)
 {
 	struct kage_stop stop;
 	siginfo_t info;
+	int signal = 0;
 
 	for (;;) {
 		thread->stopped = false;
-		if (ptrace(PTRACE_CONT, thread->tid, NULL, NULL) < 0)
+		if (ptrace(PTRACE_CONT, thread->tid, NULL, (void *)(uintptr_t)signal) < 0)
 			return kage_err_sys(errno, "run a batch in thread %d", thread->tid);
 		if (patience)
 			TRY(wait_patiently(t, thread, patience, &stop));
@@ -400,18 +422,24 @@ static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *
 					    t->pid);
 		}
 		thread->stopped = true;
+		signal = 0;
+		if (patience && is_exec(&stop))
+			return note_replaced(t, thread, patience);
 		if (stop.what == STOP_CLONE)
 			TRY(note_born(t, thread));
 		if (stop.what == STOP_EVENT && patience && patience->gave_up)
 			TRY(end_call(thread));
 		if (stop.what != STOP_SIGNAL)
 			continue;
-		if (stop.signal != t->site->event_signal)
-			return unexpected_signal(t, thread, stop.signal);
-		if (ptrace(PTRACE_GETSIGINFO, thread->tid, NULL, &info) == 0 &&
+		if (stop.signal == t->site->event_signal &&
+		    ptrace(PTRACE_GETSIGINFO, thread->tid, NULL, &info) == 0 &&
 		    info.si_code == SI_TKILL &&
 		    (info.si_pid == t->pid || info.si_pid == t->inner_pid))
 			return NULL;
+		if (patience && patience->execs)
+			signal = stop.signal;
+		else if (stop.signal != t->site->event_signal)
+			return unexpected_signal(t, thread, stop.signal);
 	}
 }
 
@@ -419,13 +447,6 @@ struct kage_err *kage_batch_peek(struct kage_target *t, const struct kage_batch 
 				 void *to, size_t size)
 {
 	return kage_target_read(t, addr(t->site->area + lay_out(b).data + offset), to, size);
-}
-
-static struct kage_err *put_mask(const struct kage_thread *thread, uint64_t mask)
-{
-	if (ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(mask), &mask) < 0)
-		return kage_err_sys(errno, "set signal mask of thread %d", thread->tid);
-	return NULL;
 }
 
 struct kage_err *kage_thread_set_mask(struct kage_thread *thread, uint64_t mask)
@@ -463,7 +484,7 @@ static struct kage_err *run(struct kage_target *t, struct kage_thread *thread,
 {
 	struct kage_regs *regs = calloc(1, sizeof(*regs));
 	int signal = t->site->event_signal;
-	uint64_t event_bit = signal ? 1ull << (signal - 1) : 0;
+	uint64_t event_bit = signal ? 1ull << (signal - 1) : 0, mask;
 	struct kage_err *e, *e2, *met = NULL;
 
 	if (!regs)
@@ -471,8 +492,10 @@ static struct kage_err *run(struct kage_target *t, struct kage_thread *thread,
 	kage_arch_enter_runner(&thread->regs, t->site->runner, t->site->area, regs);
 	e = kage_arch_set_regs(thread->tid, false, regs);
 	free(regs);
+	/* A program that is executed starts with the mask of this moment, should we be killed just then. */
+	mask = b->patience && b->patience->execs ? thread->sigmask : ~0ull;
 	if (!e)
-		e = put_mask(thread, ~event_bit);
+		e = put_mask(thread, mask & ~event_bit);
 	if (!e && b->meet)
 		met = meet(t, thread, b, l);
 	if (!e)
@@ -480,7 +503,7 @@ static struct kage_err *run(struct kage_target *t, struct kage_thread *thread,
 	e = first_of(met, e);
 	if (!thread->attached)
 		return e;
-	if (!thread->stopped)
+	if (!thread->stopped || (b->patience && b->patience->replaced))
 		return e;
 	e2 = b->patience ? keep_bases(thread) : NULL;
 	e2 = first_of(e2, put_mask(thread, thread->sigmask));
@@ -533,6 +556,21 @@ static struct kage_err *permitted(struct kage_target *t, struct kage_thread *thr
 	return kage_target_permits(t, thread, b->calls, b->n);
 }
 
+static struct kage_err *watch_exec(struct kage_target *t, struct kage_thread *thread)
+{
+	const uintptr_t options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC;
+
+	/* Any other would take the first one's number. */
+	if (thread->tid != t->pid)
+		return kage_err_new(KAGE_INVALID,
+				    "another program can be executed in the first thread only");
+	if (!t->site->event_signal)
+		return kage_err_new(KAGE_UNSUPPORTED, "it handles every signal");
+	if (ptrace(PTRACE_SETOPTIONS, thread->tid, NULL, (void *)options) < 0)
+		return kage_err_sys(errno, "set trace options of %d", thread->tid);
+	return NULL;
+}
+
 struct kage_err *kage_batch_run(struct kage_target *t, struct kage_thread *thread,
 				struct kage_batch *b)
 {
@@ -550,10 +588,14 @@ struct kage_err *kage_batch_run(struct kage_target *t, struct kage_thread *threa
 	}
 	TRY(kage_site_enter(t, thread, l.total));
 	TRY(send_in(t, thread, b, &l));
+	if (b->patience && b->patience->execs)
+		TRY(watch_exec(t, thread));
 	e = run(t, thread, b, &l);
-	if (b->patience && b->patience->apart && thread->stopped)
+	if (b->patience && b->patience->apart && !b->patience->replaced && thread->stopped)
 		e = first_of(e, kage_target_hold_others(t));
 	TRY(e);
+	if (b->patience && b->patience->replaced)
+		return NULL;
 	TRY(bring_back(t, b, &l));
 	return first_failure(t, b);
 }

@@ -44,9 +44,12 @@ typedef struct kage_err *kage_batch_meet_fn(void *user, struct kage_target *t, i
 struct kage_patience {
 	uint64_t together_ns; /* so long; then the others go on, until the calls are over */
 	uint64_t
-		timeout_ns; /* then, or when the context is interrupted, the call is given up; 0: never */
-	bool apart;         /* whether the others went on */
-	bool gave_up; /* whether it was: then it has failed with EINTR, unless it was over just then */
+		timeout_ns; /* then, or when the context is interrupted, they are given up; 0: never */
+	bool execs;         /* one may make it another program; in the first thread only */
+	/* Results: */
+	bool apart;    /* the others went on */
+	bool gave_up;  /* then the call has failed with EINTR, unless it was over just then */
+	bool replaced; /* it is another program now, and there are no results */
 };
 
 struct kage_batch {

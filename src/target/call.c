@@ -15,7 +15,9 @@ struct work {
 
 static struct kage_err *perform(struct kage_target *t, struct target_call *c)
 {
-	struct kage_patience patience = { .together_ns = TOGETHER_NS, .timeout_ns = c->timeout_ns };
+	struct kage_patience patience = { .together_ns = TOGETHER_NS,
+					  .timeout_ns = c->timeout_ns,
+					  .execs = c->execs };
 	struct kage_thread *thread;
 	struct kage_err *e;
 
@@ -27,6 +29,7 @@ static struct kage_err *perform(struct kage_target *t, struct target_call *c)
 	e = kage_batch_run(t, thread, c->batch);
 	c->batch->patience = NULL;
 	c->gave_up = patience.gave_up;
+	c->replaced = patience.replaced;
 	return e;
 }
 

@@ -15,6 +15,7 @@ typedef struct kage_err *kage_call_instead_fn(void *user, struct kage_target *t,
 struct target_call {
 	const struct kage_taskread *reader; /* NULL: every thread is stopped */
 	pid_t tid;                          /* in which thread; 0: any */
+	bool execs;                         /* it may make it another program */
 	uint64_t timeout_ns;                /* then it is given up; 0: never */
 	struct kage_batch *batch;
 	kage_call_instead_fn *instead; /* NULL: the batch is run */
@@ -22,6 +23,7 @@ struct target_call {
 	/* Results: */
 	pid_t in_tid;
 	bool gave_up;
+	bool replaced;     /* it is another program now */
 	uint64_t pause_ns; /* that all threads stood */
 };
 

@@ -39,7 +39,7 @@ CALLS = [
      r"poll\({{{{fd=3, events=POLLIN, revents=0}}, {{fd=4, events=POLLOUT, revents=POLLOUT}}}}, 2, 0\) = 1"),
     (["close", "3"], r"close\(3\) = 0"),
     (["close", "4"], r"close\(4\) = 0"),
-    (["socket", "AF_UNIX", "SOCK_STREAM"], r"socket\(AF_UNIX, SOCK_STREAM, 0\) = 3"),
+    (["socket", "AF_UNIX", "SOCK_STREAM"], r"socket\(AF_UNIX, SOCK_STREAM, IPPROTO_IP\) = 3"),
     (["bind", "3", "unix:@kage-test-{pid}"], r"bind\(3, unix:@kage-test-{pid}, \d+\) = 0"),
     (["getsockname", "3"], r"getsockname\(3, unix:@kage-test-{pid}, \d+\) = 0"),
     (["close", "3"], r"close\(3\) = 0"),
@@ -198,6 +198,26 @@ def ends():
             raise Failed(f"{p.popen.returncode}: {said}")
 
 
+def executes():
+    """It becomes another program, with its threads, mask and descriptors as execve(2) has it."""
+    with Sandbox("call") as box:
+        p = busy(box)
+        done = box.kage("call", p.pid, "execve", '"/nonexistent"', check=False)
+        if "ENOENT" not in done.stdout:
+            raise Failed(done)
+        grows(box, "it to go on after one that failed")
+        said = box.kage("call", p.pid, "execve", '"/bin/sleep"', '{"sleep", "1000"}', '{"A=b"}').stdout
+        if not said.endswith(") = 0\n"):
+            raise Failed(said)
+        wait_until("it to sleep", lambda: sleeps(p))
+        status = status_of(p.pid)
+        if (status["Name"], status["Threads"], status["TracerPid"], status["SigBlk"]) != ("sleep", "1", "0", "0" * 16):
+            raise Failed(status)
+        if read(f"/proc/{p.pid}/environ") != "A=b\0":
+            raise Failed(read(f"/proc/{p.pid}/environ"))
+        box.kage("call", p.pid, "getpid")
+
+
 HANDLES_ALL = """
 import signal
 for n in range(1, 65):
@@ -255,6 +275,7 @@ def main():
     tap.run("a call that blocks", blocks)
     tap.run("in each thread", by_thread)
     tap.run("a call that ends the process", ends)
+    tap.run("another program", executes)
     tap.run("a program that handles every signal", handles_all)
     tap.run("a program whose filter forbids it", filtered)
     tap.done()
