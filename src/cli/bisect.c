@@ -210,7 +210,8 @@ static size_t next(const struct search *s)
 	size_t middle = s->low + (s->high - s->low) / 2;
 
 	for (size_t away = 0; away < s->high - s->low; away++) {
-		if (middle + away < s->high && s->verdicts[middle + away] == UNKNOWN)
+		if (middle + away > s->low && middle + away < s->high &&
+		    s->verdicts[middle + away] == UNKNOWN)
 			return middle + away;
 		if (middle >= away && middle - away > s->low &&
 		    s->verdicts[middle - away] == UNKNOWN)

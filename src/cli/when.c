@@ -94,7 +94,8 @@ static struct kage_err *may_differ(struct search *s, const struct kage_entry *en
 	e = kage_store_changes(s->store, spec, &list);
 	if (e)
 		return e;
-	*ret_may = false;
+	/* Since the list was made it may have got another neighbour. */
+	*ret_may = list.base_number != before->number;
 	for (size_t i = 0; i < list.n; i++) {
 		const struct kage_change *c = &list.runs[i];
 
@@ -194,13 +195,34 @@ static struct kage_err *look_at(struct search *s, const struct kage_entry *befor
 	return NULL;
 }
 
+/* Whether the search can go on without an image because of which E (taken then) came: it was removed since the list was made,
+ * or is damaged, which is told. */
+static bool pass_over(struct search *s, const struct kage_entry *entry, struct kage_err *e)
+{
+	if (kage_err_code(e) == KAGE_CORRUPT)
+		cli_note(s->cli, "%s@%" PRIu64 " is passed over: %s", entry->name, entry->number,
+			 kage_err_message(e));
+	else if (kage_err_code(e) != KAGE_NOTFOUND)
+		return false;
+	kage_err_free(e);
+	return true;
+}
+
 static struct kage_err *search(struct search *s, const struct kage_list *list)
 {
-	struct kage_err *e = read_value(s, &list->entries[0], &s->before);
+	const struct kage_entry *before = NULL;
 
-	for (size_t i = 1; i < list->n && !e; i++)
-		e = look_at(s, &list->entries[i - 1], &list->entries[i]);
-	return e;
+	for (size_t i = 0; i < list->n; i++) {
+		const struct kage_entry *entry = &list->entries[i];
+		struct kage_err *e =
+			before ? look_at(s, before, entry) : read_value(s, entry, &s->before);
+
+		if (!e)
+			before = entry;
+		else if ((i == list->n - 1 && !before) || !pass_over(s, entry, e))
+			return e;
+	}
+	return NULL;
 }
 
 /* Symbols are those of the newest image. */

@@ -108,12 +108,31 @@ static void name_by_comm(struct kage_recorder *r)
 	kage_store_default_name(comm, r->name);
 }
 
+/* Who has encrypted so far may have forgotten to say so this time. */
+static void note_clear(const struct kage_recorder *r)
+{
+	struct kage_list list = { 0 };
+	struct kage_err *e;
+
+	if (r->encrypted || !r->name[0])
+		return;
+	e = kage_store_list(r->store, r->name, &list);
+	if (!e && list.n && list.entries[list.n - 1].recipient)
+		kage_ctx_notice(r->ctx,
+				"'%s' was encrypted so far, and what is recorded now is not "
+				"(--recipient)",
+				r->name);
+	err_drop(e);
+	kage_list_free(&list);
+}
+
 static struct kage_err *prepare(struct kage_recorder *r, const struct kage_record_options *options)
 {
 	if (options)
 		TRY(set_options(r, options));
 	if (!r->name[0])
 		name_by_comm(r);
+	note_clear(r);
 	if (r->name[0])
 		TRY(kage_claim_take(r->store, r->name, r->pid, &r->claim));
 	TRY(kage_versions_open(&r->versions, options ? options->git : NULL, r->encrypted));

@@ -584,6 +584,7 @@ struct kage_err *kage_batch_run(struct kage_target *t, struct kage_thread *threa
 		return NULL;
 	if (!t->ours) {
 		TRY(permitted(t, thread, b));
+		TRY(kage_thread_learn_inner(t, thread));
 		TRY(abort_sequence(t, thread));
 	}
 	TRY(kage_site_enter(t, thread, l.total));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "target/target.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -80,6 +81,35 @@ static struct kage_err *check_status(int proc_fd, pid_t pid)
 	return NULL;
 }
 
+/* The number that PATH (status) tells last: in the innermost PID namespace. 0 if that is NUMBER, which is ours. */
+static struct kage_err *read_inner(int proc_fd, const char *path, pid_t number, pid_t *ret_inner)
+{
+	_cleanup_free_ char *text = NULL;
+	const char *field, *at;
+	size_t size;
+
+	*ret_inner = 0;
+	TRY(kage_file_slurp(proc_fd, path, STATUS_MAX, &text, &size));
+	field = kage_text_field(text, "NSpid", &size);
+	if (!field)
+		return NULL;
+	for (at = field + size; at > field && isdigit((unsigned char)at[-1]);)
+		at--;
+	if (atoi(at) != number)
+		*ret_inner = atoi(at);
+	return NULL;
+}
+
+struct kage_err *kage_thread_learn_inner(const struct kage_target *t, struct kage_thread *thread)
+{
+	char path[64];
+
+	if (!t->inner_pid || thread->inner_tid)
+		return NULL;
+	snprintf(path, sizeof(path), "task/%d/status", thread->tid);
+	return read_inner(t->proc_fd, path, thread->tid, &thread->inner_tid);
+}
+
 static struct kage_err *open_proc(struct kage_target *t)
 {
 	char path[64];
@@ -89,7 +119,7 @@ static struct kage_err *open_proc(struct kage_target *t)
 	if (t->proc_fd < 0)
 		return kage_err_sys(errno == ENOENT ? ESRCH : errno, "open %s", path);
 	TRY(read_start_ticks(t->proc_fd, &t->start_ticks));
-	return NULL;
+	return read_inner(t->proc_fd, "status", t->pid, &t->inner_pid);
 }
 
 struct kage_err *kage_target_adopt(struct kage_ctx *ctx, pid_t pid, int pidfd,

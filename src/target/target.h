@@ -135,6 +135,10 @@ struct kage_err *kage_target_read_threads(struct kage_target *t) _must_check_;
  *  break; 0: nowhere, or the kernel does not tell. */
 uint64_t kage_thread_rseq(const struct kage_thread *thread);
 
+/** Learns the number of THREAD in its own PID namespace, when that is not ours. */
+struct kage_err *kage_thread_learn_inner(const struct kage_target *t, struct kage_thread *thread)
+	_must_check_;
+
 /** Gives THREAD, which stands, the signal mask MASK, now and when it goes on. */
 struct kage_err *kage_thread_set_mask(struct kage_thread *thread, uint64_t mask) _must_check_;
 

@@ -65,6 +65,8 @@ with open("/proc/%d/mem" % pid, "rb") as f, open("$tmp/pids", "a") as pids:
     print(pid, file=pids)
     sys.exit(int.from_bytes(f.read(4), "little") > 16)
 END
+try "$KAGE" bisect s -- false
+like "$out" "s@2 is the first bad image" "the image that is given as good is not judged"
 try "$KAGE" bisect s --live -- /usr/bin/python3 "$tmp/live.py"
 like "$out" "s@17 is the first bad image" "--live restores each"
 gone=1
@@ -85,4 +87,7 @@ printf X | dd of="$pack" bs=1 seek=100 conv=notrunc status=none
 try "$KAGE" bisect s --good 7 --bad 12 -- sh -c 'exit 1'
 is "$status" 1 "an image that is damaged is passed over"
 like "$err" "s@8 cannot be judged" "and named"
+try "$KAGE" when s --symbol environ
+is "$status" 0 "by when, too"
+like "$err" "s@8 is passed over" "which names it"
 finish

@@ -9,7 +9,7 @@ import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from kagetest import Failed, KAGE, Sandbox, Tap, descriptors_of, read, status_of, threads_of, wait_until
+from kagetest import Failed, KAGE, Sandbox, Tap, descriptors_of, need, read, status_of, threads_of, wait_until
 
 # One after the other, in one program: what to write, and what kage tells of it.
 CALLS = [
@@ -190,6 +190,22 @@ def by_thread():
         grows(box, "both threads to go on")
 
 
+def in_namespace():
+    """Of a process that is number 1 of its own PID namespace."""
+    with Sandbox("call") as box:
+        need("unshare")
+        outer = box.start(["unshare", "--pid", "--fork", "--kill-child", "python3", "-c", THREADS], cwd=box.path("."))
+        box.wait_log("ready", process=outer)
+        pid = int(read(f"/proc/{outer.pid}/task/{outer.pid}/children"))
+        for number, tid in enumerate(threads_of(pid), 1):
+            said = box.kage("call", "--thread", tid, pid, "gettid", patience=20).stdout.strip()
+            if said != f"gettid() = {number}":
+                raise Failed(f"thread {tid}: {said}")
+        grows(box, "both threads to go on")
+        if status_of(pid)["TracerPid"] != "0":
+            raise Failed(status_of(pid))
+
+
 def ends():
     with Sandbox("call") as box:
         p = box.start(["sleep", "1000"])
@@ -274,6 +290,7 @@ def main():
     tap.run("as JSON", as_json)
     tap.run("a call that blocks", blocks)
     tap.run("in each thread", by_thread)
+    tap.run("in a PID namespace", in_namespace)
     tap.run("a call that ends the process", ends)
     tap.run("another program", executes)
     tap.run("a program that handles every signal", handles_all)

@@ -90,6 +90,10 @@ def test_restore():
         if any(i["recipient"] != public or i["command"] for i in images):
             raise Failed("the log tells another recipient, or a command line")
         box.snap(program.pid, "--recipient", public, name="h")
+        done = box.kage("record", "-n", "h", "-c", "1", program.pid)
+        if "was encrypted so far" not in done.stderr:
+            raise Failed(f"recording in clear is not told: {done.stderr}")
+        box.kage("rm", "-y", "h@latest")
         program.kill()
         check_clear(contents(packs(box)))
         for image in "h@first", "h@7", "h@10", "h@latest":

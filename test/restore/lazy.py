@@ -70,12 +70,27 @@ def read_errors(box):
     return "".join(read_or(box.path(n)) for n in sorted(os.listdir(box.dir)) if n.endswith(".err"))[-1000:]
 
 
-def runs(mode, mib=MIB):
+def runs(mode, mib=MIB, *options):
     with Sandbox("lazy", durable=False) as box:
         image = image_of(box, mode, mib)
         go(box)
-        right(box, box.restore(image, "--lazy"))
-        right(box, box.restore(image, "--lazy"))
+        right(box, box.restore(image, "--lazy", *options))
+        right(box, box.restore(image, "--lazy", *options))
+
+
+def let_go(options):
+    """In the end nobody traces it, and it takes signals."""
+    with Sandbox("lazy", durable=False) as box:
+        image = image_of(box, "wait")
+        life = box.restore(image, "--lazy", *options)
+        wait_until("all pages to be in", lambda: not is_lazy(life.pid))
+        wait_until("it to be let go", lambda: status_of(life.pid)["TracerPid"] == "0")
+        if "--stopped" in options and status_of(life.pid)["State"].split()[0] != "T":
+            raise Failed(status_of(life.pid)["State"])
+        life.process.signal(signal.SIGTERM)
+        life.process.signal(signal.SIGCONT)
+        if life.wait() != -signal.SIGTERM:
+            raise Failed(f"status {life.kage.popen.returncode}")
 
 
 def forks():
@@ -314,10 +329,15 @@ def debugger():
     with Sandbox("lazy", durable=False) as box:
         need("gdb")
         image = image_of(box, "wait", 256)
+        gdb = ["gdb", "-nx", "-batch", "-ex", "p memory[0]", "-ex", "p memory[512]", "-ex", "p memory[512*256*200]", "-p"]
+        how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True,
+               "check": False}
         with box.restore(image, "--lazy") as life:
-            done = subprocess.run(["gdb", "-nx", "-batch", "-p", str(life.pid), "-ex", "p memory[0]", "-ex", "p memory[512]",
-                                   "-ex", "p memory[512*256*200]"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                  text=True, check=False)
+            done = subprocess.run([*gdb, str(life.pid)], **how)
+            # When all is in, the program is traced for a moment, to take the descriptor out of it: gdb may meet that.
+            if "already traced by" in done.stdout:
+                wait_until("all pages to be in", lambda: not is_lazy(life.pid))
+                done = subprocess.run([*gdb, str(life.pid)], **how)
             values = [line.split("=")[1].strip() for line in done.stdout.splitlines() if line.startswith("$")]
             if values[:2] != ["0", "3"] or values[2:] != [str(256 * 200 * 3)]:
                 raise Failed(done.stdout[-1500:])
@@ -354,6 +374,9 @@ def redis():
 
 
 TESTS = [(f"{m}", lambda m=m: runs(m)) for m in ("check", "write", "fork", "moves", "lone", "exec")] + [
+    ("--pid new: fork", lambda: runs("fork", MIB, "--pid", "new")), ("let go", lambda: let_go([])),
+    ("--pid new: let go", lambda: let_go(["--pid", "new"])),
+    ("--pid new --stopped: let go", lambda: let_go(["--pid", "new", "--stopped"])),
     ("ends of threads", lambda: runs("ends", 256)),
     ("many forks", forks), ("the same in the end", same_in_the_end), ("--stopped", stopped), ("--detach", detached),
     ("pager killed: check", lambda: killed_pager("check")), ("pager killed: fork", lambda: killed_pager("fork")),
