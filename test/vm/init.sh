@@ -117,4 +117,6 @@ cleared=1 record softdirty softdirty 8 mem_moves 8
 written softdirty 3
 if "$kage" fsck >/work/told 2>&1; then say ok "the store is sound"; else say "not ok" "the store is sound" /work/told; fi
 echo "TEST done"
+# A reset throws away what the serial port has not sent yet; changing its settings waits for that (tcsetattr(3), TCSADRAIN).
+stty -F /dev/ttyS0 -echo
 echo b >/proc/sysrq-trigger

@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.join(HERE, "..", "lib"))
 import guest
 from kagetest import KAGE, Failed, Skip, Tap, helper
 
-PROGRAMS = ["bash", "mount", "mkdir", "cat", "sleep", "grep", "tail", "sort", "tr"]
+PROGRAMS = ["bash", "mount", "mkdir", "cat", "sleep", "grep", "tail", "sort", "tr", "stty"]
 KINDS = ["mem_anon", "mem_file", "mem_shared", "threads", "signals", "timers", "fd_files", "fd_pipe",
          "fd_event"]
 SECONDS = 600
