@@ -251,12 +251,14 @@ static _Noreturn void watch(const struct lazy *l)
 		/* With our table of descriptors, and memory of its own. */
 		pid = (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
 		if (pid == 0)
-			_exit(pager_run(&l->job));
+			pager_run(&l->job);
 		while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
 			;
 	} while (pid > 0 && WIFSIGNALED(status));
 	/* Without another process it brings them itself. */
-	_exit(pid < 0 ? pager_run(&l->job) : 0);
+	if (pid < 0)
+		pager_run(&l->job);
+	_exit(0);
 }
 
 /* --- what a thread's end needs ---------------------------------------------------------------- */

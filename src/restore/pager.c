@@ -582,7 +582,7 @@ static struct kage_err *begin(struct pager *p)
 	return start_threads(p);
 }
 
-int pager_run(const struct pager_job *job)
+void pager_run(const struct pager_job *job)
 {
 	struct pager p = { .job = job };
 	struct kage_err *e = begin(&p);
@@ -590,6 +590,6 @@ int pager_run(const struct pager_job *job)
 	if (e)
 		fail(&p, e);
 	listen_all(&p);
-	/* The threads end with the process. */
-	return 0;
+	/* From here, because other threads may work with P as long as there is this process. */
+	_exit(0);
 }

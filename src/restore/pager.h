@@ -43,9 +43,9 @@ struct pager_job {
 	void *lost_user;
 };
 
-/** Brings all pages and makes an end; returns the status to exit with: 0 all is well, or the program is gone; else it was
- *  ended, because a page could not be had. */
-int pager_run(const struct pager_job *job);
+/** Brings all pages, makes an end and exits; status 0: all is well, or the program is gone; else it was ended, because a page
+ *  could not be had. */
+_Noreturn void pager_run(const struct pager_job *job);
 
 /** Ends the program, which cannot get its memory, and tells WHY (taken). Returns when nobody is left to whom pages are
  *  owed: a child that has closed the descriptor is not known, but waits for its pages as long as we are there. */

@@ -6,7 +6,7 @@
 #include "base/cleanup.h"
 #include "target/lookout.h"
 
-enum { SPAN_NS = 1000 * 1000, TOGETHER_NS = 5 * 1000 * 1000 };
+enum { SPAN_NS = 1000 * 1000, TOGETHER_NS = 2 * 1000 * 1000 };
 
 struct work {
 	struct kage_target *t;

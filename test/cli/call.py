@@ -197,9 +197,10 @@ def in_namespace():
         outer = box.start(["unshare", "--pid", "--fork", "--kill-child", "python3", "-c", THREADS], cwd=box.path("."))
         box.wait_log("ready", process=outer)
         pid = int(read(f"/proc/{outer.pid}/task/{outer.pid}/children"))
-        for number, tid in enumerate(threads_of(pid), 1):
+        for tid in threads_of(pid):
             said = box.kage("call", "--thread", tid, pid, "gettid", patience=20).stdout.strip()
-            if said != f"gettid() = {number}":
+            number = status_of(pid, tid)["NSpid"].split()[-1]
+            if said != f"gettid() = {number}" or number == str(tid):
                 raise Failed(f"thread {tid}: {said}")
         grows(box, "both threads to go on")
         if status_of(pid)["TracerPid"] != "0":

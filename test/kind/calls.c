@@ -549,7 +549,7 @@ static void by_signal(int flags)
 /* A time that does not pass before the signal comes. */
 static struct timespec long_time(void)
 {
-	return (struct timespec){ wanted().tv_sec + 30, wanted().tv_nsec };
+	return (struct timespec){ wanted().tv_sec + 120, wanted().tv_nsec };
 }
 
 static bool is_long(const struct timespec *t)
