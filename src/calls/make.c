@@ -227,7 +227,7 @@ static bool executes(const struct kage_syscall *s)
 	return s->number == SYS_execve || s->number == SYS_execveat;
 }
 
-static struct kage_err *note_result(struct kage_syscall *s, const struct target_call *c)
+static void note_result(struct kage_syscall *s, const struct target_call *c)
 {
 	int64_t value = c->instead || c->replaced ? 0 : kage_batch_result(&s->batch, 0);
 
@@ -238,7 +238,6 @@ static struct kage_err *note_result(struct kage_syscall *s, const struct target_
 		s->result.error = (int)-value;
 	s->result.value = s->result.error ? -1 : value;
 	s->made = true;
-	return NULL;
 }
 
 static struct kage_err *make(struct kage_target *t, struct kage_taskread *reader,
@@ -266,7 +265,9 @@ static struct kage_err *make(struct kage_target *t, struct kage_taskread *reader
 		s->result.ended = s->made = true;
 		return NULL;
 	}
-	return e ? e : note_result(s, &c);
+	if (!e)
+		note_result(s, &c);
+	return e;
 }
 
 struct kage_err *kage_syscall_make(struct kage_ctx *ctx, pid_t pid,

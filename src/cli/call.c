@@ -20,16 +20,6 @@ static const struct cli_option options[] = {
 	{ 0 },
 };
 
-static json_t *hex(const uint8_t *bytes, size_t n)
-{
-	_cleanup_free_ char *text = cli_grow(NULL, 2 * n + 1, 1);
-
-	for (size_t i = 0; i < n; i++)
-		snprintf(text + 2 * i, 3, "%02x", bytes[i]);
-	text[2 * n] = '\0';
-	return json_string(text);
-}
-
 static struct kage_err *arguments(const struct kage_syscall *call, json_t *list)
 {
 	for (size_t i = 0; i < kage_syscall_arguments(call); i++) {
@@ -42,7 +32,7 @@ static struct kage_err *arguments(const struct kage_syscall *call, json_t *list)
 		o = json_pack("{s:o, s:o}", "name", cli_json_text(a.name), "text",
 			      cli_json_text(a.text));
 		if (a.bytes)
-			json_object_set_new(o, "bytes", hex(a.bytes, a.size));
+			json_object_set_new(o, "bytes", cli_json_hex(a.bytes, a.size));
 		json_array_append_new(list, o);
 		kage_syscall_argument_deinit(&a);
 	}

@@ -278,15 +278,6 @@ static void told(void *user, const struct kage_difference *d)
 
 /* --- for programs ----------------------------------------------------------------------------- */
 
-static json_t *hex_json(const unsigned char *bytes, uint64_t n)
-{
-	_cleanup_free_ char *text = cli_grow(NULL, (size_t)n + 1, 2);
-
-	for (uint64_t i = 0; i < n; i++)
-		snprintf(text + 2 * i, 3, "%02x", bytes[i]);
-	return json_stringn(text, (size_t)n * 2);
-}
-
 static json_t *common_json(const struct kage_difference *d)
 {
 	static const char *const how[] = { "changed", "new", "gone" };
@@ -309,7 +300,7 @@ static json_t *run_json(const struct kage_difference *d)
 	uint64_t n = d->end - d->start;
 
 	return json_pack("{s:o, s:o, s:o}", "address", cli_json_number(d->start), "before",
-			 hex_json(d->old_bytes, n), "after", hex_json(d->new_bytes, n));
+			 cli_json_hex(d->old_bytes, n), "after", cli_json_hex(d->new_bytes, n));
 }
 
 static void add_addresses(json_t *object, const struct kage_difference *d)

@@ -42,6 +42,16 @@ json_t *cli_json_signed(int64_t v)
 	return json_string(text);
 }
 
+json_t *cli_json_hex(const uint8_t *bytes, size_t n)
+{
+	_cleanup_free_ char *text = cli_grow(NULL, 2 * n + 1, 1);
+
+	text[0] = '\0';
+	for (size_t i = 0; i < n; i++)
+		sprintf(text + 2 * i, "%02x", bytes[i]);
+	return json_string(text);
+}
+
 void cli_json_print_take(json_t *object)
 {
 	size_t flags = isatty(STDOUT_FILENO) ? JSON_INDENT(2) : JSON_COMPACT;

@@ -20,6 +20,9 @@ json_t *cli_json_number(uint64_t v);
 /** The same for a V with a sign. */
 json_t *cli_json_signed(int64_t v);
 
+/** The N BYTES in hexadecimal. */
+json_t *cli_json_hex(const uint8_t *bytes, size_t n);
+
 /** Prints OBJECT, which is consumed; on a terminal over several lines. */
 void cli_json_print_take(json_t *object);
 

@@ -128,13 +128,7 @@ static void show_value(const struct value *v, uint64_t size, char text[4 * SHOWN
 
 static json_t *value_json(const struct value *v)
 {
-	_cleanup_free_ char *text = cli_grow(NULL, 2 * v->n + 1, 1);
-
-	if (v->n == 0)
-		return json_null();
-	for (size_t i = 0; i < v->n; i++)
-		sprintf(text + 2 * i, "%02x", v->bytes[i]);
-	return json_string(text);
+	return v->n ? cli_json_hex(v->bytes, v->n) : json_null();
 }
 
 static void tell(struct search *s, const struct kage_entry *entry)

@@ -55,7 +55,7 @@ struct kage_page_region {
 	enum kage_page_state state;
 };
 
-/** The same for several mappings in one call, protecting nothing: from START to END all that is mapped must be
+/** The same for several mappings in one call, all of files (FILE) or none, protecting nothing: from START to END all that is mapped must be
  *  registered. At most MAX of them, ascending; *RET_KNOWN is false when there are more, or it cannot be told. Cheap only
  *  where few pages are in memory. */
 struct kage_err *kage_pagemap_survey(int pagemap_fd, uint64_t start, uint64_t end, bool file,

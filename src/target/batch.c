@@ -291,37 +291,6 @@ static struct kage_err *unexpected_signal(struct kage_target *t, struct kage_thr
 		regs ? kage_arch_ip(regs) : 0);
 }
 
-/* From system call to system call, until it is about to make the one behind which there are LEFT - 1. */
-static struct kage_err *step_to(struct kage_target *t, struct kage_thread *thread, uint64_t left)
-{
-	struct kage_run state;
-
-	do {
-		TRY(kage_target_step_syscall(t, thread));
-		TRY(kage_target_read(t, addr(t->site->area), &state, sizeof(state)));
-	} while (state.left > left);
-	return NULL;
-}
-
-/* The slow way, for a target that handles every signal which could tell us. */
-static struct kage_err *step_to_last(struct kage_target *t, struct kage_thread *thread)
-{
-	TRY(step_to(t, thread, 1));
-	return kage_target_settle(t, thread);
-}
-
-static struct kage_err *meet(struct kage_target *t, struct kage_thread *thread,
-			     const struct kage_batch *b, const struct layout *l)
-{
-	struct kage_call before;
-
-	TRY(step_to(t, thread, l->n_main + 1 - b->meet_at));
-	TRY(kage_target_read(
-		t, addr(t->site->area + l->calls + (b->meet_at - 1) * sizeof(struct kage_call)),
-		&before, sizeof(before)));
-	return b->meet(b->meet_user, t, before.result);
-}
-
 /* Ends the call in which THREAD is, if it can be ended, as a signal would that is handled. */
 static struct kage_err *give_up(struct kage_thread *thread)
 {
@@ -377,6 +346,62 @@ static struct kage_err *end_call(struct kage_thread *thread)
 		return kage_err_nomem();
 	TRY(kage_arch_get_regs(thread->tid, false, regs));
 	return kage_arch_end_call(regs) ? kage_arch_set_regs(thread->tid, false, regs) : NULL;
+}
+
+/* kage_target_step_syscall(), with patience. */
+static struct kage_err *step_patiently(struct kage_target *t, struct kage_thread *thread,
+				       struct kage_patience *p)
+{
+	struct kage_stop stop;
+
+	do {
+		thread->stopped = false;
+		if (ptrace(PTRACE_SYSCALL, thread->tid, NULL, NULL) < 0)
+			return kage_err_sys(errno, "step thread %d", thread->tid);
+		TRY(wait_patiently(t, thread, p, &stop));
+		if (stop.what == STOP_ENDED) {
+			thread->attached = false;
+			return kage_err_new(KAGE_GONE, "process %d ended", t->pid);
+		}
+		thread->stopped = true;
+		if (p->gave_up)
+			TRY(end_call(thread));
+	} while (stop.what != STOP_SYSCALL);
+	return NULL;
+}
+
+/* From system call to system call, until it is about to make the one behind which there are LEFT - 1. */
+static struct kage_err *step_to(struct kage_target *t, struct kage_thread *thread,
+				struct kage_patience *patience, uint64_t left)
+{
+	struct kage_run state;
+
+	do {
+		TRY(patience ? step_patiently(t, thread, patience)
+			     : kage_target_step_syscall(t, thread));
+		TRY(kage_target_read(t, addr(t->site->area), &state, sizeof(state)));
+	} while (state.left > left);
+	return NULL;
+}
+
+/* The slow way, for a target that handles every signal which could tell us. */
+static struct kage_err *step_to_last(struct kage_target *t, struct kage_thread *thread,
+				     struct kage_patience *patience)
+{
+	TRY(step_to(t, thread, patience, 1));
+	return kage_target_settle(t, thread);
+}
+
+static struct kage_err *meet(struct kage_target *t, struct kage_thread *thread,
+			     const struct kage_batch *b, const struct layout *l)
+{
+	struct kage_call before;
+
+	TRY(step_to(t, thread, b->patience, l->n_main + 1 - b->meet_at));
+	TRY(kage_target_read(
+		t, addr(t->site->area + l->calls + (b->meet_at - 1) * sizeof(struct kage_call)),
+		&before, sizeof(before)));
+	return b->meet(b->meet_user, t, before.result);
 }
 
 static struct kage_err *put_mask(const struct kage_thread *thread, uint64_t mask)
@@ -499,7 +524,8 @@ static struct kage_err *run(struct kage_target *t, struct kage_thread *thread,
 	if (!e && b->meet)
 		met = meet(t, thread, b, l);
 	if (!e)
-		e = signal ? run_to_event(t, thread, b->patience) : step_to_last(t, thread);
+		e = signal ? run_to_event(t, thread, b->patience)
+			   : step_to_last(t, thread, b->patience);
 	e = first_of(met, e);
 	if (!thread->attached)
 		return e;

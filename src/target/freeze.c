@@ -595,20 +595,21 @@ void kage_target_thaw(struct kage_target *t, bool kill)
 
 /* --- one thread, for a batch ------------------------------------------------------------------ */
 
-struct kage_thread *kage_target_who_stands(const struct kage_target *t)
+/* TID, or with 0 any, if it stands. */
+static struct kage_thread *find_standing(const struct kage_target *t, pid_t tid)
 {
-	for (size_t i = 0; i < t->n_own; i++)
-		if (t->threads[i]->stopped && !t->threads[i]->asleep)
-			return t->threads[i];
+	for (size_t i = 0; i < t->n_own; i++) {
+		struct kage_thread *thread = t->threads[i];
+
+		if (thread->stopped && !thread->asleep && (!tid || thread->tid == tid))
+			return thread;
+	}
 	return NULL;
 }
 
-static struct kage_thread *stands_itself(const struct kage_target *t, pid_t tid)
+struct kage_thread *kage_target_who_stands(const struct kage_target *t)
 {
-	for (size_t i = 0; i < t->n_own; i++)
-		if (t->threads[i]->tid == tid && t->threads[i]->stopped && !t->threads[i]->asleep)
-			return t->threads[i];
-	return NULL;
+	return find_standing(t, 0);
 }
 
 struct kage_err *kage_target_stop_one(struct kage_target *t, const struct kage_taskread *reader,
@@ -622,7 +623,7 @@ struct kage_err *kage_target_stop_one(struct kage_target *t, const struct kage_t
 		how.stop_all = !reader || stop_all || attempt == 2;
 		how.stop_resumed = attempt == 1;
 		TRY(kage_target_freeze(t, &how));
-		thread = tid ? stands_itself(t, tid) : kage_target_who_stands(t);
+		thread = find_standing(t, tid);
 	}
 	if (!thread && tid)
 		return kage_err_new(KAGE_NOTFOUND, "process %d has no thread %d", t->pid, tid);

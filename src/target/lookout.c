@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "target/lookout.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -17,7 +16,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/file.h"
+#include "target/batch.h"
 
 /* Whoever is on the way into the call is met there by one of so many looks, the first after a millisecond, each later one after
  * twice the time: four seconds in all. */
@@ -58,7 +57,7 @@ static bool read_ip(int task_fd, const char *tid, uint64_t *ret_ip)
 static void end_call(pid_t tid, uint64_t zone_start, uint64_t zone_end)
 {
 	struct kage_regs regs;
-	int status;
+	int status, signal;
 
 	if (ptrace(PTRACE_SEIZE, tid, NULL, NULL) < 0)
 		return;
@@ -68,7 +67,9 @@ static void end_call(pid_t tid, uint64_t zone_start, uint64_t zone_end)
 	if (!kage_arch_get_regs(tid, false, &regs) && kage_arch_ip(&regs) >= zone_start &&
 	    kage_arch_ip(&regs) < zone_end && kage_arch_end_call(&regs))
 		err_drop(kage_arch_set_regs(tid, false, &regs));
-	ptrace(PTRACE_DETACH, tid, NULL, NULL);
+	/* What it was about to receive it receives. */
+	signal = status >> 16 ? 0 : WSTOPSIG(status);
+	ptrace(PTRACE_DETACH, tid, NULL, (void *)(uintptr_t)signal);
 }
 
 static void look(const struct kage_target *t, int task_fd)
@@ -127,6 +128,8 @@ struct kage_err *kage_lookout_post(struct kage_target *t, struct lookout *ret_lo
 	sigset_t all, before;
 	long pid;
 
+	if (!t->zone_start) /* it was opened in the middle of execve(2) */
+		TRY(kage_site_find_zone(t));
 	if (us < 0 || task_fd < 0)
 		return kage_err_sys(errno, "watch over process %d", t->pid);
 	sigfillset(&all);

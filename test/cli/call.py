@@ -256,6 +256,9 @@ def handles_all():
         for _ in range(3):
             if box.kage("call", p.pid, "getpid").stdout != f"getpid() = {p.pid}\n":
                 raise Failed("no")
+        done = box.kage("call", "--timeout", "100ms", p.pid, "nanosleep", "{3600, 0}", check=False)
+        if "given up" not in done.stdout or not blocked(p, p.pid):
+            raise Failed(f"{done}, then in {read(f'/proc/{p.pid}/syscall')}")
         if "handled" in box.log():
             raise Failed(box.log())
 
