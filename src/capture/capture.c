@@ -22,6 +22,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "capture/cloned.h"
 #include "capture/follow.h"
 #include "capture/source.h"
 #include "capture/verify.h"
@@ -120,7 +121,7 @@ static struct kage_err *look(struct kage_capture *c)
 		return follow_look(c);
 	TRY(read_maps(c));
 	TRY(kage_looked_look(c));
-	if (c->checking)
+	if (c->checking || c->clone)
 		return NULL;
 	TRY(kage_memory_estimate(c->target, &c->maps, &bytes));
 	c->span_ns = SPAN_NS + bytes / COPY_BYTES_PER_NS;
@@ -178,8 +179,8 @@ static struct kage_err *learn_inside(struct kage_capture *c, bool *ret_learnt)
 static struct kage_err *copy_memory(struct kage_capture *c)
 {
 	c->tracking = KAGE__SOURCE__TRACKING__COPY;
-	TRY(kage_memory_copy(c));
-	return kage_memory_guards(c);
+	TRY(kage_memory_copy(c, c->target, NULL));
+	return kage_memory_guards(c, c->target);
 }
 
 /* The target stands still, or sleeps: *RET_STILL is false when it did not sleep on. */
@@ -208,6 +209,8 @@ static struct kage_err *see(struct kage_capture *c, bool *ret_still)
 	TRY(verify_copy(c, c->verify.before));
 	if (c->follow)
 		TRY(follow_copy(c, ret_still));
+	else if (c->clone)
+		TRY(cloned_copy(c, ret_still));
 	else
 		TRY(copy_memory(c));
 	if (!*ret_still)
@@ -300,6 +303,8 @@ static struct kage_err *take(struct kage_capture *c)
 	TRY(source_fill(c));
 	if (c->lenient)
 		TRY(kage_obstacles_note(c->obstacles, c->image));
+	if (c->clone)
+		TRY(cloned_finish(c));
 	if (c->follow)
 		TRY(follow_finish(c));
 	else
@@ -331,6 +336,7 @@ struct kage_err *kage_capture(struct kage_ctx *ctx, struct kage_target *t,
 				  .checking = options->checking,
 				  .lenient = options->lenient,
 				  .follow = options->follow,
+				  .clone = options->clone,
 				  .obstacles = obstacles };
 	struct kage_err *e =
 		c.follow ? follow_take_room(c.follow, &c.pages) : kage_mem_pages_create(&c.pages);

@@ -7,6 +7,7 @@
 
 #include "kind/kind.h"
 
+struct cloning;
 struct follow;
 
 struct capture_options {
@@ -16,6 +17,8 @@ struct capture_options {
 	bool lenient;    /* what cannot be restored is noted in the image, and is no failure */
 	bool verify; /* with FOLLOW: all memory is copied as well, in the same stop, and compared */
 	struct follow *follow; /* what is known of the target from earlier images; may be NULL */
+	struct cloning *
+		clone; /* memory stays in a twin (capture/cloned.h), which is the caller's to end; may be NULL */
 };
 
 /** Takes the image of T, which is opened and not frozen, and thaws it again unless it is to be kept

@@ -589,7 +589,7 @@ static void without_twin(struct kage_capture *c, const char *why)
 static struct kage_err *fork_off(struct kage_capture *c, struct kage_thread *thread)
 {
 	struct follow *f = c->follow;
-	struct kage_err *e = kage_twin_fork(c->target, thread, &f->twin);
+	struct kage_err *e = kage_twin_fork(c->target, thread, false, &f->twin);
 
 	if (e && (kage_err_code(e) == KAGE_UNSUPPORTED || kage_err_code(e) == KAGE_PERM ||
 		  kage_err_code(e) == KAGE_LIMIT)) {

@@ -32,7 +32,7 @@ struct kage_err *verify_copy(struct kage_capture *c, struct mem_pages *to)
 		return NULL;
 	kage_mem_pages_clear(to);
 	c->pages = to;
-	e = kage_memory_copy(c);
+	e = kage_memory_copy(c, c->target, NULL);
 	c->pages = pages;
 	return e;
 }

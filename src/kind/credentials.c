@@ -179,6 +179,8 @@ static struct kage_err *check(struct kage_restore *r)
 {
 	Kage__Credentials me;
 
+	if (r->twin) /* it has them */
+		return NULL;
 	TRY(own(&r->image->arena, &me));
 	check_one(r, r->process->credentials, &me, "credentials");
 	for (size_t i = 1; i < r->process->n_threads; i++)
@@ -233,34 +235,49 @@ static void set_caps(const Kage__Credentials *m, struct kage_batch *b)
 
 /* Changing users takes capabilities away unless the thread keeps them for the moment; the final
  * securebits come last, while there is still the right to set them. */
-static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread *msg,
-				     struct kage_batch *b)
+static void change(struct kage_restore *r, const Kage__Thread *msg, const Kage__Credentials *m,
+		   const Kage__Credentials *me, struct kage_batch *b)
 {
-	const Kage__Credentials *m = msg->credentials ? msg->credentials : r->process->credentials;
-	Kage__Credentials me;
-	bool root;
+	bool root = me->cap_effective & 1ull << CAP_SETPCAP;
 
-	TRY(own(&r->image->arena, &me));
-	root = me.cap_effective & 1ull << CAP_SETPCAP;
 	if (root)
 		BATCH(b, "keep capabilities for the moment", SYS_prctl, V(PR_SET_SECUREBITS),
 		      V(SECBIT_KEEP_CAPS | SECBIT_NO_SETUID_FIXUP));
-	drop_bounding(m->cap_bounding, me.cap_bounding, b);
-	set_ids(m, &me, b);
+	drop_bounding(m->cap_bounding, me->cap_bounding, b);
+	set_ids(m, me, b);
 	if (root && m->securebits != (SECBIT_KEEP_CAPS | SECBIT_NO_SETUID_FIXUP))
 		BATCH(b, "set the securebits", SYS_prctl, V(PR_SET_SECUREBITS), V(m->securebits));
 	set_caps(m, b);
 	if (m->no_new_privs)
 		BATCH(b, "set no_new_privs", SYS_prctl, V(PR_SET_NO_NEW_PRIVS), V(1), V(0), V(0),
 		      V(0));
-	if (msg->pdeath_signal)
-		BATCH(b, "set the parent's death signal", SYS_prctl, V(PR_SET_PDEATHSIG),
-		      V(msg->pdeath_signal));
 	/* The kernel makes a process undumpable when its user changes. */
 	if (msg == r->process->threads[0] && r->process->attributes &&
 	    r->process->attributes->dumpable <= 1)
 		BATCH(b, "set dumpable", SYS_prctl, V(PR_SET_DUMPABLE),
 		      V(r->process->attributes->dumpable));
+}
+
+static const Kage__Credentials *of_thread(const struct kage_restore *r, const Kage__Thread *msg)
+{
+	return msg->credentials ? msg->credentials : r->process->credentials;
+}
+
+static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread *msg,
+				     struct kage_batch *b)
+{
+	const Kage__Credentials *m = of_thread(r, msg);
+	Kage__Credentials me;
+
+	if (!r->born_as)
+		TRY(own(&r->image->arena, &me));
+	else
+		me = *of_thread(r, r->born_as);
+	if (!r->born_as || !same(m, &me))
+		change(r, msg, m, &me, b);
+	if (msg->pdeath_signal)
+		BATCH(b, "set the parent's death signal", SYS_prctl, V(PR_SET_PDEATHSIG),
+		      V(msg->pdeath_signal));
 	return NULL;
 }
 

@@ -112,6 +112,7 @@ static void print(const struct kage_image *image, const Kage__Process *p, FILE *
 
 const struct kage_kind kage_kind_filesystem = {
 	.name = "filesystem",
+	.carried = true,
 	.capture = capture,
 	.prepare = prepare,
 	.build = build,

@@ -65,6 +65,7 @@ struct kage_capture {
 		struct mem_pages *before, *after;
 	} verify;              /* plain copies of all memory (capture/verify.h); may be NULL */
 	struct follow *follow; /* capture/follow.h; may be NULL */
+	struct cloning *clone; /* capture/cloned.h; may be NULL */
 	struct kage_space_ids *space_ids; /* borrowed; NULL: numbers count up */
 	struct kage_looked *looked;       /* files met before the freeze (kind/looked.h) */
 	struct kage_noted *noted;         /* files and shared objects met so far (kind/noted.h) */
@@ -78,6 +79,8 @@ struct kage_capture {
 	bool checking; /* only a check: obstacles are collected, no contents are copied */
 	struct kage_obstacles *obstacles;
 };
+
+struct kage_twin;
 
 /* The state of one restore. */
 struct kage_restore {
@@ -94,6 +97,10 @@ struct kage_restore {
 	                               * contents and mappings, -1 before it is opened */
 	int *spaces;              /* by space (index in msg->spaces): a descriptor of ours to the
 	                               * shared object, -1 before it is made */
+	struct kage_twin *
+		twin; /* the process is made of it and has its memory (restore/wake.c); NULL: of a stub */
+	const Kage__Thread
+		*born_as; /* with a twin: whose rights and filters the process is born with */
 	int kept_fd; /* a number in the stub, above all of the image, that stays open; -1: none */
 	struct lazy *lazy; /* what fills memory later; NULL: nothing (restore/lazy.h) */
 	int tty_fd;        /* the terminal that the restored program takes, -1 for none */
@@ -117,6 +124,7 @@ void kage_obstacle(struct kage_obstacles *o, bool fatal, const char *cure, const
 
 struct kage_kind {
 	const char *name;
+	bool carried; /* what is made of a twin has it already, so nothing is left to do */
 
 	/* Capture. The target is frozen, its threads' registers are read. */
 	struct kage_err *(*capture)(struct kage_capture *c);

@@ -152,6 +152,7 @@ static void print(const struct kage_image *image, const Kage__Process *p, FILE *
 
 const struct kage_kind kage_kind_limits = {
 	.name = "limits",
+	.carried = true,
 	.capture = capture,
 	.check = check,
 	.finish = finish,

@@ -391,6 +391,8 @@ static struct kage_err *capture(struct kage_capture *c)
 
 struct copying {
 	struct kage_capture *c;
+	struct kage_target *from;
+	bool (*which)(const Kage__Mapping *);
 	size_t at; /* the mapping that was looked at last; both go upward */
 	struct kage_copy copy;
 };
@@ -448,7 +450,7 @@ static struct kage_err *note_guard(void *user, uint64_t start, uint64_t end)
 	return kage_memory_note_guard(user, start, end);
 }
 
-static int open_pagemap(struct kage_target *t)
+static int open_pagemap(const struct kage_target *t)
 {
 	return openat(t->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
 }
@@ -458,7 +460,8 @@ static struct kage_err *copy_each_mapping(struct copying *k, int pagemap)
 	const Kage__Memory *m = k->c->process->memory;
 
 	for (size_t i = 0; i < m->n_mappings; i++)
-		if (has_private_pages(m->mappings[i]->backing, m->mappings[i]->shared))
+		if (has_private_pages(m->mappings[i]->backing, m->mappings[i]->shared) &&
+		    (!k->which || k->which(m->mappings[i])))
 			TRY(kage_pagemap_private(pagemap, m->mappings[i]->start,
 						 m->mappings[i]->end, copy_found, k));
 	return NULL;
@@ -466,11 +469,11 @@ static struct kage_err *copy_each_mapping(struct copying *k, int pagemap)
 
 static struct kage_err *copy_all(struct copying *k, int pagemap)
 {
-	if (kage_pagemap_can_scan(pagemap))
+	if (!k->which && kage_pagemap_can_scan(pagemap))
 		TRY(kage_pagemap_private(pagemap, 0, KAGE_ARCH_USER_CEILING, copy_found, k));
 	else
 		TRY(copy_each_mapping(k, pagemap));
-	return kage_copy_run(&k->copy, k->c->target);
+	return kage_copy_run(&k->copy, k->from);
 }
 
 bool kage_memory_is_private(const struct kage_vma *vma)
@@ -478,23 +481,35 @@ bool kage_memory_is_private(const struct kage_vma *vma)
 	return has_private_pages(classify(vma), vma->shared);
 }
 
-struct kage_err *kage_memory_guards(struct kage_capture *c)
+bool kage_memory_is_carried(const Kage__Mapping *m)
 {
-	_cleanup_fd_ int pagemap = open_pagemap(c->target);
+	return has_private_pages(m->backing, m->shared) && !m->dont_fork && !m->wipe_on_fork &&
+	       !m->hugetlb_bytes;
+}
+
+bool kage_memory_is_not_carried(const Kage__Mapping *m)
+{
+	return !kage_memory_is_carried(m);
+}
+
+struct kage_err *kage_memory_guards(struct kage_capture *c, const struct kage_target *t)
+{
+	_cleanup_fd_ int pagemap = open_pagemap(t);
 
 	if (pagemap < 0)
-		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
+		return kage_err_sys(errno, "open /proc/%d/pagemap", t->pid);
 	return kage_pagemap_guards(pagemap, 0, KAGE_ARCH_USER_CEILING, note_guard, c);
 }
 
-struct kage_err *kage_memory_copy(struct kage_capture *c)
+struct kage_err *kage_memory_copy(struct kage_capture *c, struct kage_target *t,
+				  bool (*which)(const Kage__Mapping *))
 {
-	_cleanup_fd_ int pagemap = open_pagemap(c->target);
-	struct copying k = { .c = c };
+	_cleanup_fd_ int pagemap = open_pagemap(t);
+	struct copying k = { .c = c, .from = t, .which = which };
 	struct kage_err *e;
 
 	if (pagemap < 0)
-		return kage_err_sys(errno, "open /proc/%d/pagemap", c->target->pid);
+		return kage_err_sys(errno, "open /proc/%d/pagemap", t->pid);
 	e = copy_all(&k, pagemap);
 	kage_copy_deinit(&k.copy);
 	return e;

@@ -7,8 +7,15 @@
 
 #include "kind/kind.h"
 
-/** Copies the contents of all private mappings into C's pages. The target is frozen. */
-struct kage_err *kage_memory_copy(struct kage_capture *c) _must_check_;
+/** Copies the contents of private mappings into C's pages from T: C's target, frozen, or a twin of it. WHICH chooses
+ *  among them; NULL: all. */
+struct kage_err *kage_memory_copy(struct kage_capture *c, struct kage_target *t,
+				  bool (*which)(const Kage__Mapping *)) _must_check_;
+
+/** Whether M is the process's own and a fork takes it along with its contents (madvise(2), MADV_DONTFORK,
+ *  MADV_WIPEONFORK; pages of hugetlbfs would be taken away when their pool is empty). */
+bool kage_memory_is_carried(const Kage__Mapping *m);
+bool kage_memory_is_not_carried(const Kage__Mapping *m);
 
 /** Whether VMA can have pages that belong to the process alone. */
 bool kage_memory_is_private(const struct kage_vma *vma);
@@ -17,8 +24,9 @@ bool kage_memory_is_private(const struct kage_vma *vma);
 struct kage_err *kage_memory_note_guard(struct kage_capture *c, uint64_t start, uint64_t end)
 	_must_check_;
 
-/** Notes the guard regions inside of C's mappings. */
-struct kage_err *kage_memory_guards(struct kage_capture *c) _must_check_;
+/** Notes the guard regions inside of C's mappings, as T has them: C's target or a twin of it. */
+struct kage_err *kage_memory_guards(struct kage_capture *c, const struct kage_target *t)
+	_must_check_;
 
 /** Bytes that kage_memory_copy() would copy now, about: for preparing room beforehand. */
 struct kage_err *kage_memory_estimate(struct kage_target *t, const struct kage_maps *maps,
@@ -35,6 +43,9 @@ struct kage_err *kage_memory_layout(const Kage__Memory *m, struct kage_maps *ret
  *  by way of SPARE (a free address) and map everything. */
 struct kage_err *kage_memory_build(struct kage_restore *r, const struct kage_maps *now,
 				   uint64_t spare, struct kage_batch *b) _must_check_;
+
+/** Calls that map what a life of a twin has not. */
+struct kage_err *kage_memory_build_rest(struct kage_restore *r, struct kage_batch *b) _must_check_;
 
 /* Callbacks of the kind that stand in memory_restore.c and memory_print.c. */
 struct kage_err *kage_memory_check(struct kage_restore *r) _must_check_;

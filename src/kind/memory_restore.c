@@ -116,13 +116,15 @@ struct kage_err *kage_memory_check(struct kage_restore *r)
 	_cleanup_fd_ int self = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	const Kage__Memory *m = r->process->memory;
 
+	for (size_t i = 0; i < m->n_mappings; i++)
+		check_backing(r, m->mappings[i]);
+	if (r->twin)
+		return NULL;
 	if (self < 0)
 		return kage_err_sys(errno, "open /proc/self");
 	TRY(kage_maps_read(self, false, &ours));
-	for (size_t i = 0; i < m->n_mappings; i++) {
+	for (size_t i = 0; i < m->n_mappings; i++)
 		check_kernel_mapping(r, &ours, m->mappings[i]);
-		check_backing(r, m->mappings[i]);
-	}
 	check_vdso_code(r, &ours);
 	check_keys(r);
 	return NULL;
@@ -158,14 +160,22 @@ static struct kage_err *mapping_fd(struct kage_restore *r, const Kage__Mapping *
 	return NULL;
 }
 
+/* With its contents, because a fork has brought it. */
+static bool is_there(const struct kage_restore *r, const Kage__Mapping *m)
+{
+	return r->twin && kage_memory_is_carried(m);
+}
+
 struct kage_err *kage_memory_prepare(struct kage_restore *r)
 {
 	const Kage__Memory *m = r->process->memory;
 	int fd;
 
 	for (size_t i = 0; i < m->n_mappings; i++)
-		TRY_WRAP(mapping_fd(r, m->mappings[i], &fd), "map %" PRIx64, m->mappings[i]->start);
-	return kage_file_open(r, m->exe_file, O_RDONLY, &fd);
+		if (!is_there(r, m->mappings[i]))
+			TRY_WRAP(mapping_fd(r, m->mappings[i], &fd), "map %" PRIx64,
+				 m->mappings[i]->start);
+	return r->twin ? NULL : kage_file_open(r, m->exe_file, O_RDONLY, &fd);
 }
 
 struct kage_err *kage_memory_layout(const Kage__Memory *m, struct kage_maps *ret_maps)
@@ -356,6 +366,22 @@ struct kage_err *kage_memory_build(struct kage_restore *r, const struct kage_map
 	return build_mm(r, b);
 }
 
+struct kage_err *kage_memory_build_rest(struct kage_restore *r, struct kage_batch *b)
+{
+	const Kage__Memory *m = r->process->memory;
+
+	for (size_t i = 0; i < m->n_mappings; i++) {
+		const Kage__Mapping *map = m->mappings[i];
+
+		if (is_there(r, map) || !is_mapped_by_us(map))
+			continue;
+		BATCH(b, label(r, "clear", map), SYS_munmap, V(map->start),
+		      V(map->end - map->start));
+		TRY(build_mapping(r, map, b));
+	}
+	return NULL;
+}
+
 /* --- the end: what would have been in the way before --------------------------------------------- */
 
 /* What cannot be read is locked as well, but then it cannot be faulted in, which the call is sorry for. */
@@ -373,6 +399,11 @@ static void finish_mapping(struct kage_restore *r, const Kage__Mapping *m, struc
 {
 	uint64_t bytes = m->end - m->start;
 
+	/* A fork takes all of it along but this (kernel/fork.c, dup_mmap()). */
+	if (m->locked && is_there(r, m))
+		lock(r, m, b);
+	if (is_there(r, m))
+		return;
 	advise(r, m, m->dont_fork, MADV_DONTFORK, b);
 	advise(r, m, m->dont_dump, MADV_DONTDUMP, b);
 	advise(r, m, m->wipe_on_fork, MADV_WIPEONFORK, b);
@@ -422,7 +453,8 @@ struct kage_err *kage_memory_finish(struct kage_restore *r, struct kage_batch *b
 	for (size_t i = 0; i < m->n_mappings; i++)
 		if (is_mapped_by_us(m->mappings[i]))
 			finish_mapping(r, m->mappings[i], b);
-	build_keys(r, b);
+	if (!r->twin)
+		build_keys(r, b);
 	if (m->lock_future)
 		BATCH(b, "lock later mappings", SYS_mlockall, V(m->lock_future));
 	return NULL;

@@ -127,7 +127,15 @@ static void install(const Kage__SeccompFilter *m, struct kage_batch *b)
 static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread *msg,
 				     struct kage_batch *b)
 {
-	(void)r;
+	if (r->born_as && msg->seccomp_mode == r->born_as->seccomp_mode &&
+	    msg->n_seccomp_filters == r->born_as->n_seccomp_filters)
+		return NULL;
+	if (r->born_as && r->born_as->seccomp_mode)
+		return kage_err_new(
+			KAGE_UNSUPPORTED,
+			"its threads have different seccomp filters, and a copy is born with "
+			"those of thread %d",
+			r->born_as->tid);
 	for (size_t i = 0; i < msg->n_seccomp_filters; i++)
 		install(msg->seccomp_filters[i], b);
 	if (msg->seccomp_mode == SECCOMP_MODE_STRICT)

@@ -64,7 +64,7 @@ static bool has_capability(int capability)
 /* clone(2): set_tid needs one of the two, a PID namespace the latter. */
 static void check_rights(struct kage_restore *r)
 {
-	if (has_capability(CAP_SYS_ADMIN))
+	if (r->options->pid == KAGE_PID_OWN || r->twin || has_capability(CAP_SYS_ADMIN))
 		return;
 	if (r->options->pid == KAGE_PID_NEW)
 		kage_obstacle(r->obstacles, true, "run kage as root", "process number",
@@ -83,7 +83,7 @@ static void check_pids(struct kage_restore *r)
 	const Kage__Process *p = r->process;
 	char object[48];
 
-	if (r->options->pid == KAGE_PID_NEW)
+	if (r->options->pid != KAGE_PID_SAME)
 		return;
 	for (size_t i = 0; i < p->n_threads; i++) {
 		pid_t tid = p->threads[i]->tid;
@@ -140,7 +140,7 @@ struct kage_err *restore_look(struct kage_restore *r)
 	check_pids(r);
 	TRY(check_trust(r));
 	for (const struct kage_kind *const *k = kage_kinds; *k; k++)
-		if ((*k)->check)
+		if ((*k)->check && !restore_has(r, *k))
 			TRY_WRAP((*k)->check(r), "check %s", (*k)->name);
 	return kage_fds_check(r);
 }

@@ -22,7 +22,9 @@
 #include "kind/obstacles.h"
 #include "kind/terminal.h"
 #include "restore/lazy.h"
+#include "restore/numbers.h"
 #include "restore/restore.h"
+#include "restore/wake.h"
 
 enum {
 	AREA_BASE_BYTES = 1 << 20,
@@ -31,11 +33,11 @@ enum {
 };
 
 /* Room for the largest batch. */
-static struct kage_err *area_bytes(const struct kage_restore *r, size_t *ret_bytes)
+static struct kage_err *restore_area_bytes(const struct kage_image *image, size_t *ret_bytes)
 {
-	const Kage__Process *p = r->process;
+	const Kage__Process *p = image->msg->processes[0];
 	size_t objects = p->memory->n_mappings + p->n_descriptors + p->n_threads + p->n_pending +
-			 r->image->msg->n_descriptions + p->n_posix_timers + p->n_locks;
+			 image->msg->n_descriptions + p->n_posix_timers + p->n_locks;
 	size_t bytes = 0;
 
 	for (size_t i = 0; i < p->n_threads; i++)
@@ -108,7 +110,7 @@ static struct kage_err *init(struct kage_restore *r, struct kage_ctx *ctx, struc
 static struct kage_err *prepare(struct kage_restore *r)
 {
 	for (const struct kage_kind *const *k = kage_kinds; *k; k++)
-		if ((*k)->prepare)
+		if ((*k)->prepare && !restore_has(r, *k))
 			TRY_WRAP((*k)->prepare(r), "prepare %s", (*k)->name);
 	return kage_fds_make(r);
 }
@@ -136,8 +138,7 @@ static struct kage_err *build_memory(struct kage_restore *r, const struct stub_a
 	TRY(kage_batch_run(r->stub, r->stub->threads[0], &b));
 	TRY(lazy_prepare(r, &r->lazy));
 	TRY(restore_fill(r, r->lazy));
-	TRY(lazy_start(r->lazy));
-	return patch_memory(r);
+	return lazy_start(r->lazy);
 }
 
 typedef struct kage_err *build_fn(struct kage_restore *r, struct kage_batch *b);
@@ -151,7 +152,7 @@ static struct kage_err *run_step(struct kage_restore *r, bool finish, build_fn *
 	for (const struct kage_kind *const *k = kage_kinds; *k; k++) {
 		build_fn *fn = finish ? (*k)->finish : (*k)->build;
 
-		if (fn)
+		if (fn && !restore_has(r, *k))
 			TRY_WRAP(fn(r, &b), "%s", (*k)->name);
 	}
 	if (more)
@@ -159,13 +160,17 @@ static struct kage_err *run_step(struct kage_restore *r, bool finish, build_fn *
 	return kage_batch_run(r->stub, r->stub->threads[0], &b);
 }
 
-static struct kage_err *bring_up(struct kage_restore *r, struct stub_area *area)
+static struct kage_err *build(struct kage_restore *r, struct stub_area *area,
+			      struct numbers *numbers)
 {
-	TRY(build_memory(r, area));
+	TRY(r->twin ? wake_memory(r) : build_memory(r, area));
+	TRY(patch_memory(r));
 	TRY(kage_ctx_poll(r->ctx));
 	TRY(run_step(r, false, kage_fds_place));
 	TRY(threads_make(r));
-	TRY(run_step(r, true, NULL));
+	if (numbers)
+		TRY(numbers_of_threads(r, numbers));
+	TRY(run_step(r, true, wake_finish));
 	TRY(threads_build(r));
 	TRY(kage_fds_start(r));
 	TRY(kage_ctx_poll(r->ctx));
@@ -173,17 +178,42 @@ static struct kage_err *bring_up(struct kage_restore *r, struct stub_area *area)
 	return threads_release(r, area, r->options->stopped || r->process->stopped);
 }
 
+static struct kage_err *bring_up(struct kage_restore *r, struct stub_area *area)
+{
+	struct numbers *numbers = NULL;
+	struct kage_err *e = NULL;
+
+	if (r->options->pid == KAGE_PID_OWN)
+		e = numbers_begin(r, &numbers);
+	if (!e)
+		e = build(r, area, numbers);
+	numbers_end(r, numbers);
+	return e;
+}
+
+/* The process that becomes the program, and what batches reach it through. */
+static struct kage_err *make(struct kage_restore *r, struct stub_area *area)
+{
+	size_t bytes = 0;
+
+	if (r->twin) {
+		*area = (struct stub_area){ r->twin->area, r->twin->area_bytes, 0 };
+		TRY(wake_make(r, &r->stub));
+		return stub_choose_event(r, &r->stub->site->event_signal);
+	}
+	TRY(restore_area_bytes(r->image, &bytes));
+	TRY(stub_area_map(r, bytes, area));
+	return stub_make(r, area, &r->stub);
+}
+
 static struct kage_err *live(struct kage_restore *r, struct kage_life *ret_life)
 {
 	struct stub_area area = { 0 };
 	struct kage_err *e;
-	size_t bytes = 0;
 
 	TRY(restore_check(r));
 	TRY(prepare(r));
-	TRY(area_bytes(r, &bytes));
-	TRY(stub_area_map(r, bytes, &area));
-	e = stub_make(r, &area, &r->stub);
+	e = make(r, &area);
 	if (!e)
 		e = bring_up(r, &area);
 	if (e) {
@@ -195,7 +225,8 @@ static struct kage_err *live(struct kage_restore *r, struct kage_life *ret_life)
 		ret_life->pidfd = take_fd(&r->stub->pidfd);
 		kage_target_close(r->stub);
 	}
-	stub_area_unmap(&area);
+	if (!r->twin)
+		stub_area_unmap(&area);
 	return e;
 }
 
@@ -237,6 +268,39 @@ struct kage_err *kage_restore(struct kage_ctx *ctx, struct kage_image *image,
 	life.total_ns = kage_clock_mono_ns() - begin;
 	*ret_life = life;
 	return NULL;
+}
+
+/* The message of the thread that forked the twin, whose rights a life is born with. */
+static const Kage__Thread *forker(const Kage__Process *p, const struct kage_twin *twin)
+{
+	for (size_t i = 0; i < p->n_threads; i++)
+		if (p->threads[i]->tid == twin->born_of)
+			return p->threads[i];
+	return p->threads[0];
+}
+
+struct kage_err *kage_wake(struct kage_ctx *ctx, struct kage_image *image, struct kage_twin *twin,
+			   const struct kage_restore_options *options, struct kage_life *ret_life)
+{
+	uint64_t begin = kage_clock_mono_ns();
+	struct kage_life life = { .pidfd = -1 };
+	struct kage_restore r;
+	struct kage_err *e = init(&r, ctx, image, options);
+
+	r.twin = twin;
+	r.born_as = forker(r.process, twin);
+	if (!e)
+		e = kage_files_settle(&r, live(&r, &life));
+	deinit(&r);
+	TRY(e);
+	life.total_ns = kage_clock_mono_ns() - begin;
+	*ret_life = life;
+	return NULL;
+}
+
+struct kage_err *kage_wake_area_bytes(const struct kage_image *image, size_t *ret_bytes)
+{
+	return restore_area_bytes(image, ret_bytes);
 }
 
 struct kage_err *kage_check_image(struct kage_ctx *ctx, struct kage_image *image,

@@ -64,6 +64,21 @@ void waits_release_on_sockets(struct kage_restore *r);
 struct kage_err *threads_release(struct kage_restore *r, const struct stub_area *area, bool stopped)
 	_must_check_;
 
+/* With a twin (wake.c): the process is split off, frozen; its descriptors and the rest of its memory; and calls for
+ * the very end. */
+struct kage_err *wake_make(struct kage_restore *r, struct kage_target **ret_life) _must_check_;
+struct kage_err *wake_memory(struct kage_restore *r) _must_check_;
+struct kage_err *wake_finish(struct kage_restore *r, struct kage_batch *b) _must_check_;
+
+/** The signal that tells of the end of batches in R's stub. */
+struct kage_err *stub_choose_event(const struct kage_restore *r, int *ret_signal) _must_check_;
+
+/** Whether there is nothing to be done for KIND, because the process is born with it. */
+static inline bool restore_has(const struct kage_restore *r, const struct kage_kind *kind)
+{
+	return r->twin && kind->carried;
+}
+
 /** Names every obstacle in R; restore_check() fails if one of them is fatal. */
 struct kage_err *restore_look(struct kage_restore *r) _must_check_;
 struct kage_err *restore_check(struct kage_restore *r) _must_check_;

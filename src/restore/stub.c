@@ -183,7 +183,7 @@ static uint64_t signals_used(const struct kage_restore *r)
 
 /* The signal that tells of a batch's end must be no other's: one of the program's own would be taken for
  * it while it is queued, and lost. */
-static struct kage_err *choose_event(const struct kage_restore *r, int *ret_signal)
+struct kage_err *stub_choose_event(const struct kage_restore *r, int *ret_signal)
 {
 	static const int at_best[] = { SIGURG, SIGWINCH, SIGCHLD };
 	uint64_t used = signals_used(r);
@@ -213,7 +213,7 @@ static struct kage_err *give_site(const struct kage_restore *r, struct kage_targ
 	s->area_here = area->base + CODE_BYTES;
 	s->area_bytes = area->bytes - CODE_BYTES;
 	stub->site = s;
-	return choose_event(r, &s->event_signal);
+	return stub_choose_event(r, &s->event_signal);
 }
 
 static struct kage_err *set_up(const struct kage_restore *r, struct kage_target *stub,
@@ -281,6 +281,9 @@ struct kage_err *stub_make(struct kage_restore *r, const struct stub_area *area,
 	_cleanup_(pidns_deinit) struct pidns ns = PIDNS_NONE;
 	struct kage_target *stub = NULL;
 
+	if (r->options->pid == KAGE_PID_OWN)
+		return kage_err_new(KAGE_INVALID,
+				    "only a life of a twin can have numbers of its own");
 	if (r->options->pid == KAGE_PID_SAME) {
 		TRY(make_held(r, area, NULL, &stub));
 	} else {

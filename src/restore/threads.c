@@ -46,12 +46,13 @@ struct kage_err *threads_make(struct kage_restore *r)
 		struct clone_args args = {
 			.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
 				 CLONE_SYSVSEM,
-			.set_tid_size = 1,
+			.set_tid_size = r->options->pid == KAGE_PID_OWN ? 0 : 1,
 		};
 		size_t tid = kage_batch_data(&b, &p->threads[i]->tid, sizeof(int32_t));
 		size_t at = kage_batch_data(&b, &args, sizeof(args));
 
-		kage_batch_point(&b, at + offsetof(struct clone_args, set_tid), tid);
+		if (args.set_tid_size)
+			kage_batch_point(&b, at + offsetof(struct clone_args, set_tid), tid);
 		BATCH(&b, "make a thread", SYS_clone3, DATA(at), V(sizeof(args)));
 	}
 	TRY(explain(kage_batch_run(stub, stub->threads[0], &b), p, &b));

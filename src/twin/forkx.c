@@ -2,7 +2,7 @@
 /*
  * One batch does it all. A child of the target would be seen by its parent, or by itself when it waits for children, so:
  *
- *	thread	pipe2; clone of a helper, which shares everything and has no exit signal; wait4 for it;
+ *	thread	pipe2 or socketpair; clone of a helper, which shares everything and has no exit signal; wait4 for it;
  *		(here we take the pipe's writing end and a pidfd); close what was opened
  *	helper	clone of the twin, without sharing and without an exit signal; exit
  *	twin	setsid; keeps the pipe's reading end and closes everything else; read; exit_group
@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,7 +31,7 @@
 #include "sys/cgroup.h"
 #include "sys/kernel.h"
 #include "sys/text.h"
-#include "target/batch.h"
+#include "twin/hold.h"
 
 enum {
 	HELPER = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND,
@@ -75,6 +76,9 @@ struct forking {
 	size_t pipe, pidfd, byte; /* offsets of data */
 	size_t helper, born;      /* calls */
 	int hold_fd, twin_fd;     /* of ours; -1: not yet */
+	bool wakeable;
+	struct kage_site site;
+	pid_t forker;
 };
 
 /* Both ends stand side by side, and system calls take the lower half of what they are given. */
@@ -85,7 +89,12 @@ static void say_thread(struct forking *f)
 {
 	struct kage_batch *b = &f->b;
 
-	BATCH(b, "make a pipe", SYS_pipe2, DATA(f->pipe), V(O_CLOEXEC));
+	/* Descriptors for lives come through a socket. */
+	if (f->wakeable)
+		BATCH(b, "make a pair of sockets", SYS_socketpair, V(AF_UNIX),
+		      V(SOCK_STREAM | SOCK_CLOEXEC), V(0), DATA(f->pipe));
+	else
+		BATCH(b, "make a pipe", SYS_pipe2, DATA(f->pipe), V(O_CLOEXEC));
 	f->helper = BATCH_TRY(b, "make a helper process", SYS_clone, V(HELPER));
 	BATCH_TRY(b, "wait for it", SYS_wait4, RESULT(f->helper), V(0), V(__WCLONE));
 	f->b.meet_at = BATCH_TRY(b, "close the pipe", SYS_close, READING);
@@ -159,6 +168,8 @@ static struct kage_err *run(struct kage_target *t, struct kage_thread *thread, s
 	f->b.meet = take_out;
 	f->b.meet_user = f;
 	e = kage_batch_run(t, thread, &f->b);
+	if (t->site)
+		f->site = *t->site;
 	kage_site_leave(t);
 	if (!e && f->twin_fd < 0)
 		return explain(f);
@@ -224,6 +235,10 @@ static struct kage_err *open_twin(struct kage_ctx *ctx, struct forking *f,
 	if (!twin)
 		return kage_err_nomem();
 	twin->hold_fd = take_fd(&f->hold_fd);
+	twin->born_of = f->forker;
+	twin->born_in = f->site;
+	twin->born_in.code = NULL;
+	twin->born_in.thread = NULL;
 	e = open_process(ctx, f->twin_fd, &twin->process);
 	if (twin->process)
 		take_fd(&f->twin_fd);
@@ -238,10 +253,12 @@ static struct kage_err *open_twin(struct kage_ctx *ctx, struct forking *f,
 	return NULL;
 }
 
-struct kage_err *kage_twin_fork(struct kage_target *t, struct kage_thread *thread,
+struct kage_err *kage_twin_fork(struct kage_target *t, struct kage_thread *thread, bool wakeable,
 				struct kage_twin **ret_twin)
 {
-	struct forking f = { .hold_fd = -1, .twin_fd = -1 };
+	struct forking f = {
+		.hold_fd = -1, .twin_fd = -1, .wakeable = wakeable, .forker = thread->tid
+	};
 	struct kage_err *e;
 
 	kage_batch_init(&f.b);
@@ -276,6 +293,7 @@ void kage_twin_end(struct kage_twin *twin)
 	/* Its read has ended; it ends sooner so, also where it was stopped by somebody. */
 	if (p.fd >= 0 && pidfd_send_signal(p.fd, SIGKILL, NULL, 0) == 0)
 		(void)poll(&p, 1, END_MS);
+	kage_twin_release(twin);
 	kage_target_close(twin->process);
 	free(twin);
 }

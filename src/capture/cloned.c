@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "capture/cloned.h"
+
+#include <stdlib.h>
+
+#include "base/cleanup.h"
+#include "base/types.h"
+#include "capture/twinned.h"
+#include "image/layers.h"
+#include "image/runs.h"
+#include "kind/memory.h"
+
+struct kage_err *cloned_copy(struct kage_capture *c, bool *ret_still)
+{
+	struct cloning *k = c->clone;
+	struct kage_thread *thread = kage_target_who_stands(c->target);
+	const char *why = twinned_obstacle(c);
+
+	/* Of an attempt before this one. */
+	kage_twin_end(take_ptr(k->twin));
+	if (why)
+		return kage_err_new(KAGE_UNSUPPORTED, "process %d must not be forked: %s",
+				    c->target->pid, why);
+	if (!thread) {
+		c->stop_all |= ++k->n_asleep > 1;
+		*ret_still = false;
+		return NULL;
+	}
+	k->n_asleep = 0;
+	c->tracking = KAGE__SOURCE__TRACKING__TWIN;
+	TRY(kage_memory_copy(c, c->target, kage_memory_is_not_carried));
+	return kage_twin_fork(c->target, thread, true, &k->twin);
+}
+
+struct kage_err *cloned_finish(struct kage_capture *c)
+{
+	TRY(twinned_check(c, c->clone->twin));
+	return kage_memory_guards(c, c->clone->twin->process);
+}
+
+/* --- an image for a store ---------------------------------------------------------------------- */
+
+static struct kage_err *read_twin(struct kage_ctx *ctx, struct kage_image *image,
+				  const struct kage_twin *twin, struct kage_pages **ret_pages)
+{
+	struct kage_capture c = { .ctx = ctx, .image = image, .process = image->msg->processes[0] };
+	struct kage_err *e;
+
+	TRY(kage_mem_pages_create(&c.pages));
+	e = kage_memory_copy(&c, twin->process, kage_memory_is_carried);
+	if (!e)
+		e = kage_twin_check(twin);
+	if (e)
+		kage_mem_pages_destroy(c.pages);
+	else
+		*ret_pages = kage_mem_pages_finish(c.pages);
+	return e;
+}
+
+static struct kage_err *join(struct cloned_whole *w, struct kage_pages **ret_pages)
+{
+	struct kage_pages *const layers[] = { w->rest, w->memory };
+	struct page_runs all = { 0 };
+	struct kage_err *e = NULL;
+
+	for (size_t i = 0; !e && i < ARRAY_SIZE(layers); i++)
+		e = kage_runs_add_all(&all, layers[i]->runs, layers[i]->n_runs);
+	kage_runs_sort(&all);
+	if (!e)
+		e = kage_layers_create(all.v, all.n, layers, ARRAY_SIZE(layers), ret_pages);
+	kage_runs_deinit(&all);
+	return e;
+}
+
+struct kage_err *kage_cloned_begin(struct kage_ctx *ctx, struct kage_image *image,
+				   const struct kage_twin *twin, struct cloned_whole *ret_whole)
+{
+	struct kage_pages *whole;
+
+	*ret_whole = (struct cloned_whole){ .rest = image->pages };
+	TRY(read_twin(ctx, image, twin, &ret_whole->memory));
+	TRY(join(ret_whole, &whole));
+	image->pages = whole;
+	return NULL;
+}
+
+void kage_cloned_end(struct kage_image *image, struct cloned_whole *w)
+{
+	if (image->pages != w->rest)
+		kage_pages_destroy(image->pages);
+	image->pages = w->rest;
+	kage_pages_destroy(w->memory);
+	*w = (struct cloned_whole){ .rest = image->pages };
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An image whose memory stays in a twin: the target stands only while it is forked. In the image itself are the contents
+ * of what a fork does not take along.
+ */
+#ifndef CAPTURE_CLONED_H
+#define CAPTURE_CLONED_H
+
+#include "kind/kind.h"
+#include "twin/forkx.h"
+
+/* Of one capture. */
+struct cloning {
+	struct kage_twin *twin; /* NULL before it is made */
+	unsigned n_asleep;      /* attempts in which no thread stood that could fork */
+};
+
+/** Makes the twin, in the stop, and copies what it has not. *RET_STILL is false where a thread has to be stopped
+ *  before. KAGE_UNSUPPORTED, KAGE_PERM or KAGE_LIMIT where there can be none. */
+struct kage_err *cloned_copy(struct kage_capture *c, bool *ret_still) _must_check_;
+
+/** When the target goes on: the rest, from the twin. */
+struct kage_err *cloned_finish(struct kage_capture *c) _must_check_;
+
+/* An image made whole for a while, with its memory out of a twin. */
+struct cloned_whole {
+	struct kage_pages *memory; /* of the twin */
+	struct kage_pages *rest;   /* what the image had, and has again */
+};
+
+/** Puts the memory of IMAGE, which is in TWIN, into it; kage_cloned_end() takes it out again, also after an error. */
+struct kage_err *kage_cloned_begin(struct kage_ctx *ctx, struct kage_image *image,
+				   const struct kage_twin *twin, struct cloned_whole *ret_whole)
+	_must_check_;
+void kage_cloned_end(struct kage_image *image, struct cloned_whole *whole);
+
+#endif

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "restore/wake.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "kind/memory.h"
+#include "restore/restore.h"
+
+/* --- descriptors ------------------------------------------------------------------------------ */
+
+/* Our descriptors that the life is to have at the same numbers, as a stub inherits them. */
+struct passing {
+	struct kage_restore *r;
+	int *fds;
+	size_t n;
+	int above; /* a number above all of them */
+};
+
+static void note(struct passing *p, int fd)
+{
+	if (fd < 0)
+		return;
+	p->fds[p->n++] = fd;
+	if (fd >= p->above)
+		p->above = fd + 1;
+}
+
+static struct kage_err *collect(struct passing *p)
+{
+	const struct kage_restore *r = p->r;
+	const Kage__Image *m = r->image->msg;
+	size_t most = m->n_descriptions + r->options->n_fds + m->n_files + m->n_spaces + 1;
+
+	p->fds = calloc(most, sizeof(*p->fds));
+	if (!p->fds)
+		return kage_err_nomem();
+	for (size_t i = 0; i < m->n_descriptions; i++)
+		note(p, r->fds[i]);
+	for (size_t i = 0; i < r->options->n_fds; i++)
+		note(p, r->given[i]);
+	for (size_t i = 0; i < m->n_files; i++)
+		note(p, r->files[i]);
+	for (size_t i = 0; i < m->n_spaces; i++)
+		note(p, r->spaces[i]);
+	note(p, r->tty_fd);
+	if (p->above <= (int)p->n)
+		p->above = (int)p->n + 1;
+	return NULL;
+}
+
+static const Kage__Limit *open_files(const struct kage_restore *r)
+{
+	for (size_t i = 0; i < r->process->n_limits; i++)
+		if (r->process->limits[i]->resource == RLIMIT_NOFILE)
+			return r->process->limits[i];
+	return NULL;
+}
+
+/* While descriptors are on their way their numbers are higher than the program may want to have. */
+static void say_limit(const struct kage_restore *r, bool raised, struct kage_batch *b)
+{
+	const Kage__Limit *m = open_files(r);
+	struct rlimit lim;
+
+	if (!m)
+		return;
+	lim = (struct rlimit){ raised ? m->hard : m->soft, m->hard };
+	BATCH_TRY(b, "set a limit", SYS_prlimit64, V(0), V(RLIMIT_NOFILE),
+		  DATA(kage_batch_data(b, &lim, sizeof(lim))), V(0));
+}
+
+/* They come at the lowest numbers that are free, so they are put out of the way of each other first. */
+static void say_receive(const struct passing *p, size_t first, size_t n, struct kage_batch *b)
+{
+	size_t at;
+
+	kage_twin_say_receive(b, n, &at);
+	for (size_t i = 0; i < n; i++)
+		BATCH(b, "put a descriptor out of the way", SYS_dup3, LOAD(at + i * sizeof(int)),
+		      V(p->above + (int)(first + i)), V(0));
+	BATCH(b, "close a descriptor", SYS_close_range, V(1), V(n), V(0));
+}
+
+static struct kage_err *pass(struct kage_restore *r)
+{
+	_cleanup_(kage_batch_deinit) struct kage_batch b;
+	struct passing p = { .r = r };
+	_cleanup_free_ int *fds = NULL;
+
+	kage_batch_init(&b);
+	TRY(collect(&p));
+	fds = p.fds;
+	say_limit(r, true, &b);
+	for (size_t at = 0, n; at < p.n; at += n) {
+		n = p.n - at < KAGE_TWIN_GIVE_MOST ? p.n - at : KAGE_TWIN_GIVE_MOST;
+		TRY(kage_twin_give(r->twin, fds + at, n));
+		say_receive(&p, at, n, &b);
+	}
+	for (size_t i = 0; i < p.n; i++)
+		BATCH(&b, "put a descriptor to its number", SYS_dup3, V(p.above + (int)i),
+		      V(fds[i]), V(0));
+	BATCH(&b, "close what was on its way", SYS_close_range, V(p.above), V(~0u), V(0));
+	return kage_batch_run(r->stub, r->stub->threads[0], &b);
+}
+
+/* --- steps ------------------------------------------------------------------------------------ */
+
+struct kage_err *wake_make(struct kage_restore *r, struct kage_target **ret_life)
+{
+	pid_t number = r->options->pid == KAGE_PID_SAME ? r->process->pid : 0;
+	struct kage_err *e = kage_twin_split(r->twin, number, ret_life);
+
+	return e && kage_err_code(e) == KAGE_PERM && number
+		       ? kage_err_advise(e, "wake it with a number of its own")
+		       : e;
+}
+
+struct kage_err *wake_memory(struct kage_restore *r)
+{
+	_cleanup_(kage_batch_deinit) struct kage_batch b;
+
+	kage_batch_init(&b);
+	TRY(pass(r));
+	TRY(kage_memory_build_rest(r, &b));
+	TRY(kage_batch_run(r->stub, r->stub->threads[0], &b));
+	return restore_fill(r, NULL);
+}
+
+struct kage_err *wake_finish(struct kage_restore *r, struct kage_batch *b)
+{
+	if (r->twin)
+		say_limit(r, false, b);
+	return NULL;
+}
