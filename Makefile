@@ -25,7 +25,9 @@ LAYERS := base image git store sys arch arch/x86_64 target calls kind look core 
 LIB_SRCS := $(foreach d,$(LAYERS),$(wildcard src/$(d)/*.c))
 LIB_ASMS := $(foreach d,$(LAYERS),$(wildcard src/$(d)/*.S))
 CLI_SRCS := $(wildcard src/cli/*.c)
-LIB_OBJS := $(LIB_SRCS:%.c=$(B)/%.o) $(LIB_ASMS:%.S=$(B)/%.o) $(B)/proto/image.pb-c.o
+PROTOS := image keeper
+PROTO_HEADERS := $(PROTOS:%=$(B)/proto/%.pb-c.h)
+LIB_OBJS := $(LIB_SRCS:%.c=$(B)/%.o) $(LIB_ASMS:%.S=$(B)/%.o) $(PROTOS:%=$(B)/proto/%.pb-c.o)
 CLI_OBJS := $(CLI_SRCS:%.c=$(B)/%.o)
 UNIT_TESTS := $(patsubst test/unit/%.c,$(B)/test/unit/%,$(wildcard test/unit/test_*.c))
 HELPERS := $(patsubst test/%.c,$(B)/test/%,$(wildcard test/kind/*.c test/programs/*.c test/fault/*.c test/target/*.c test/cli/*.c test/record/*.c test/restore/*.c))
@@ -56,16 +58,16 @@ all: $(B)/libkage.so.$(VERSION) $(B)/libkage.a $(B)/kage
 
 -include src/sys/bpf/bpf.mk
 
-$(B)/proto/image.pb-c.c: proto/image.proto
+$(B)/proto/%.pb-c.c: proto/%.proto
 	@mkdir -p $(@D)
 	$(Q)protoc-c --c_out=$(B)/proto -Iproto $<
-$(B)/proto/image.pb-c.h: $(B)/proto/image.pb-c.c ;
+$(B)/proto/%.pb-c.h: $(B)/proto/%.pb-c.c ;
 
 # Generated code is not held to our warnings.
-$(B)/proto/image.pb-c.o: $(B)/proto/image.pb-c.c
+$(B)/proto/%.pb-c.o: $(B)/proto/%.pb-c.c
 	$(Q)$(CC) $(KFLAGS) -w $(CFLAGS) $(SAN) -c $< -o $@
 
-$(B)/src/%.o: src/%.c $(B)/proto/image.pb-c.h | $(BPF_HEADERS)
+$(B)/src/%.o: src/%.c $(PROTO_HEADERS) | $(BPF_HEADERS)
 	@mkdir -p $(@D)
 	@$(if $(filter 0,$(V)),echo "  CC   $<")
 	$(Q)$(CC) $(KFLAGS) $(CFLAGS) $(SAN) -MMD -MP -c $< -o $@
@@ -137,17 +139,18 @@ $(B)/bench/%: bench/%.c $(B)/libkage.a
 # --- fuzzing: clang's libFuzzer over the pure parsers ------------------------------------------------
 FUZZ_SECONDS ?= 60
 FUZZ_SRCS := $(LIB_SRCS) $(filter-out src/cli/main.c,$(CLI_SRCS))
-FUZZ_OBJS := $(FUZZ_SRCS:%.c=$(B)/fuzz/obj/%.o) $(LIB_ASMS:%.S=$(B)/fuzz/obj/%.o) $(B)/fuzz/obj/proto/image.pb-c.o
+FUZZ_OBJS := $(FUZZ_SRCS:%.c=$(B)/fuzz/obj/%.o) $(LIB_ASMS:%.S=$(B)/fuzz/obj/%.o) \
+	$(PROTOS:%=$(B)/fuzz/obj/proto/%.pb-c.o)
 FUZZ_CC = clang -g -O1 $(filter-out -Werror,$(KFLAGS)) -Itest -w -fno-omit-frame-pointer \
 	-fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-$(B)/fuzz/obj/%.o: %.c $(B)/proto/image.pb-c.h | $(BPF_HEADERS)
+$(B)/fuzz/obj/%.o: %.c $(PROTO_HEADERS) | $(BPF_HEADERS)
 	@mkdir -p $(@D)
 	$(Q)$(FUZZ_CC) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
 $(B)/fuzz/obj/%.o: %.S
 	@mkdir -p $(@D)
 	$(Q)$(FUZZ_CC) -MMD -MP -c $< -o $@
-$(B)/fuzz/obj/proto/image.pb-c.o: $(B)/proto/image.pb-c.c
+$(B)/fuzz/obj/proto/%.pb-c.o: $(B)/proto/%.pb-c.c
 	@mkdir -p $(@D)
 	$(Q)$(FUZZ_CC) -fsanitize=fuzzer-no-link -c $< -o $@
 $(B)/fuzz/libkage.a: $(FUZZ_OBJS)

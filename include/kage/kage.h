@@ -534,6 +534,10 @@ KAGE_API struct kage_err *kage_restore(struct kage_ctx *ctx, struct kage_image *
 				       const struct kage_restore_options *options,
 				       struct kage_life *ret_life);
 
+/** How LIFE, which has ended (its pidfd is readable), has ended: as of waitpid(2). Also for who is not its parent, and
+ *  after that has taken note. KAGE_UNSUPPORTED where the kernel does not tell (before Linux 6.15). */
+KAGE_API struct kage_err *kage_life_status(const struct kage_life *life, int *ret_status);
+
 /* --- for debuggers --------------------------------------------------------------------------- */
 
 /** Writes an ELF core file of IMAGE to FD, sparse. */

@@ -27,9 +27,9 @@ static struct kage_err *set_words(struct kage_image *image, const struct kage_sn
 	return s->message && s->reason ? NULL : kage_err_nomem();
 }
 
-static struct kage_err *store(struct kage_ctx *ctx, struct kage_store *store,
-			      struct versions *versions, struct kage_image *image,
-			      const struct kage_snap_options *o, struct kage_snap_result *result)
+struct kage_err *kage_snap_store(struct kage_ctx *ctx, struct kage_store *store,
+				 struct versions *versions, struct kage_image *image,
+				 const struct kage_snap_options *o, struct kage_snap_result *result)
 {
 	struct kage_put_options put = { .compression = o->compression };
 	uint8_t recipient[RECIPIENT_BYTES];
@@ -48,6 +48,11 @@ static struct kage_err *store(struct kage_ctx *ctx, struct kage_store *store,
 			      result->git_commit));
 	result->number = stored.number;
 	result->stored_bytes = stored.stored_bytes;
+	result->pause_ns = image->msg->source->pause_ns;
+	result->rung = image->msg->source->rung;
+	result->tracking = kage_tracking_name(image->msg->source->tracking);
+	result->memory_bytes = image->msg->source->copied_bytes;
+	result->n_threads = (uint32_t)image->msg->processes[0]->n_threads;
 	return NULL;
 }
 
@@ -91,14 +96,9 @@ static struct kage_err *capture_and_store(struct kage_ctx *ctx, struct kage_stor
 		return kage_err_nomem();
 	TRY(kage_capture(ctx, t, &co, obstacles, &image));
 	follow_let_go(follow);
-	e = store(ctx, into, versions, image, o, result);
+	e = kage_snap_store(ctx, into, versions, image, o, result);
 	if (o->kill)
 		kage_target_thaw(t, e == NULL);
-	result->pause_ns = image->msg->source->pause_ns;
-	result->rung = image->msg->source->rung;
-	result->tracking = kage_tracking_name(image->msg->source->tracking);
-	result->memory_bytes = image->msg->source->copied_bytes;
-	result->n_threads = (uint32_t)image->msg->processes[0]->n_threads;
 	kage_image_close(image);
 	return e;
 }

@@ -26,4 +26,10 @@ struct kage_err *kage_versions_put(struct versions *v, struct kage_ctx *ctx,
 				   struct kage_put_result *ret_result,
 				   char ret_commit[KAGE_GIT_ID_BYTES]) _must_check_;
 
+/** Stores IMAGE as kage_snap() does, with OPTIONS' words and name; fills RESULT but for its total_ns. */
+struct kage_err *kage_snap_store(struct kage_ctx *ctx, struct kage_store *store,
+				 struct versions *versions, struct kage_image *image,
+				 const struct kage_snap_options *options,
+				 struct kage_snap_result *result) _must_check_;
+
 #endif

@@ -4,29 +4,7 @@
 #include <string.h>
 
 #include "cli/duration.h"
-
-/* "512M", "10G", "100000"; powers of 1,024, with or without "iB" or "B". */
-static bool parse_size(const char *text, uint64_t *ret_bytes)
-{
-	static const char units[] = "KMGT";
-	uint64_t factor = 1;
-	const char *unit;
-	char *end;
-	double n;
-
-	if (strspn(text, "0123456789.") == 0 || text[1] == 'x')
-		return false;
-	n = strtod(text, &end);
-	unit = *end ? strchr(units, *end == 'k' ? 'K' : *end) : NULL;
-	if (unit) {
-		factor <<= 10 * (unit - units + 1);
-		end++;
-	}
-	if (strcmp(end, "iB") != 0 && strcmp(end, "B") != 0 && *end)
-		return false;
-	*ret_bytes = (uint64_t)(n * (double)factor);
-	return n * (double)factor < 1e18 && *ret_bytes > 0;
-}
+#include "cli/size.h"
 
 static bool add_tier(struct cli_keep *keep, uint64_t span_ns, uint64_t every_ns)
 {
@@ -80,7 +58,7 @@ int cli_keep_parse(struct cli *cli, const struct cli_keep_values *values, struct
 				   !every_ns || !add_tier(keep, 0, every_ns)))
 		return cli_fail_usage(cli, "'%s' is no duration; write 1s, 5min, 1h",
 				      values->keep_every);
-	if (values->max_size && !parse_size(values->max_size, &keep->rules.max_bytes))
+	if (values->max_size && !cli_size_parse(values->max_size, &keep->rules.max_bytes))
 		return cli_fail_usage(cli, "'%s' is no size; write 512M, 10G", values->max_size);
 	return CLI_DONE;
 }

@@ -4,6 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <kage/twins.h>
+
 #include "cli/cli.h"
 #include "cli/json.h"
 #include "cli/progress.h"
@@ -17,6 +19,7 @@ struct snap_values {
 	bool kill;
 	bool carry;
 	bool tree;
+	bool twin;
 	int level;
 };
 
@@ -35,6 +38,8 @@ static const struct cli_option options[] = {
 	  .offset = offsetof(struct snap_values, level), 1, 19 },
 	{ "recipient", 0, "KEY", "encrypt for the public KEY, or the one in a file KEY", CLI_TEXT,
 	  .offset = offsetof(struct snap_values, recipient) },
+	{ "twin", 0, NULL, "of the twin that is named instead of a PID (see 'kage clone')",
+	  CLI_FLAG, .offset = offsetof(struct snap_values, twin) },
 	{ "tree", 0, NULL, NULL, CLI_FLAG, .offset = offsetof(struct snap_values, tree) },
 	{ 0 },
 };
@@ -88,6 +93,43 @@ static struct kage_err *snap(struct cli *cli, const struct snap_values *values, 
 	return e ? e : kage_snap(cli->ctx, store, pid, &how, ret_result);
 }
 
+/* The keeper that stores the image is elsewhere. */
+static char *absolute(const char *path)
+{
+	_cleanup_free_ char *cwd = path && path[0] != '/' ? getcwd(NULL, 0) : NULL;
+
+	if (!path)
+		return NULL;
+	return cwd ? cli_printf("%s/%s", cwd, path) : cli_printf("%s", path);
+}
+
+static int snap_twin(struct cli *cli, const struct snap_values *values, const char *twin)
+{
+	bool in_file = values->recipient && access(values->recipient, F_OK) == 0;
+	_cleanup_free_ char *git = absolute(values->git);
+	_cleanup_free_ char *key = in_file ? absolute(values->recipient) : NULL;
+	_cleanup_store_ struct kage_store *store = NULL;
+	const struct kage_snap_options how = {
+		.name = values->name,
+		.message = values->message,
+		.compression = values->level,
+		.git = git,
+		.recipient = in_file ? key : values->recipient,
+	};
+	struct kage_snap_result result;
+	struct kage_err *e = cli_store_open(cli, KAGE_STORE_CREATE, &store);
+
+	if (!e)
+		e = kage_twin_snap(cli->ctx, store, twin, &how, &result);
+	if (e)
+		return cli_fail(cli, e);
+	if (cli->json)
+		print_json(&result, 0, false);
+	else
+		print_line(&result, false);
+	return CLI_DONE;
+}
+
 static int run(struct cli *cli, const void *data, int argc, char **argv)
 {
 	const struct snap_values *values = data;
@@ -96,6 +138,10 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	pid_t pid = cli_pid_parse(argv[0]);
 
 	(void)argc;
+	if (values->twin && (values->kill || values->carry))
+		return cli_fail_usage(cli, "--twin goes with neither --kill nor --carry");
+	if (values->twin)
+		return snap_twin(cli, values, argv[0]);
 	if (pid == 0 && argv[0][strspn(argv[0], "-+0123456789")] == '\0')
 		return cli_fail_usage(cli, "'%s' is not a PID that a process can have", argv[0]);
 	if (pid == 0)
@@ -118,7 +164,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 
 const struct cli_command cli_snap = {
 	.name = "snap",
-	.arguments = "PID",
+	.arguments = "PID|TWIN",
 	.summary = "take one image of a running program, which goes on",
 	.details =
 		"  Stores the complete image of process PID as the next one of its history, and prints which\n"

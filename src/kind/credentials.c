@@ -181,7 +181,7 @@ static struct kage_err *check(struct kage_restore *r)
 
 	if (r->twin) /* it has them */
 		return NULL;
-	TRY(own(&r->image->arena, &me));
+	TRY(own(&r->scratch, &me));
 	check_one(r, r->process->credentials, &me, "credentials");
 	for (size_t i = 1; i < r->process->n_threads; i++)
 		if (r->process->threads[i]->credentials)
@@ -270,7 +270,7 @@ static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread 
 	Kage__Credentials me;
 
 	if (!r->born_as)
-		TRY(own(&r->image->arena, &me));
+		TRY(own(&r->scratch, &me));
 	else
 		me = *of_thread(r, r->born_as);
 	if (!r->born_as || !same(m, &me))

@@ -289,7 +289,7 @@ static struct kage_err *restore_general(struct kage_restore *r, int fd,
 	Kage__SocketOptions some = KAGE__SOCKET_OPTIONS__INIT;
 	size_t n = all ? all->n_options : 0;
 
-	some.options = arena_alloc(&r->image->arena, (n + 1) * sizeof(*some.options));
+	some.options = arena_alloc(&r->scratch, (n + 1) * sizeof(*some.options));
 	if (!some.options)
 		return kage_err_nomem();
 	for (size_t i = 0; i < n; i++)

@@ -85,6 +85,7 @@ struct kage_twin;
 /* The state of one restore. */
 struct kage_restore {
 	struct kage_ctx *ctx;
+	struct arena scratch; /* for what lasts as long as this */
 	struct kage_image *image;
 	Kage__Process *process;
 	const struct kage_restore_options *options;
@@ -97,10 +98,12 @@ struct kage_restore {
 	                               * contents and mappings, -1 before it is opened */
 	int *spaces;              /* by space (index in msg->spaces): a descriptor of ours to the
 	                               * shared object, -1 before it is made */
-	struct kage_twin *
-		twin; /* the process is made of it and has its memory (restore/wake.c); NULL: of a stub */
-	const Kage__Thread
-		*born_as; /* with a twin: whose rights and filters the process is born with */
+	struct kage_twin *twin; /* what the process is split off (restore/wake.c); NULL: nothing */
+	struct {
+		int signal, fd; /* 0 and -1: none */
+		uint32_t value;
+	} event;                     /* with a twin: tells the program that it is a copy */
+	const Kage__Thread *born_as; /* with a twin: whose rights the process is born with */
 	int kept_fd; /* a number in the stub, above all of the image, that stays open; -1: none */
 	struct lazy *lazy; /* what fills memory later; NULL: nothing (restore/lazy.h) */
 	int tty_fd;        /* the terminal that the restored program takes, -1 for none */

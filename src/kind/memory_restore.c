@@ -24,7 +24,7 @@
 static const char *label(struct kage_restore *r, const char *what, const Kage__Mapping *m)
 {
 	const char *s =
-		arena_printf(&r->image->arena, "%s %" PRIx64 "-%" PRIx64, what, m->start, m->end);
+		arena_printf(&r->scratch, "%s %" PRIx64 "-%" PRIx64, what, m->start, m->end);
 	return s ? s : what;
 }
 

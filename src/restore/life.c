@@ -80,6 +80,7 @@ static void deinit(struct kage_restore *r)
 	close_all(r->spaces, m->n_spaces);
 	close_fd(r->tty_fd);
 	free(r->tty_before);
+	arena_deinit(&r->scratch);
 	kage_obstacles_destroy(r->obstacles);
 }
 
@@ -93,6 +94,7 @@ static struct kage_err *init(struct kage_restore *r, struct kage_ctx *ctx, struc
 				    .image = image,
 				    .process = m->processes[0],
 				    .options = options ? options : &defaults,
+				    .event = { .fd = -1 },
 				    .tty_fd = -1,
 				    .kept_fd = -1 };
 	r->fds = no_fds(m->n_descriptions);
@@ -279,20 +281,53 @@ static const Kage__Thread *forker(const Kage__Process *p, const struct kage_twin
 	return p->threads[0];
 }
 
-struct kage_err *kage_wake(struct kage_ctx *ctx, struct kage_image *image, struct kage_twin *twin,
-			   const struct kage_restore_options *options, struct kage_life *ret_life)
+static struct kage_err *wake(struct kage_ctx *ctx, struct kage_image *image, struct kage_twin *twin,
+			     const struct wake_options *options, struct kage_life *ret_life)
 {
-	uint64_t begin = kage_clock_mono_ns();
-	struct kage_life life = { .pidfd = -1 };
 	struct kage_restore r;
-	struct kage_err *e = init(&r, ctx, image, options);
+	struct kage_err *e = init(&r, ctx, image, options->restore);
 
 	r.twin = twin;
 	r.born_as = forker(r.process, twin);
 	if (!e)
-		e = kage_files_settle(&r, live(&r, &life));
+		e = wake_choose_event(&r, options->event, options->event_value);
+	if (!e)
+		e = kage_files_settle(&r, live(&r, ret_life));
 	deinit(&r);
-	TRY(e);
+	return e;
+}
+
+/* With other descriptors in place of some: what was behind those is not made at all. */
+static struct kage_err *wake_otherwise(struct kage_ctx *ctx, const struct kage_image *image,
+				       struct kage_twin *twin, const struct wake_options *options,
+				       struct kage_life *ret_life)
+{
+	struct kage_image *copy = NULL;
+	_cleanup_free_ uint8_t *bytes = NULL;
+	struct kage_err *e;
+	size_t size;
+
+	TRY(kage_image_encode(image, &bytes, &size));
+	TRY(kage_image_decode(bytes, size, &copy));
+	copy->pages = image->pages; /* borrowed */
+	for (size_t i = 0; i < options->restore->n_fds; i++)
+		kage_image_drop_fd(copy, options->restore->fds[i].fd);
+	e = wake(ctx, copy, twin, options, ret_life);
+	copy->pages = NULL;
+	kage_image_close(copy);
+	return e;
+}
+
+struct kage_err *kage_wake(struct kage_ctx *ctx, struct kage_image *image, struct kage_twin *twin,
+			   const struct wake_options *options, struct kage_life *ret_life)
+{
+	uint64_t begin = kage_clock_mono_ns();
+	struct kage_life life = { .pidfd = -1 };
+
+	if (options->restore->n_fds)
+		TRY(wake_otherwise(ctx, image, twin, options, &life));
+	else
+		TRY(wake(ctx, image, twin, options, &life));
 	life.total_ns = kage_clock_mono_ns() - begin;
 	*ret_life = life;
 	return NULL;

@@ -70,6 +70,11 @@ struct kage_err *wake_make(struct kage_restore *r, struct kage_target **ret_life
 struct kage_err *wake_memory(struct kage_restore *r) _must_check_;
 struct kage_err *wake_finish(struct kage_restore *r, struct kage_batch *b) _must_check_;
 
+/** How R's program is told that it is a copy: as WISH says ("SIGUSR1", "fd:7", "none"), NULL: as KAGE_TWIN in its
+ *  environment does. VALUE comes along. */
+struct kage_err *wake_choose_event(struct kage_restore *r, const char *wish, uint32_t value)
+	_must_check_;
+
 /** The signal that tells of the end of batches in R's stub. */
 struct kage_err *stub_choose_event(const struct kage_restore *r, int *ret_signal) _must_check_;
 

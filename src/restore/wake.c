@@ -2,6 +2,7 @@
 #include "restore/wake.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -10,6 +11,8 @@
 #include "base/cleanup.h"
 #include "kind/memory.h"
 #include "restore/restore.h"
+
+enum { ENVIRONMENT_MAX = 8 << 20 };
 
 /* --- descriptors ------------------------------------------------------------------------------ */
 
@@ -131,9 +134,97 @@ struct kage_err *wake_memory(struct kage_restore *r)
 	return restore_fill(r, NULL);
 }
 
+/* --- telling it ------------------------------------------------------------------------------- */
+
+/* A signal with a value, as from sigqueue(3): it waits until the program runs. Or a count of one to an eventfd of its own. */
+static void say_event(const struct kage_restore *r, struct kage_batch *b)
+{
+	const uint64_t one = 1;
+	siginfo_t si = { .si_signo = r->event.signal, .si_code = SI_QUEUE };
+
+	if (r->event.signal) {
+		si.si_pid = r->process->pid;
+		si.si_value.sival_int = (int)r->event.value;
+		BATCH(b, "tell it that it is a copy", SYS_rt_sigqueueinfo, V(r->process->pid),
+		      V(r->event.signal), DATA(kage_batch_data(b, &si, sizeof(si))));
+	}
+	if (r->event.fd >= 0)
+		BATCH(b, "tell it that it is a copy", SYS_write, V(r->event.fd),
+		      DATA(kage_batch_data(b, &one, sizeof(one))), V(sizeof(one)));
+}
+
+static int signal_number(const char *name)
+{
+	if (strncmp(name, "SIG", 3) == 0)
+		name += 3;
+	for (int i = 1; i < NSIG; i++) {
+		const char *abbrev = sigabbrev_np(i);
+
+		if (abbrev && strcmp(abbrev, name) == 0)
+			return i;
+	}
+	if (strncmp(name, "RTMIN+", 6) == 0 && name[6] >= '0' && name[6] <= '9' && !name[7])
+		return SIGRTMIN + (name[6] - '0');
+	return 0;
+}
+
+static struct kage_err *parse(struct kage_restore *r, const char *text, const char *whence)
+{
+	char *end;
+
+	if (strcmp(text, "none") == 0)
+		return NULL;
+	if (strncmp(text, "fd:", 3) == 0) {
+		long fd = strtol(text + 3, &end, 10);
+
+		if (text[3] >= '0' && text[3] <= '9' && !*end && fd < INT32_MAX) {
+			r->event.fd = (int)fd;
+			return NULL;
+		}
+	}
+	r->event.signal = signal_number(text);
+	if (r->event.signal && r->event.signal != SIGKILL && r->event.signal != SIGSTOP)
+		return NULL;
+	return kage_err_new(
+		KAGE_INVALID,
+		"%s: '%s' is no way to tell a program that it is a copy: a signal such as "
+		"SIGUSR1, fd:N for an eventfd, or none",
+		whence, text);
+}
+
+static struct kage_err *parse_environment(struct kage_restore *r)
+{
+	static const char name[] = "KAGE_TWIN=";
+	const Kage__Memory *m = r->process->memory;
+	_cleanup_free_ char *env = NULL;
+	size_t size = m->env_end - m->env_start;
+	struct kage_err *e;
+
+	if (m->env_end <= m->env_start || size > ENVIRONMENT_MAX)
+		return NULL;
+	env = calloc(1, size + 1);
+	if (!env)
+		return kage_err_nomem();
+	e = kage_target_read(r->twin->process, addr(m->env_start), env, size);
+	for (size_t i = 0; !e && i < size; i += strlen(env + i) + 1)
+		if (strncmp(env + i, name, strlen(name)) == 0)
+			return parse(r, env + i + strlen(name), "KAGE_TWIN in its environment");
+	/* A program may have unmapped it. */
+	err_drop(e);
+	return NULL;
+}
+
+struct kage_err *wake_choose_event(struct kage_restore *r, const char *wish, uint32_t value)
+{
+	r->event.value = value;
+	return wish ? parse(r, wish, "event") : parse_environment(r);
+}
+
 struct kage_err *wake_finish(struct kage_restore *r, struct kage_batch *b)
 {
-	if (r->twin)
-		say_limit(r, false, b);
+	if (!r->twin)
+		return NULL;
+	say_limit(r, false, b);
+	say_event(r, b);
 	return NULL;
 }

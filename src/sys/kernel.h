@@ -98,4 +98,16 @@ struct krseq_cs {
 #define KMADV_GUARD_INSTALL 102 /* since 6.13 */
 #define KMADV_GUARD_REMOVE  103
 
+/* --- pidfds: linux/pidfd.h, since Linux 6.13; the exit status since 6.15 ---------------------- */
+
+struct kpidfd_info {
+	uint64_t mask;
+	uint64_t cgroupid;
+	uint32_t pid, tgid, ppid;
+	uint32_t ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid;
+	int32_t exit_code;
+};
+#define KPIDFD_GET_INFO  _IOWR(0xFF, 11, struct kpidfd_info)
+#define KPIDFD_INFO_EXIT (1ull << 3)
+
 #endif

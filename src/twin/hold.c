@@ -34,8 +34,8 @@ enum {
 
 static const uint64_t stop_timeout_ns = 10ull * 1000 * 1000 * 1000;
 static const uint64_t user_floor = 1ull << 24;
-static const uintptr_t hold_options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD |
-				      PTRACE_O_TRACECLONE;
+static const uintptr_t hold_options =
+	PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
 
 /* --- descriptors ------------------------------------------------------------------------------ */
 
@@ -85,8 +85,7 @@ void kage_twin_say_receive(struct kage_batch *b, size_t n, size_t *ret_at)
  * (PTRACE_O_SUSPEND_SECCOMP). Without the right they stay. */
 static int seize(pid_t pid)
 {
-	if (ptrace(PTRACE_SEIZE, pid, NULL, (void *)(hold_options | PTRACE_O_SUSPEND_SECCOMP)) ==
-	    0)
+	if (ptrace(PTRACE_SEIZE, pid, NULL, (void *)(hold_options | PTRACE_O_SUSPEND_SECCOMP)) == 0)
 		return 0;
 	return errno == EPERM ? (int)ptrace(PTRACE_SEIZE, pid, NULL, (void *)hold_options) : -1;
 }
@@ -105,8 +104,8 @@ static struct kage_err *stop(struct kage_target *p, struct kage_thread **ret_thr
 		return kage_err_sys(errno, "stop the twin, process %d", p->pid);
 	TRY(kage_target_wait(p, p->pid, stop_timeout_ns, &stop));
 	if (stop.what != STOP_EVENT)
-		return kage_err_new(KAGE_CHANGED, "its twin, process %d, was ended by somebody else",
-				    p->pid);
+		return kage_err_new(KAGE_CHANGED,
+				    "its twin, process %d, was ended by somebody else", p->pid);
 	thread->stopped = true;
 	thread->sigmask = ~0ull;
 	TRY(kage_thread_learn_inner(p, thread));
@@ -163,8 +162,7 @@ static struct kage_err *map_here(struct kage_twin *twin, const struct kage_maps 
 	p = mmap((void *)(uintptr_t)at, bytes, PROT_READ | PROT_WRITE,
 		 MAP_SHARED | MAP_FIXED_NOREPLACE, memfd, 0);
 	if (p == MAP_FAILED)
-		return kage_err_sys(errno, "map %zu bytes at %#llx", bytes,
-				    (unsigned long long)at);
+		return kage_err_sys(errno, "map %zu bytes at %#llx", bytes, (unsigned long long)at);
 	twin->area = p;
 	twin->area_bytes = bytes;
 	*ret_memfd = take_fd(&memfd);
@@ -188,7 +186,8 @@ static struct kage_err *map_there(struct kage_twin *twin, struct kage_thread *th
 	BATCH(&b, "map a page", SYS_mmap, V(base), V(CODE_BYTES), V(PROT_READ | PROT_EXEC),
 	      V(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED), V(-1), V(0));
 	BATCH(&b, "close a descriptor", SYS_close, LOAD(fd));
-	BATCH(&b, "name the twin", SYS_prctl, V(PR_SET_NAME), DATA(kage_batch_string(&b, "kage-twin")));
+	BATCH(&b, "name the twin", SYS_prctl, V(PR_SET_NAME),
+	      DATA(kage_batch_string(&b, "kage-twin")));
 	TRY(kage_batch_run(twin->process, thread, &b));
 	return kage_target_write_forced(twin->process, addr(base), code, code_size);
 }
@@ -356,7 +355,8 @@ static struct kage_err *make_stub(struct kage_target *life, struct kage_thread *
 	return NULL;
 }
 
-struct kage_err *kage_twin_split(struct kage_twin *twin, pid_t number, struct kage_target **ret_life)
+struct kage_err *kage_twin_split(struct kage_twin *twin, pid_t number,
+				 struct kage_target **ret_life)
 {
 	struct kage_target *life = NULL;
 	struct kage_thread *born;
@@ -366,8 +366,9 @@ struct kage_err *kage_twin_split(struct kage_twin *twin, pid_t number, struct ka
 	e = fork_life(twin, number);
 	born = take_born(twin->process);
 	if (!born)
-		return e ? e : kage_err_new(KAGE_SYS, "the twin, process %d, did not fork",
-					    twin->process->pid);
+		return e ? e
+			 : kage_err_new(KAGE_SYS, "the twin, process %d, did not fork",
+					twin->process->pid);
 	if (!e)
 		e = open_life(twin, born, &life);
 	if (!e)
