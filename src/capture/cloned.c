@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "capture/cloned.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 
 #include "base/cleanup.h"
@@ -10,11 +11,36 @@
 #include "image/runs.h"
 #include "kind/memory.h"
 
+static size_t n_filters(const struct kage_capture *c, const struct kage_thread *thread)
+{
+	for (size_t i = 0; i < c->process->n_threads; i++)
+		if (c->process->threads[i]->tid == thread->tid)
+			return c->process->threads[i]->n_seccomp_filters;
+	return SIZE_MAX;
+}
+
+/* Filters cannot be taken away, so lives are born with those of the thread that has fewest. NULL: it does not stand. */
+static struct kage_thread *choose(const struct kage_capture *c)
+{
+	struct kage_thread *best = kage_target_who_stands(c->target);
+	size_t fewest = best ? n_filters(c, best) : SIZE_MAX;
+
+	for (size_t i = 0; i < c->target->n_own; i++) {
+		struct kage_thread *t = c->target->threads[i];
+
+		if (n_filters(c, t) >= fewest)
+			continue;
+		best = t->stopped && t->attached ? t : NULL;
+		fewest = n_filters(c, t);
+	}
+	return best;
+}
+
 struct kage_err *cloned_copy(struct kage_capture *c, bool *ret_still)
 {
 	struct cloning *k = c->clone;
-	struct kage_thread *thread = kage_target_who_stands(c->target);
-	const char *why = twinned_obstacle(c);
+	struct kage_thread *thread = choose(c);
+	const char *why = twinned_kept_obstacle(c);
 
 	/* Of an attempt before this one. */
 	kage_twin_end(take_ptr(k->twin));

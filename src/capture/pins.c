@@ -120,19 +120,24 @@ struct kage_err *kage_pins_look(struct kage_target *t, bool *ret_pinned)
 	return NULL;
 }
 
-bool kage_pins_seen(const struct kage_capture *c)
+bool kage_pins_under_way(const struct kage_capture *c)
 {
-	for (size_t i = 0; i < c->n_fds; i++) {
-		const struct kage_fd_seen *fd = &c->fds[i];
-
-		if (is_ring(fd->info) || (is_direct(fd->info) && !is_pipe(fd->link)))
+	for (size_t i = 0; i < c->n_fds; i++)
+		if (is_ring(c->fds[i].info))
 			return true;
-	}
 	/* The rings of io_setup(2) have no descriptor. */
 	for (size_t i = 0; i < c->maps.n; i++)
 		if (strncmp(c->maps.vmas[i].path, "/[aio]", 6) == 0)
 			return true;
-	return counts_pins(c->status);
+	return false;
+}
+
+bool kage_pins_seen(const struct kage_capture *c)
+{
+	for (size_t i = 0; i < c->n_fds; i++)
+		if (is_direct(c->fds[i].info) && !is_pipe(c->fds[i].link))
+			return true;
+	return kage_pins_under_way(c) || counts_pins(c->status);
 }
 
 struct kage_err *kage_pins_find_uffd(struct kage_target *t, bool *ret_found)

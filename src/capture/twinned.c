@@ -51,12 +51,19 @@ bool twinned_is_sparse(const struct kage_capture *c)
 	return pages * READ_ENTRY_NS > FORK_NS + own * FORK_PAGE_NS;
 }
 
+static const char lost_reads[] = "what it reads past the page cache could be lost to it";
+
 const char *twinned_obstacle(const struct kage_capture *c)
 {
 	/* What arrives in a page under way arrives in the twin's when the target writes there first: open(2), O_DIRECT,
 	 * about fork. */
-	if (kage_pins_seen(c))
-		return "what it reads past the page cache could be lost to it";
+	return kage_pins_seen(c) ? lost_reads : twinned_kept_obstacle(c);
+}
+
+const char *twinned_kept_obstacle(const struct kage_capture *c)
+{
+	if (kage_pins_under_way(c))
+		return lost_reads;
 	if (kage_pins_uffd_seen(c))
 		return "it has a userfaultfd, which would be told";
 	if (!kage_twin_has_room(c->target, own_kb(c) * 1024))

@@ -20,8 +20,10 @@ bool twinned_saves(const struct kage_capture *c, uint64_t pages);
 /** Whether reading all entries of its page map takes longer than forking it: large mappings with little in them. */
 bool twinned_is_sparse(const struct kage_capture *c);
 
-/** Why it must not be forked just now; NULL: it may be. */
+/** Why it must not be forked just now; NULL: it may be. The second where the twin is what matters and not that
+ *  the target is not held up: pages that devices have pinned are copied for it by the fork. */
 const char *twinned_obstacle(const struct kage_capture *c);
+const char *twinned_kept_obstacle(const struct kage_capture *c);
 
 /** Whether the contents of VMA are read from a twin. A page of the process's own in a mapping of a file goes from both when
  *  the file is made shorter, so those are copied in the stop. */

@@ -483,8 +483,9 @@ bool kage_memory_is_private(const struct kage_vma *vma)
 
 bool kage_memory_is_carried(const Kage__Mapping *m)
 {
+	/* An object of shared memory is another one in each life. */
 	return has_private_pages(m->backing, m->shared) && !m->dont_fork && !m->wipe_on_fork &&
-	       !m->hugetlb_bytes;
+	       !m->hugetlb_bytes && m->backing != KAGE__MAPPING__BACKING__MEMFD_PRIVATE;
 }
 
 bool kage_memory_is_not_carried(const Kage__Mapping *m)

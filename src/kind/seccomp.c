@@ -122,23 +122,46 @@ static void install(const Kage__SeccompFilter *m, struct kage_batch *b)
 	      DATA(at));
 }
 
+/* Whether the first filters of MSG, in the order in which they were installed, are those of BORN_AS. */
+static bool begins_with(const Kage__Thread *msg, const Kage__Thread *born_as)
+{
+	if (msg->n_seccomp_filters < born_as->n_seccomp_filters)
+		return false;
+	for (size_t i = 0; i < born_as->n_seccomp_filters; i++) {
+		const Kage__SeccompFilter *a = msg->seccomp_filters[i];
+		const Kage__SeccompFilter *b = born_as->seccomp_filters[i];
+
+		if (a->n_instructions != b->n_instructions)
+			return false;
+		for (size_t k = 0; k < a->n_instructions; k++)
+			if (a->instructions[k]->code != b->instructions[k]->code ||
+			    a->instructions[k]->jt != b->instructions[k]->jt ||
+			    a->instructions[k]->jf != b->instructions[k]->jf ||
+			    a->instructions[k]->k != b->instructions[k]->k)
+				return false;
+	}
+	return true;
+}
+
 /* With a filter in place the batch's own end must still get through; see restore/life.c, which runs
  * this batch last and then only uses ptrace. */
 static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread *msg,
 				     struct kage_batch *b)
 {
-	if (r->born_as && msg->seccomp_mode == r->born_as->seccomp_mode &&
-	    msg->n_seccomp_filters == r->born_as->n_seccomp_filters)
-		return NULL;
-	if (r->born_as && r->born_as->seccomp_mode)
-		return kage_err_new(
-			KAGE_UNSUPPORTED,
-			"its threads have different seccomp filters, and a copy is born with "
-			"those of thread %d",
-			r->born_as->tid);
-	for (size_t i = 0; i < msg->n_seccomp_filters; i++)
+	size_t n = 0;
+
+	if (r->born_as) {
+		n = r->born_as->n_seccomp_filters;
+		if (!begins_with(msg, r->born_as))
+			return kage_err_new(KAGE_UNSUPPORTED,
+					    "its threads have different seccomp filters, and a copy "
+					    "would be born with those of thread %d",
+					    r->born_as->tid);
+	}
+	for (size_t i = n; i < msg->n_seccomp_filters; i++)
 		install(msg->seccomp_filters[i], b);
-	if (msg->seccomp_mode == SECCOMP_MODE_STRICT)
+	if (msg->seccomp_mode == SECCOMP_MODE_STRICT &&
+	    !(r->born_as && r->born_as->seccomp_mode == SECCOMP_MODE_STRICT))
 		BATCH(b, "set strict seccomp", SYS_prctl, V(PR_SET_SECCOMP), V(SECCOMP_MODE_STRICT),
 		      V(0), V(0), V(0));
 	return NULL;

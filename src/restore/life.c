@@ -185,7 +185,7 @@ static struct kage_err *bring_up(struct kage_restore *r, struct stub_area *area)
 	struct numbers *numbers = NULL;
 	struct kage_err *e = NULL;
 
-	if (r->options->pid == KAGE_PID_OWN)
+	if (r->own_numbers)
 		e = numbers_begin(r, &numbers);
 	if (!e)
 		e = build(r, area, numbers);

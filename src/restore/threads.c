@@ -46,7 +46,7 @@ struct kage_err *threads_make(struct kage_restore *r)
 		struct clone_args args = {
 			.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
 				 CLONE_SYSVSEM,
-			.set_tid_size = r->options->pid == KAGE_PID_OWN ? 0 : 1,
+			.set_tid_size = r->own_numbers ? 0 : 1,
 		};
 		size_t tid = kage_batch_data(&b, &p->threads[i]->tid, sizeof(int32_t));
 		size_t at = kage_batch_data(&b, &args, sizeof(args));

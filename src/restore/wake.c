@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "restore/wake.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "kind/memory.h"
 #include "restore/restore.h"
 
-enum { ENVIRONMENT_MAX = 8 << 20 };
+enum { ENVIRONMENT_MAX = 8 << 20, NUMBER_TRIES = 50 };
 
 /* --- descriptors ------------------------------------------------------------------------------ */
 
@@ -113,14 +116,65 @@ static struct kage_err *pass(struct kage_restore *r)
 
 /* --- steps ------------------------------------------------------------------------------------ */
 
+static const char last_number[] = "/proc/sys/kernel/ns_last_pid";
+
+/* The kernel gives the number behind this one next, unless it is taken or somebody else makes a process just now. */
+static struct kage_err *set_last_number(long number)
+{
+	_cleanup_fd_ int fd = open(last_number, O_WRONLY | O_CLOEXEC);
+	char text[32];
+	int n = snprintf(text, sizeof(text), "%ld", number);
+
+	if (fd < 0)
+		return kage_err_sys(errno, "open %s", last_number);
+	return kage_file_write(fd, text, (size_t)n, -1, last_number);
+}
+
+static struct kage_err *try_for(struct kage_restore *r, pid_t number,
+				       struct kage_target **ret_life)
+{
+	for (int i = 0; i < NUMBER_TRIES; i++) {
+		struct kage_target *life = NULL;
+
+		TRY(set_last_number(number - 1));
+		TRY(kage_twin_split(r->twin, 0, &life));
+		if (life->pid == number) {
+			*ret_life = life;
+			return NULL;
+		}
+		stub_destroy(life);
+	}
+	return kage_err_new(KAGE_BUSY, "process number %d was not to be had in %d tries", number,
+			    NUMBER_TRIES);
+}
+
+/* A program without rights cannot choose a number for its copy. We can make it likely, and see. Others go on getting
+ * theirs from where the kernel was. */
+static struct kage_err *try_for_number(struct kage_restore *r, pid_t number,
+				       struct kage_target **ret_life)
+{
+	_cleanup_free_ char *before = NULL;
+	struct kage_err *e;
+	size_t size;
+
+	TRY(kage_file_slurp(AT_FDCWD, last_number, 64, &before, &size));
+	e = try_for(r, number, ret_life);
+	err_drop(set_last_number(strtol(before, NULL, 10)));
+	return e;
+}
+
 struct kage_err *wake_make(struct kage_restore *r, struct kage_target **ret_life)
 {
 	pid_t number = r->options->pid == KAGE_PID_SAME ? r->process->pid : 0;
 	struct kage_err *e = kage_twin_split(r->twin, number, ret_life);
 
-	return e && kage_err_code(e) == KAGE_PERM && number
-		       ? kage_err_advise(e, "wake it with a number of its own")
-		       : e;
+	r->own_numbers = !number;
+	if (!e || !number || kage_err_code(e) != KAGE_PERM)
+		return e;
+	err_drop(e);
+	r->own_numbers = true;
+	return kage_err_advise(try_for_number(r, number, ret_life),
+			       "wake it with a number of its own");
 }
 
 struct kage_err *wake_memory(struct kage_restore *r)

@@ -121,6 +121,8 @@ static void say_twin(struct forking *f)
 	/* It fails only where that is its number already. */
 	BATCH_TRY(b, "keep the pipe", SYS_dup3, READING, V(0), V(0));
 	BATCH(b, "close all others", SYS_close_range, V(1), V(~0u), V(0));
+	if (f->wakeable) /* all is done */
+		BATCH_TRY(b, "say so", SYS_write, V(0), DATA(f->byte), V(1));
 	BATCH(b, "wait", SYS_read, V(0), DATA(f->byte), V(1));
 	BATCH_TRY(b, "end", SYS_exit_group, V(0));
 }

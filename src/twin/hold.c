@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +31,7 @@ enum {
 	CODE_BYTES = 4096,
 	MARGIN_BYTES = 16 << 20,
 	BYTES_OF_FD = sizeof(int),
+	BIRTH_MS = 30000,
 };
 
 static const uint64_t stop_timeout_ns = 10ull * 1000 * 1000 * 1000;
@@ -88,6 +90,23 @@ static int seize(pid_t pid)
 	if (ptrace(PTRACE_SEIZE, pid, NULL, (void *)(hold_options | PTRACE_O_SUSPEND_SECCOMP)) == 0)
 		return 0;
 	return errno == EPERM ? (int)ptrace(PTRACE_SEIZE, pid, NULL, (void *)hold_options) : -1;
+}
+
+/* Until it has closed all but its socket. */
+static struct kage_err *wait_for_birth(const struct kage_twin *twin)
+{
+	struct pollfd p = { .fd = twin->hold_fd, .events = POLLIN };
+	char byte;
+	int r;
+
+	do
+		r = poll(&p, 1, BIRTH_MS);
+	while (r < 0 && errno == EINTR);
+	if (r == 1 && read(twin->hold_fd, &byte, 1) == 1)
+		return NULL;
+	TRY(kage_twin_check(twin));
+	return kage_err_new(KAGE_LIMIT, "its twin, process %d, did not run for %d s",
+			    twin->process->pid, BIRTH_MS / 1000);
 }
 
 static struct kage_err *stop(struct kage_target *p, struct kage_thread **ret_thread)
@@ -256,6 +275,7 @@ struct kage_err *kage_twin_hold(struct kage_twin *twin, size_t area_bytes)
 	struct kage_target *p = twin->process;
 	struct kage_thread *thread = NULL;
 
+	TRY(wait_for_birth(twin));
 	TRY(stop(p, &thread));
 	twin->held = true;
 	TRY(open_mem(p));

@@ -7,6 +7,8 @@
   restore   imaged, killed with SIGKILL, restored from the image
   chain     restored, imaged again, killed, restored from that
   stopped   restored with --stopped, then continued
+  wake      a twin is made, the program killed, the twin woken twice with its number, once stopped at first
+  copy      a twin is made, the program must not notice; when it has ended, the twin is woken with another number
 
 Each program of this folder builds its state, says "ready", waits for the file "go", checks itself and
 says PASS. Words as arguments choose among kinds: run_kinds.py fd_pipe timers.
@@ -148,7 +150,57 @@ def stopped(command):
         judge(box, life.wait())
 
 
-WAYS = [("survive", survive), ("restore", restore), ("chain", chain), ("stopped", stopped)]
+# Programs that must be left alone, and why.
+NO_TWIN = {"seccomp tight": "seccomp filter", "attributes": "adopts orphans"}
+
+
+def twin(box, program, command):
+    why = NO_TWIN.get(" ".join(command))
+    if not why:
+        return box.clone(program.pid)
+    done = box.kage("clone", "-n", "t", program.pid, check=False)
+    if done.returncode == 0 or why not in done.stderr:
+        raise Failed(f"status {done.returncode}, {done.stderr}: must be refused, because of {why}")
+    tell(box)
+    judge(box, program.wait())
+    return None
+
+
+def wake(command):
+    with sandbox(command) as box:
+        program = start(box, command)
+        name = twin(box, program, command)
+        if not name:
+            return
+        program.kill()
+        life = box.wake(name, "--pid", "same", "--stopped")
+        if life.pid != program.pid:
+            raise Failed(f"PID {life.pid} was {program.pid}")
+        wait_until("all threads to be stopped", lambda: all(
+            state_of(life.pid, tid) == "T" for tid in threads_of(life.pid)) and life.process.alive())
+        life.kill()
+        life = box.wake(name, "--pid", "same")
+        tell(box)
+        judge(box, life.wait())
+
+
+def copy(command):
+    with sandbox(command) as box:
+        program = start(box, command)
+        name = twin(box, program, command)
+        if not name:
+            return
+        tell(box)
+        judge(box, program.wait())
+        os.unlink(box.path("go"))
+        life = box.wake(name)
+        tell(box)
+        status = life.wait()
+        if status != 0:
+            raise Failed(f"status {status}, log: {box.log()}")
+
+
+WAYS = [("survive", survive), ("restore", restore), ("chain", chain), ("stopped", stopped), ("wake", wake), ("copy", copy)]
 
 
 def main():

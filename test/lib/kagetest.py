@@ -267,7 +267,8 @@ class Sandbox:
         self.dir = tempfile.mkdtemp(prefix=f"{name}.", dir=where)
         os.chmod(self.dir, 0o755)
         self.store = os.path.join(self.dir, "store")
-        self.env = dict(os.environ, KAGE_STORE=self.store, LC_ALL="C.UTF-8")
+        self.env = dict(os.environ, KAGE_STORE=self.store, KAGE_RUN=os.path.join(self.dir, "run"), LC_ALL="C.UTF-8")
+        self.keepers = set()
         self.started = []
         self.lock = threading.Lock()
 
@@ -346,14 +347,33 @@ class Sandbox:
             return None
         return wait_until(f"an image of process {pid}", taken)
 
-    def restore(self, image, *options, env=None, **how):
+    def clone(self, pid, *options, name="t"):
+        """Makes a twin and returns NAME@N."""
+        def made():
+            done = self.kage("clone", "--json", "-n", name, *options, pid, check=False)
+            if done.returncode == 0:
+                return json.loads(done.stdout)
+            if "try again later" not in done.stderr:
+                raise Failed(f"kage clone: status {done.returncode}: {done.stderr.strip()}")
+            return None
+        report = wait_until(f"a twin of process {pid}", made)
+        if report["keeper_pid"] not in self.keepers:
+            self.keepers.add(report["keeper_pid"])
+            self.hold(Process(report["keeper_pid"]))
+        return report["twin"]
+
+    def wake(self, twin, *options, **how):
+        """As restore(), from a twin."""
+        return self.restore(twin, *options, command="wake", **how)
+
+    def restore(self, image, *options, env=None, command="restore", **how):
         """Restores in the foreground, with kage in the background. Returns when the program runs
         (or, with --stopped, stands)."""
         with self.lock:
             number = len(self.started)
         out, err = self.path(f"restore.{number}.out"), self.path(f"restore.{number}.err")
         with open(out, "wb") as o, open(err, "wb") as e:
-            popen = subprocess.Popen([KAGE, "restore", "--json", *options, image],
+            popen = subprocess.Popen([KAGE, command, "--json", *options, image],
                                      stdin=how.pop("stdin", subprocess.DEVNULL), stdout=o, stderr=e,
                                      env=dict(self.env, **(env or {})), **how)
         kage = self.hold(Process(popen.pid, popen))
@@ -367,10 +387,10 @@ class Sandbox:
             except ValueError:
                 pass
             if ended:
-                raise Failed(f"kage restore {' '.join(options)} {image}: status "
+                raise Failed(f"kage {command} {' '.join(options)} {image}: status "
                              f"{popen.returncode}: {read(err).strip()}")
             return None
-        report = wait_until(f"kage restore {image}", told)
+        report = wait_until(f"kage {command} {image}", told)
         pid = report["lives"][0]["pid"]
         try:
             process = self.hold(Process(pid))
