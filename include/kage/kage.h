@@ -463,7 +463,9 @@ KAGE_API void kage_recorder_destroy(struct kage_recorder *recorder);
 enum kage_pid_mode {
 	KAGE_PID_SAME, /* the PID of the image; an obstacle when it is taken */
 	KAGE_PID_NEW,  /* a new PID outside, the old ones inside a PID namespace of its own */
-	KAGE_PID_OWN, /* numbers of its own, as a child of fork(2) has; only when a twin is woken */
+	/* Only when a twin is woken: */
+	KAGE_PID_OWN, /* numbers of its own, as a child of fork(2) has */
+	KAGE_PID_FITTING, /* one thread: as OWN; several, which may hold locks by their numbers: as NEW if that may be */
 };
 
 enum kage_files_mode {

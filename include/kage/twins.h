@@ -26,9 +26,10 @@ extern "C" {
 enum { KAGE_TWINS_NAME_BYTES = 64 };
 
 struct kage_clone_options {
-	const char *name;    /* of the program's twins; NULL: that of its command */
-	uint64_t max_memory; /* bytes that all twins of it may have of their own: then the oldest go; 0: as it was, at first any */
-	unsigned keep;       /* so many twins at most, the oldest go; 0: as it was, at first any */
+	const char *name; /* of the program's twins; NULL: that of its command */
+	uint64_t
+		max_memory; /* bytes that all twins of it may have of their own: then the oldest go; 0: as it was, at first any */
+	unsigned keep;      /* so many twins at most, the oldest go; 0: as it was, at first any */
 	const char *program; /* path of kage(1), which is the keeper; NULL: "kage" in PATH */
 };
 
@@ -70,15 +71,23 @@ KAGE_API struct kage_err *kage_twins(struct kage_ctx *ctx, const char *name,
 				     struct kage_twin_list *ret_list);
 KAGE_API void kage_twins_free(struct kage_twin_list *list);
 
+enum kage_wake_pid {
+	KAGE_WAKE_PID_FITTING, /* one thread: OWN; several, which may hold locks by their numbers: NEW if that may be */
+	KAGE_WAKE_PID_OWN,  /* numbers of its own, as a child of fork(2) has */
+	KAGE_WAKE_PID_SAME, /* those of the program; an obstacle when they are taken */
+	KAGE_WAKE_PID_NEW,  /* those of the program inside of a PID namespace, others outside */
+};
+
 struct kage_wake_options {
-	enum kage_pid_mode pid; /* KAGE_PID_OWN or KAGE_PID_SAME; a namespace is not to be had */
+	enum kage_wake_pid pid;
 	enum kage_files_mode files;
 	enum kage_connections_mode connections;
-	bool stopped;    /* leave it stopped (SIGSTOP) */
-	const char *tty; /* path of the terminal to take; NULL: none */
+	bool stopped;                        /* leave it stopped (SIGSTOP) */
+	const char *tty;                     /* path of the terminal to take; NULL: none */
 	const struct kage_fd_given *instead; /* the program has these instead of those it had */
 	size_t n_instead;
-	const char *event; /* tells it that it is a copy: "SIGUSR1", "fd:7" (an eventfd of its own), "none";
+	const char *
+		event; /* tells it that it is a copy: "SIGUSR1", "fd:7" (an eventfd of its own), "none";
 			    * NULL: as KAGE_TWIN in its environment says, if it does */
 };
 

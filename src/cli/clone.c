@@ -34,8 +34,8 @@ static void print_json(const struct kage_clone_result *r, const char *label, pid
 		"{s:o, s:o, s:o, s:i, s:i, s:i, s:o, s:o, s:o}", "twin", cli_json_text(label),
 		"name", cli_json_text(r->name), "number", cli_json_number(r->number), "pid",
 		(int)pid, "twin_pid", (int)r->twin_pid, "keeper_pid", (int)r->keeper_pid,
-		"pause_ns", cli_json_number(r->pause_ns), "total_ns",
-		cli_json_number(r->total_ns), "dropped", cli_json_number(r->n_dropped)));
+		"pause_ns", cli_json_number(r->pause_ns), "total_ns", cli_json_number(r->total_ns),
+		"dropped", cli_json_number(r->n_dropped)));
 }
 
 static void print(struct cli *cli, const struct kage_clone_result *r, pid_t pid)

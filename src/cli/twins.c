@@ -43,15 +43,17 @@ static void print_json(const struct kage_twin_list *list)
 		_cleanup_free_ char *label = cli_printf("%s@%" PRIu64, t->name, t->number);
 
 		json_array_append_new(
-			a, json_pack("{s:o, s:o, s:o, s:i, s:b, s:o, s:i, s:i, s:o, s:o, s:o, s:i, s:i}",
-				     "twin", cli_json_text(label), "name", cli_json_text(t->name),
-				     "number", cli_json_number(t->number), "pid", (int)t->pid,
-				     "alive", (int)t->alive, "comm", cli_json_text(t->comm),
-				     "twin_pid", (int)t->twin_pid, "keeper_pid", (int)t->keeper_pid,
-				     "realtime_ns", cli_json_number(t->realtime_ns), "pause_ns",
-				     cli_json_number(t->pause_ns), "own_bytes",
-				     cli_json_number(t->own_bytes), "threads", (int)t->n_threads,
-				     "lives", (int)t->n_lives));
+			a,
+			json_pack(
+				"{s:o, s:o, s:o, s:i, s:b, s:o, s:i, s:i, s:o, s:o, s:o, s:i, s:i}",
+				"twin", cli_json_text(label), "name", cli_json_text(t->name),
+				"number", cli_json_number(t->number), "pid", (int)t->pid, "alive",
+				(int)t->alive, "comm", cli_json_text(t->comm), "twin_pid",
+				(int)t->twin_pid, "keeper_pid", (int)t->keeper_pid, "realtime_ns",
+				cli_json_number(t->realtime_ns), "pause_ns",
+				cli_json_number(t->pause_ns), "own_bytes",
+				cli_json_number(t->own_bytes), "threads", (int)t->n_threads,
+				"lives", (int)t->n_lives));
 	}
 	cli_json_print_take(json_pack("{s:o}", "twins", a));
 }

@@ -14,7 +14,7 @@
 #include "cli/watch.h"
 
 /* The words of options, in the order of their arguments; 0: not given. */
-enum { PID_OWN = 1, PID_SAME };
+enum { PID_OWN = 1, PID_SAME, PID_NEW };
 enum { FILES_KEEP = 1, FILES_RESTORE };
 enum { CONNECTIONS_REFUSE = 1, CONNECTIONS_RESET };
 
@@ -33,7 +33,7 @@ static const struct cli_option options[] = {
 	  .offset = offsetof(struct wake_values, detach) },
 	{ "stopped", 0, NULL, "leave them stopped, for a debugger", CLI_FLAG,
 	  .offset = offsetof(struct wake_values, stopped) },
-	{ "pid", 0, "own|same", "with a PID of its own (default), or that of the program",
+	{ "pid", 0, "own|same|new", "with numbers of its own, those of the program, or both",
 	  CLI_CHOICE, .offset = offsetof(struct wake_values, pid) },
 	{ "log", 0, "FILE", "standard output and standard error are appended to FILE", CLI_TEXT,
 	  .offset = offsetof(struct wake_values, log) },
@@ -90,9 +90,9 @@ static void print_json(const char *spec, const struct lives *l)
 	json_t *list = json_array();
 
 	for (size_t i = 0; i < l->n; i++)
-		json_array_append_new(list, json_pack("{s:i, s:o}", "pid", (int)l->v[i].pid,
-						      "total_ns",
-						      cli_json_number(l->v[i].total_ns)));
+		json_array_append_new(list,
+				      json_pack("{s:i, s:o}", "pid", (int)l->v[i].pid, "total_ns",
+						cli_json_number(l->v[i].total_ns)));
 	cli_json_print_take(json_pack("{s:o, s:o}", "twin", cli_json_text(spec), "lives", list));
 }
 
@@ -113,12 +113,19 @@ static void tell(const struct cli *cli, const struct wake_values *v, const char 
 	fflush(stdout);
 }
 
+static const enum kage_wake_pid pid_modes[] = {
+	[0] = KAGE_WAKE_PID_FITTING,
+	[PID_OWN] = KAGE_WAKE_PID_OWN,
+	[PID_SAME] = KAGE_WAKE_PID_SAME,
+	[PID_NEW] = KAGE_WAKE_PID_NEW,
+};
+
 static int wake(struct cli *cli, const struct wake_values *v, const char *spec,
 		struct cli_relay *relay, const struct kage_fd_given *instead, size_t n_instead)
 {
 	__attribute__((cleanup(lives_deinit))) struct lives lives = { 0 };
 	const struct kage_wake_options how = {
-		.pid = v->pid == PID_SAME ? KAGE_PID_SAME : KAGE_PID_OWN,
+		.pid = pid_modes[v->pid],
 		.files = v->files == FILES_RESTORE ? KAGE_FILES_RESTORE : KAGE_FILES_KEEP,
 		.connections = v->connections == CONNECTIONS_RESET ? KAGE_CONNECTIONS_RESET
 								   : KAGE_CONNECTIONS_REFUSE,

@@ -12,7 +12,9 @@ enum { SIGNAL_STATUS = 128 };
 
 int cli_watch_open(struct cli_watch *w)
 {
-	static const int passed[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH };
+	static const int passed[] = {
+		SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH
+	};
 	sigset_t mine;
 
 	sigemptyset(&mine);

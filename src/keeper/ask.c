@@ -87,10 +87,10 @@ static struct kage_err *split(const char *spec, char ret_name[KAGE_TWINS_NAME_BY
 	memcpy(ret_name, spec, n);
 	ret_name[n] = '\0';
 	*ret_which = spec[n] ? spec + n + 1 : "";
-	return spec[n] && !spec[n + 1] ? kage_err_new(KAGE_INVALID,
-						      "%s: what stands behind the '@' is missing",
-						      spec)
-				       : NULL;
+	return spec[n] && !spec[n + 1]
+		       ? kage_err_new(KAGE_INVALID, "%s: what stands behind the '@' is missing",
+				      spec)
+		       : NULL;
 }
 
 /* --- clone ------------------------------------------------------------------------------------ */
@@ -377,10 +377,17 @@ static struct kage_err *ask_about(struct kage_ctx *ctx, const char *spec, const 
 	return ask(ctx, fd, q, fds ? fds->v : NULL, fds ? fds->n : 0, ret_reply, ret_fd);
 }
 
+static const enum kage_pid_mode modes[] = {
+	[KAGE_WAKE_PID_FITTING] = KAGE_PID_FITTING,
+	[KAGE_WAKE_PID_OWN] = KAGE_PID_OWN,
+	[KAGE_WAKE_PID_SAME] = KAGE_PID_SAME,
+	[KAGE_WAKE_PID_NEW] = KAGE_PID_NEW,
+};
+
 static struct kage_err *wake_request(const struct kage_wake_options *o, Kage__Keeper__Wake *m,
 				     int32_t instead[TALK_FDS], struct talk_fds *fds)
 {
-	m->pid_mode = o->pid;
+	m->pid_mode = modes[o->pid];
 	m->files_mode = o->files;
 	m->connections_mode = o->connections;
 	m->stopped = o->stopped;
@@ -398,10 +405,9 @@ static struct kage_err *wake_request(const struct kage_wake_options *o, Kage__Ke
 }
 
 struct kage_err *kage_twin_wake(struct kage_ctx *ctx, const char *spec,
-				const struct kage_wake_options *options,
-				struct kage_life *ret_life)
+				const struct kage_wake_options *options, struct kage_life *ret_life)
 {
-	static const struct kage_wake_options defaults = { .pid = KAGE_PID_OWN };
+	static const struct kage_wake_options defaults;
 	Request q = KAGE__KEEPER__REQUEST__INIT;
 	Kage__Keeper__Wake m = KAGE__KEEPER__WAKE__INIT;
 	_cleanup_reply_ Reply *r = NULL;

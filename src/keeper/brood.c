@@ -18,7 +18,7 @@
 
 enum {
 	ROLLUP_MAX = 1 << 16,
-	SHORT_SHARE = 50, /* below this share of its memory left a machine is short of it */
+	SHORT_SHARE = 50,       /* below this share of its memory left a machine is short of it */
 	SHORT_BYTES = 32 << 20, /* and a control group below so much */
 };
 
@@ -96,8 +96,7 @@ static struct kage_err *make(struct brood *b, struct brood_twin *t)
 /* All twins are of one process. One that is gone gives its number to others. */
 static struct kage_err *open_program(struct brood *b, pid_t pid, uint64_t start_ticks)
 {
-	if (b->program &&
-	    (b->program->pid != pid || b->program->start_ticks != start_ticks))
+	if (b->program && (b->program->pid != pid || b->program->start_ticks != start_ticks))
 		return kage_err_new(KAGE_BUSY, "these are twins of process %d (%s)",
 				    b->program->pid, b->comm);
 	if (!b->program)
@@ -139,7 +138,8 @@ struct kage_err *brood_add(struct brood *b, pid_t pid, uint64_t start_ticks,
 static struct kage_err *unknown(const struct brood *b, uint64_t number)
 {
 	return kage_err_new(KAGE_NOTFOUND,
-			    "there is no twin number %" PRIu64 "; there are %" PRIu64 " to %" PRIu64,
+			    "there is no twin number %" PRIu64 "; there are %" PRIu64
+			    " to %" PRIu64,
 			    number, b->v[0]->number, b->v[b->n - 1]->number);
 }
 
@@ -167,8 +167,7 @@ static struct brood_twin *find(const struct brood *b, const struct kage_which *w
 			continue;
 		if (w->kind == KAGE_WHICH_FIRST ||
 		    (w->kind == KAGE_WHICH_NUMBER && t->number == w->n) ||
-		    (w->kind == KAGE_WHICH_AGE &&
-		     t->image->msg->source->realtime_ns + w->n <= now))
+		    (w->kind == KAGE_WHICH_AGE && t->image->msg->source->realtime_ns + w->n <= now))
 			return t;
 	}
 	return NULL;
@@ -297,7 +296,8 @@ static bool memory_is_short(const struct brood *b)
 	size_t size;
 	struct kage_err *e = kage_file_slurp(AT_FDCWD, "/proc/meminfo", ROLLUP_MAX, &text, &size);
 	bool is_short = !e && kage_text_u64(text, "MemTotal", 10, &total) &&
-			kage_text_u64(text, "MemAvailable", 10, &left) && left < total / SHORT_SHARE;
+			kage_text_u64(text, "MemAvailable", 10, &left) &&
+			left < total / SHORT_SHARE;
 
 	err_drop(e);
 	/* Copies that the program makes when it writes are charged to its own group. */

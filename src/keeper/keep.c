@@ -34,9 +34,10 @@ typedef Kage__Keeper__Reply Reply;
 
 enum {
 	CONNECTIONS = 64,
-	NOTICES = 16,         /* of one request */
+	NOTICES = 16, /* of one request */
 	LOOK_EVERY_NS = 1000000000,
-	LOOK_SHARE = 100, /* looks at memory take at most one part in so many of a processor's time */
+	LOOK_SHARE =
+		100, /* looks at memory take at most one part in so many of a processor's time */
 	LOG_BYTES = 1 << 20,
 };
 
@@ -251,8 +252,7 @@ static struct kage_err *store_image(struct keeper *k, const struct brood_twin *t
 	TRY(kage_versions_open(&versions, how.git, how.recipient));
 	TRY(kage_store_open(k->ctx, q->store, KAGE_STORE_CREATE, &store));
 	e = kage_cloned_begin(k->ctx, t->image, t->twin, &whole);
-	t->image->msg->source->copied_bytes =
-		kage_pages_total(t->image->pages) * KAGE_PAGE_BYTES;
+	t->image->msg->source->copied_bytes = kage_pages_total(t->image->pages) * KAGE_PAGE_BYTES;
 	if (!e)
 		e = kage_snap_store(k->ctx, store, &versions, t->image, &how, ret_result);
 	kage_cloned_end(t->image, &whole);
@@ -290,8 +290,8 @@ static struct kage_err *serve_snap(struct keeper *k, int to, const Kage__Keeper_
 
 	TRY(brood_find(&k->brood, q->which, &t));
 	if (t->reader)
-		return kage_err_new(KAGE_BUSY, "an image of %s@%" PRIu64 " is being stored", k->name,
-				    t->number);
+		return kage_err_new(KAGE_BUSY, "an image of %s@%" PRIu64 " is being stored",
+				    k->name, t->number);
 	pid = fork();
 	if (pid < 0)
 		return kage_err_sys(errno, "make a process");
@@ -320,10 +320,11 @@ static struct kage_err *serve_one(struct keeper *k, int to, const Request *q,
 	case KAGE__KEEPER__REQUEST__WHAT_SNAP:
 		return serve_snap(k, to, q->snap);
 	default:
-		return kage_err_new(KAGE_UNSUPPORTED,
-				    "the keeper of %s, process %d, is of another version of kage and "
-				    "cannot do that",
-				    k->name, getpid());
+		return kage_err_new(
+			KAGE_UNSUPPORTED,
+			"the keeper of %s, process %d, is of another version of kage and "
+			"cannot do that",
+			k->name, getpid());
 	}
 }
 

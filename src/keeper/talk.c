@@ -66,10 +66,11 @@ static struct kage_err *check_dir(int dir, const char *path)
 	if (fstat(dir, &st) < 0)
 		return kage_err_sys(errno, "stat %s", path);
 	if (st.st_uid != geteuid() || (st.st_mode & 022))
-		return kage_err_new(KAGE_PERM,
-				    "other users may write to %s; remove it, or name another one in "
-				    "KAGE_RUN",
-				    path);
+		return kage_err_new(
+			KAGE_PERM,
+			"other users may write to %s; remove it, or name another one in "
+			"KAGE_RUN",
+			path);
 	return NULL;
 }
 
@@ -203,7 +204,8 @@ static struct kage_err *lock_name(int dir, const char *name, int *ret_lock)
 		return kage_err_sys(errno, "open %s", file);
 	if (flock(lock, LOCK_EX | LOCK_NB) < 0)
 		return errno == EWOULDBLOCK
-			       ? kage_err_new(KAGE_CHANGED, "%s has got another keeper just now", name)
+			       ? kage_err_new(KAGE_CHANGED, "%s has got another keeper just now",
+					      name)
 			       : kage_err_sys(errno, "lock %s", file);
 	*ret_lock = take_fd(&lock);
 	return NULL;

@@ -103,7 +103,7 @@ struct kage_restore {
 		int signal, fd; /* 0 and -1: none */
 		uint32_t value;
 	} event;                     /* with a twin: tells the program that it is a copy */
-	bool own_numbers; /* threads get such as are free (restore/numbers.h) */
+	bool own_numbers;            /* threads get such as are free (restore/numbers.h) */
 	const Kage__Thread *born_as; /* with a twin: whose rights the process is born with */
 	int kept_fd; /* a number in the stub, above all of the image, that stays open; -1: none */
 	struct lazy *lazy; /* what fills memory later; NULL: nothing (restore/lazy.h) */

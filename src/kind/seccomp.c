@@ -153,10 +153,11 @@ static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread 
 	if (r->born_as) {
 		n = r->born_as->n_seccomp_filters;
 		if (!begins_with(msg, r->born_as))
-			return kage_err_new(KAGE_UNSUPPORTED,
-					    "its threads have different seccomp filters, and a copy "
-					    "would be born with those of thread %d",
-					    r->born_as->tid);
+			return kage_err_new(
+				KAGE_UNSUPPORTED,
+				"its threads have different seccomp filters, and a copy "
+				"would be born with those of thread %d",
+				r->born_as->tid);
 	}
 	for (size_t i = n; i < msg->n_seccomp_filters; i++)
 		install(msg->seccomp_filters[i], b);

@@ -64,7 +64,7 @@ static bool has_capability(int capability)
 /* clone(2): set_tid needs one of the two, a PID namespace the latter. */
 static void check_rights(struct kage_restore *r)
 {
-	if (r->options->pid == KAGE_PID_OWN || r->twin || has_capability(CAP_SYS_ADMIN))
+	if (r->twin || has_capability(CAP_SYS_ADMIN))
 		return;
 	if (r->options->pid == KAGE_PID_NEW)
 		kage_obstacle(r->obstacles, true, "run kage as root", "process number",

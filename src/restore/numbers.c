@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "restore/numbers.h"
 
+#include <linux/futex.h>
 #include <stdlib.h>
 
 #include "base/cleanup.h"
@@ -33,6 +34,20 @@ static void save(const struct kage_restore *r, struct numbers *n)
 		n->timers[i] = p->posix_timers[i]->thread;
 	for (size_t i = 0; i < r->image->msg->n_descriptions; i++)
 		n->owners[i] = r->image->msg->descriptions[i]->owner;
+}
+
+/* Who sent a signal that waits: FROM becomes TO. */
+static void replace_senders(Kage__Process *p, int32_t from, int32_t to)
+{
+	for (size_t t = 0; t <= p->n_threads; t++) {
+		size_t n = t < p->n_threads ? p->threads[t]->n_pending : p->n_pending;
+		Kage__PendingSignal **v = t < p->n_threads ? p->threads[t]->pending : p->pending;
+
+		for (size_t i = 0; i < n; i++)
+			if (v[i]->fields_case == KAGE__PENDING_SIGNAL__FIELDS_SENT &&
+			    v[i]->sent->pid == from)
+				v[i]->sent->pid = to;
+	}
 }
 
 /* All that is FROM becomes TO. */
@@ -77,27 +92,81 @@ struct kage_err *numbers_begin(struct kage_restore *r, struct numbers **ret_befo
 	if (n->sid == n->pid)
 		p->sid = p->pid;
 	replace(r, n, n->pid, p->pid);
+	replace_senders(p, n->pid, p->pid);
 	*ret_before = n;
 	return NULL;
 }
 
-/* The number of thread I in the life's memory, if there it has one. */
-static struct kage_err *patch(struct kage_restore *r, size_t i, int32_t from, int32_t to)
-{
-	kage_addr at = addr(r->process->threads[i]->clear_child_tid);
-	int32_t now = 0;
-	struct kage_err *e;
+/* --- in memory -------------------------------------------------------------------------------- */
 
-	if (!at.v || from == to)
-		return NULL;
-	/* Nothing obliges a program to have memory there. */
-	e = kage_target_read(r->stub, at, &now, sizeof(now));
-	if (e || now != from) {
-		err_drop(e);
-		return NULL;
-	}
-	return kage_target_write(r->stub, at, &to, sizeof(to));
+/* Nothing obliges a program to have memory where it says. */
+static bool can_read(struct kage_restore *r, uint64_t at, void *to, size_t size)
+{
+	struct kage_err *e = at ? kage_target_read(r->stub, addr(at), to, size) : NULL;
+	bool ok = at && !e;
+
+	err_drop(e);
+	return ok;
 }
+
+/* Of the word at AT the bits of MASK, if they are FROM. */
+static struct kage_err *patch(struct kage_restore *r, uint64_t at, uint32_t mask, int32_t from,
+			      int32_t to)
+{
+	uint32_t now;
+
+	if (!can_read(r, at, &now, sizeof(now)) || (now & mask) != (uint32_t)from)
+		return NULL;
+	now = (now & ~mask) | (uint32_t)to;
+	return kage_target_write(r->stub, addr(at), &now, sizeof(now));
+}
+
+/* A robust mutex that a thread holds has its number, by which the kernel knows that it was the thread's when that ends;
+ * and once more where the GNU C library looks for the owner (struct __pthread_mutex_s). */
+static struct kage_err *patch_mutex(struct kage_restore *r, uint64_t futex, int32_t from,
+				    int32_t to)
+{
+	enum { OWNER_OFFSET = 8 };
+
+	TRY(patch(r, futex, FUTEX_TID_MASK, from, to));
+	return patch(r, futex + OWNER_OFFSET, ~0u, from, to);
+}
+
+/* set_robust_list(2): a ring of entries, each somewhere in its mutex; the lowest bit of a pointer says what kind that is. */
+static struct kage_err *patch_robust(struct kage_restore *r, uint64_t list, int32_t from,
+				     int32_t to)
+{
+	struct {
+		uint64_t next;
+		int64_t futex_offset;
+		uint64_t pending;
+	} head;
+	uint64_t entry;
+
+	if (!can_read(r, list, &head, sizeof(head)))
+		return NULL;
+	if (head.pending & ~1ull)
+		TRY(patch_mutex(r, (head.pending & ~1ull) + (uint64_t)head.futex_offset, from, to));
+	entry = head.next & ~1ull;
+	for (int i = 0; i < ROBUST_LIST_LIMIT && entry != list; i++) {
+		TRY(patch_mutex(r, entry + (uint64_t)head.futex_offset, from, to));
+		if (!can_read(r, entry, &entry, sizeof(entry)))
+			break;
+		entry &= ~1ull;
+	}
+	return NULL;
+}
+
+static struct kage_err *patch_thread(struct kage_restore *r, const Kage__Thread *m, int32_t from,
+				     int32_t to)
+{
+	if (from == to)
+		return NULL;
+	TRY(patch(r, m->clear_child_tid, ~0u, from, to));
+	return patch_robust(r, m->robust_list, from, to);
+}
+
+/* --- steps ------------------------------------------------------------------------------------ */
 
 struct kage_err *numbers_of_threads(struct kage_restore *r, struct numbers *before)
 {
@@ -106,7 +175,7 @@ struct kage_err *numbers_of_threads(struct kage_restore *r, struct numbers *befo
 	for (size_t i = 0; i < p->n_threads; i++) {
 		p->threads[i]->tid = number_of(r->stub, i);
 		replace(r, before, before->tids[i], p->threads[i]->tid);
-		TRY(patch(r, i, before->tids[i], p->threads[i]->tid));
+		TRY(patch_thread(r, p->threads[i], before->tids[i], p->threads[i]->tid));
 	}
 	return NULL;
 }
@@ -117,6 +186,7 @@ void numbers_end(struct kage_restore *r, struct numbers *n)
 
 	if (!n)
 		return;
+	replace_senders(p, p->pid, n->pid);
 	p->pid = n->pid;
 	p->pgid = n->pgid;
 	p->sid = n->sid;

@@ -2,7 +2,8 @@
 /*
  * A life with numbers of its own: what the image says of the program's PID and the numbers of its threads is
  * replaced for as long as the life is made. In memory they stand where each thread has asked the kernel to clear
- * its number (set_tid_address(2)): there the GNU C library has it, and a child of fork(2) finds its own.
+ * its number (set_tid_address(2)): there the GNU C library has it, and a child of fork(2) finds its own; and in robust
+ * mutexes that it holds. Where else a program has noted it, it is the old one.
  */
 #ifndef RESTORE_NUMBERS_H
 #define RESTORE_NUMBERS_H

@@ -40,11 +40,12 @@ static _Noreturn void first_process(int told_fd)
 	__builtin_unreachable();
 }
 
-struct kage_err *pidns_create(struct pidns *ret_ns)
+struct kage_err *pidns_create(bool orphan, struct pidns *ret_ns)
 {
 	_cleanup_(pidns_deinit) struct pidns ns = PIDNS_NONE;
 	_cleanup_fd_ int told = -1;
-	struct clone_args args = { .flags = CLONE_NEWPID | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
+	struct clone_args args = { .flags = CLONE_NEWPID | CLONE_PIDFD | CLONE_CLEAR_SIGHAND |
+					    (orphan ? (uint64_t)CLONE_PARENT : 0),
 				   .pidfd = (uint64_t)(uintptr_t)&ns.pidfd };
 	int fds[2];
 	long r;

@@ -9,6 +9,7 @@
 #ifndef RESTORE_PIDNS_H
 #define RESTORE_PIDNS_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "base/err.h"
@@ -21,8 +22,9 @@ struct pidns {
 
 #define PIDNS_NONE ((struct pidns){ -1, -1, -1 })
 
-/** Makes the namespace; its first process waits to be told. */
-struct kage_err *pidns_create(struct pidns *ret_ns) _must_check_;
+/** Makes the namespace; its first process waits to be told. That is a child of ours, or of our own parent (ORPHAN), who
+ *  has to take note of its end. */
+struct kage_err *pidns_create(bool orphan, struct pidns *ret_ns) _must_check_;
 
 /** From now on children of this thread are born in NS; and in our own again. */
 struct kage_err *pidns_enter(const struct pidns *ns) _must_check_;

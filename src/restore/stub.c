@@ -281,7 +281,7 @@ struct kage_err *stub_make(struct kage_restore *r, const struct stub_area *area,
 	_cleanup_(pidns_deinit) struct pidns ns = PIDNS_NONE;
 	struct kage_target *stub = NULL;
 
-	if (r->options->pid == KAGE_PID_OWN)
+	if (r->options->pid != KAGE_PID_SAME && r->options->pid != KAGE_PID_NEW)
 		return kage_err_new(KAGE_INVALID,
 				    "only a life of a twin can have numbers of its own");
 	if (r->options->pid == KAGE_PID_SAME) {
@@ -289,7 +289,7 @@ struct kage_err *stub_make(struct kage_restore *r, const struct stub_area *area,
 	} else {
 		struct kage_err *e;
 
-		TRY(pidns_create(&ns));
+		TRY(pidns_create(false, &ns));
 		TRY(make_held(r, area, &ns, &stub));
 		e = pidns_tie(&ns, r->process->pid);
 		if (e) {

@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "kind/memory.h"
+#include "restore/pidns.h"
 #include "restore/restore.h"
 
 enum { ENVIRONMENT_MAX = 8 << 20, NUMBER_TRIES = 50 };
@@ -130,14 +131,15 @@ static struct kage_err *set_last_number(long number)
 	return kage_file_write(fd, text, (size_t)n, -1, last_number);
 }
 
-static struct kage_err *try_for(struct kage_restore *r, pid_t number,
-				       struct kage_target **ret_life)
+static const struct kage_twin_birth any_number = { .pidns = -1, .own_ns = -1 };
+
+static struct kage_err *try_for(struct kage_restore *r, pid_t number, struct kage_target **ret_life)
 {
 	for (int i = 0; i < NUMBER_TRIES; i++) {
 		struct kage_target *life = NULL;
 
 		TRY(set_last_number(number - 1));
-		TRY(kage_twin_split(r->twin, 0, &life));
+		TRY(kage_twin_split(r->twin, &any_number, &life));
 		if (life->pid == number) {
 			*ret_life = life;
 			return NULL;
@@ -163,18 +165,66 @@ static struct kage_err *try_for_number(struct kage_restore *r, pid_t number,
 	return e;
 }
 
-struct kage_err *wake_make(struct kage_restore *r, struct kage_target **ret_life)
+static struct kage_err *make_same(struct kage_restore *r, struct kage_target **ret_life)
 {
-	pid_t number = r->options->pid == KAGE_PID_SAME ? r->process->pid : 0;
-	struct kage_err *e = kage_twin_split(r->twin, number, ret_life);
+	const struct kage_twin_birth birth = { r->process->pid, -1, -1 };
+	struct kage_err *e = kage_twin_split(r->twin, &birth, ret_life);
 
-	r->own_numbers = !number;
-	if (!e || !number || kage_err_code(e) != KAGE_PERM)
+	if (!e || kage_err_code(e) != KAGE_PERM)
 		return e;
 	err_drop(e);
 	r->own_numbers = true;
-	return kage_err_advise(try_for_number(r, number, ret_life),
+	return kage_err_advise(try_for_number(r, r->process->pid, ret_life),
 			       "wake it with a number of its own");
+}
+
+static struct kage_err *make_in_namespace(struct kage_restore *r, struct kage_target **ret_life)
+{
+	_cleanup_(pidns_deinit) struct pidns ns = PIDNS_NONE;
+	struct kage_twin_birth birth = { .number = r->process->pid };
+	struct kage_target *life;
+
+	TRY(pidns_create(true, &ns));
+	birth.pidns = ns.pidfd;
+	birth.own_ns = ns.own_fd;
+	TRY(kage_twin_split(r->twin, &birth, &life));
+	life->inner_pid = life->threads[0]->inner_tid = r->process->pid;
+	*ret_life = life;
+	return pidns_tie(&ns, r->process->pid);
+}
+
+static struct kage_err *make_own(struct kage_restore *r, struct kage_target **ret_life)
+{
+	r->own_numbers = true;
+	return kage_twin_split(r->twin, &any_number, ret_life);
+}
+
+/* Threads have their numbers in locks that they hold, so several of them keep theirs, where that can be. */
+static struct kage_err *make_fitting(struct kage_restore *r, struct kage_target **ret_life)
+{
+	struct kage_err *e;
+
+	if (r->process->n_threads == 1)
+		return make_own(r, ret_life);
+	e = make_in_namespace(r, ret_life);
+	if (!e || kage_err_code(e) != KAGE_PERM)
+		return e;
+	err_drop(e);
+	return make_own(r, ret_life);
+}
+
+struct kage_err *wake_make(struct kage_restore *r, struct kage_target **ret_life)
+{
+	switch (r->options->pid) {
+	case KAGE_PID_SAME:
+		return make_same(r, ret_life);
+	case KAGE_PID_NEW:
+		return make_in_namespace(r, ret_life);
+	case KAGE_PID_OWN:
+		return make_own(r, ret_life);
+	default:
+		return make_fitting(r, ret_life);
+	}
 }
 
 struct kage_err *wake_memory(struct kage_restore *r)

@@ -289,36 +289,60 @@ struct kage_err *kage_twin_hold(struct kage_twin *twin, size_t area_bytes)
 
 /* --- splitting off ---------------------------------------------------------------------------- */
 
-static struct kage_err *cannot_split(struct kage_err *e, pid_t number)
+static struct kage_err *cannot_split(int64_t result, pid_t number)
 {
-	int num = e ? kage_err_errno(e) : 0;
-
-	if (number && (num == EEXIST || num == EPERM)) {
-		err_drop(e);
-		return num == EEXIST
-			       ? kage_err_new(KAGE_BUSY, "process number %d is taken", number)
-			       : kage_err_new(KAGE_PERM, "it may not choose its process number");
+	switch (result) {
+	case -EEXIST:
+		return kage_err_new(KAGE_BUSY, "process number %d is taken", number);
+	case -EPERM:
+		return kage_err_new(KAGE_PERM, "it may not choose its process number");
+	default:
+		return result < 0 ? kage_err_sys((int)-result, "fork the twin") : NULL;
 	}
-	return e;
+}
+
+/* The namespaces that are given to it: children are born in the first. Without the right they are born with a number of
+ * their own, or not at all if one was chosen. */
+static struct kage_err *say_enter(struct kage_twin *twin, const struct kage_twin_birth *birth,
+				  size_t *ret_fds, struct kage_batch *b)
+{
+	const int fds[] = { birth->pidns, birth->own_ns };
+
+	TRY(kage_twin_give(twin, fds, ARRAY_SIZE(fds)));
+	kage_twin_say_receive(b, ARRAY_SIZE(fds), ret_fds);
+	BATCH_TRY(b, "enter a PID namespace", SYS_setns, LOAD(*ret_fds), V(CLONE_NEWPID));
+	return NULL;
+}
+
+static void say_leave(size_t fds, struct kage_batch *b)
+{
+	BATCH_TRY(b, "return to its own PID namespace", SYS_setns, LOAD(fds + sizeof(int)),
+		  V(CLONE_NEWPID));
+	BATCH(b, "close a descriptor", SYS_close_range, V(1), V(~0u), V(0));
 }
 
 /* A child of the twin's parent. The kernel stops it before its first instruction, traced as the twin is. */
-static struct kage_err *fork_life(struct kage_twin *twin, pid_t number)
+static struct kage_err *fork_life(struct kage_twin *twin, const struct kage_twin_birth *birth)
 {
 	_cleanup_(kage_batch_deinit) struct kage_batch b;
 	struct clone_args args = { .flags = CLONE_PARENT, .set_tid_size = 1 };
-	size_t tid, at;
+	size_t tid, at, forked, fds = 0;
 
 	kage_batch_init(&b);
-	if (number) {
-		tid = kage_batch_data(&b, &number, sizeof(number));
+	if (birth->pidns >= 0)
+		TRY(say_enter(twin, birth, &fds, &b));
+	if (birth->number) {
+		tid = kage_batch_data(&b, &birth->number, sizeof(birth->number));
 		at = kage_batch_data(&b, &args, sizeof(args));
 		kage_batch_point(&b, at + offsetof(struct clone_args, set_tid), tid);
-		BATCH(&b, "fork", SYS_clone3, DATA(at), V(sizeof(args)));
+		forked = BATCH_TRY(&b, "fork", SYS_clone3, DATA(at), V(sizeof(args)));
 	} else {
-		BATCH(&b, "fork", SYS_clone, V(CLONE_PARENT));
+		forked = BATCH_TRY(&b, "fork", SYS_clone, V(CLONE_PARENT));
 	}
-	return cannot_split(kage_batch_run(twin->process, twin->process->threads[0], &b), number);
+	if (birth->pidns >= 0)
+		say_leave(fds, &b);
+	TRY(kage_batch_run(twin->process, twin->process->threads[0], &b));
+	return cannot_split(kage_batch_result(&b, forked), birth->number);
 }
 
 /* The thread that the batch has found to be born is another process. */
@@ -375,7 +399,7 @@ static struct kage_err *make_stub(struct kage_target *life, struct kage_thread *
 	return NULL;
 }
 
-struct kage_err *kage_twin_split(struct kage_twin *twin, pid_t number,
+struct kage_err *kage_twin_split(struct kage_twin *twin, const struct kage_twin_birth *birth,
 				 struct kage_target **ret_life)
 {
 	struct kage_target *life = NULL;
@@ -383,7 +407,7 @@ struct kage_err *kage_twin_split(struct kage_twin *twin, pid_t number,
 	struct kage_err *e;
 
 	TRY(kage_twin_check(twin));
-	e = fork_life(twin, number);
+	e = fork_life(twin, birth);
 	born = take_born(twin->process);
 	if (!born)
 		return e ? e

@@ -16,10 +16,16 @@
  *  anything with it from here on. After an error it is to be ended. */
 struct kage_err *kage_twin_hold(struct kage_twin *twin, size_t area_bytes) _must_check_;
 
+struct kage_twin_birth {
+	pid_t number; /* its PID, in the namespace if there is one; 0: any */
+	int pidns,
+		own_ns; /* the PID namespace that it is born into, and the twin's own; descriptors of ours, or -1 */
+};
+
 /** Splits a life off: a process that stands, with the memory of TWIN, one thread, one descriptor (0, on which
  *  kage_twin_give() arrives), no signal actions changed, parent as the twin's. It dies with us until it is let go.
- *  NUMBER: its PID, 0 for any; KAGE_PERM where the twin may not choose one, KAGE_BUSY where it is taken. */
-struct kage_err *kage_twin_split(struct kage_twin *twin, pid_t number,
+ *  KAGE_PERM where the twin may not have the birth so, KAGE_BUSY where the number is taken. */
+struct kage_err *kage_twin_split(struct kage_twin *twin, const struct kage_twin_birth *birth,
 				 struct kage_target **ret_life) _must_check_;
 
 enum { KAGE_TWIN_GIVE_MOST = 250 }; /* in one message: SCM_MAX_FD is 253 */
