@@ -418,7 +418,7 @@ struct kage_err *kage_twin_wake(struct kage_ctx *ctx, const char *spec,
 	q.what_case = KAGE__KEEPER__REQUEST__WHAT_WAKE;
 	q.wake = &m;
 	TRY(wake_request(options ? options : &defaults, &m, instead, &fds));
-	TRY_WRAP(ask_about(ctx, spec, &q, &m.which, &fds, &r, &pidfd), "wake %s", spec);
+	TRY(ask_about(ctx, spec, &q, &m.which, &fds, &r, &pidfd));
 	if (!r->life || pidfd < 0)
 		return kage_err_new(KAGE_CORRUPT, "the keeper's answer is not understood");
 	*ret_life = (struct kage_life){ .pid = r->life->pid,
@@ -436,7 +436,7 @@ struct kage_err *kage_twin_drop(struct kage_ctx *ctx, const char *spec)
 
 	q.what_case = KAGE__KEEPER__REQUEST__WHAT_DROP;
 	q.drop = &m;
-	return kage_err_wrap(ask_about(ctx, spec, &q, &m.which, NULL, &r, NULL), "drop %s", spec);
+	return ask_about(ctx, spec, &q, &m.which, NULL, &r, NULL);
 }
 
 struct kage_err *kage_twin_snap(struct kage_ctx *ctx, struct kage_store *store, const char *spec,
@@ -460,8 +460,7 @@ struct kage_err *kage_twin_snap(struct kage_ctx *ctx, struct kage_store *store, 
 	m.recipient = (char *)(o->recipient ? o->recipient : "");
 	m.git = (char *)(o->git ? o->git : "");
 	m.compression = o->compression;
-	TRY_WRAP(ask_about(ctx, spec, &q, &m.which, NULL, &r, NULL), "take an image of twin %s",
-		 spec);
+	TRY(ask_about(ctx, spec, &q, &m.which, NULL, &r, NULL));
 	if (!r->stored)
 		return kage_err_new(KAGE_CORRUPT, "the keeper's answer is not understood");
 	*ret_result = (struct kage_snap_result){ .number = r->stored->number,

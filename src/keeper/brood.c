@@ -138,9 +138,8 @@ struct kage_err *brood_add(struct brood *b, pid_t pid, uint64_t start_ticks,
 static struct kage_err *unknown(const struct brood *b, uint64_t number)
 {
 	return kage_err_new(KAGE_NOTFOUND,
-			    "there is no twin number %" PRIu64 "; there are %" PRIu64
-			    " to %" PRIu64,
-			    number, b->v[0]->number, b->v[b->n - 1]->number);
+			    "there is no twin %s@%" PRIu64 "; there are %" PRIu64 " to %" PRIu64,
+			    b->name, number, b->v[0]->number, b->v[b->n - 1]->number);
 }
 
 /* The I-th from the end that is not about to end. */
@@ -184,7 +183,8 @@ struct kage_err *brood_find(struct brood *b, const char *which, struct brood_twi
 		return NULL;
 	if (w.kind == KAGE_WHICH_NUMBER && b->n)
 		return unknown(b, w.n);
-	return kage_err_new(KAGE_NOTFOUND, "there is no such twin among the %zu", b->n);
+	return kage_err_new(KAGE_NOTFOUND, "there is no %s@%s among its %zu twins", b->name, which,
+			    b->n);
 }
 
 static void remove_at(struct brood *b, size_t i)
@@ -224,7 +224,7 @@ void brood_bury(struct brood *b)
 
 		if (!e)
 			continue;
-		kage_ctx_notice(b->ctx, "twin %" PRIu64 " is gone: %s", b->v[i]->number,
+		kage_ctx_notice(b->ctx, "%s@%" PRIu64 " is gone: %s", b->name, b->v[i]->number,
 				kage_err_message(e));
 		err_drop(e);
 		brood_drop(b, b->v[i]);
@@ -312,7 +312,7 @@ static bool drop_oldest(struct brood *b, const char *why)
 
 		if (t->dropped)
 			continue;
-		kage_ctx_notice(b->ctx, "twin %" PRIu64 " is dropped: %s", t->number, why);
+		kage_ctx_notice(b->ctx, "%s@%" PRIu64 " is dropped: %s", b->name, t->number, why);
 		brood_drop(b, t);
 		return true;
 	}

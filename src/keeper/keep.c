@@ -491,7 +491,7 @@ static struct kage_err *open_all(struct keeper *k)
 struct kage_err *kage_twins_keep(struct kage_ctx *ctx, const char *name, int first_fd)
 {
 	struct keeper k = { .ctx = ctx,
-			    .brood = { .ctx = ctx },
+			    .brood = { .ctx = ctx, .name = name },
 			    .listening = -1,
 			    .lock = -1,
 			    .signals = -1,

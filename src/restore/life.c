@@ -289,10 +289,13 @@ static struct kage_err *wake(struct kage_ctx *ctx, struct kage_image *image, str
 
 	r.twin = twin;
 	r.born_as = forker(r.process, twin);
+	/* Only so is it learnt at once when a thread stops. */
+	kage_target_block_signals(twin->process);
 	if (!e)
 		e = wake_choose_event(&r, options->event, options->event_value);
 	if (!e)
 		e = kage_files_settle(&r, live(&r, ret_life));
+	kage_target_unblock_signals(twin->process);
 	deinit(&r);
 	return e;
 }

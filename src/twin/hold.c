@@ -268,7 +268,7 @@ static struct kage_err *clear_away(struct kage_twin *twin, struct kage_thread *t
 	return kage_batch_run(twin->process, thread, &b);
 }
 
-struct kage_err *kage_twin_hold(struct kage_twin *twin, size_t area_bytes)
+static struct kage_err *hold(struct kage_twin *twin, size_t area_bytes)
 {
 	_cleanup_(kage_maps_deinit) struct kage_maps maps = { 0 };
 	_cleanup_fd_ int memfd = -1;
@@ -285,6 +285,16 @@ struct kage_err *kage_twin_hold(struct kage_twin *twin, size_t area_bytes)
 	TRY(map_there(twin, thread, memfd));
 	move_in(twin);
 	return clear_away(twin, thread, &maps);
+}
+
+struct kage_err *kage_twin_hold(struct kage_twin *twin, size_t area_bytes)
+{
+	struct kage_err *e;
+
+	kage_target_block_signals(twin->process);
+	e = hold(twin, area_bytes);
+	kage_target_unblock_signals(twin->process);
+	return e;
 }
 
 /* --- splitting off ---------------------------------------------------------------------------- */
