@@ -15,11 +15,13 @@
 
 struct twins_values {
 	const char *be_keeper_of;
+	bool stay;
 };
 
 static const struct cli_option options[] = {
 	{ "be-keeper-of", 0, "NAME", NULL, CLI_TEXT,
 	  .offset = offsetof(struct twins_values, be_keeper_of) },
+	{ "stay", 0, NULL, NULL, CLI_FLAG, .offset = offsetof(struct twins_values, stay) },
 	{ 0 },
 };
 
@@ -91,12 +93,12 @@ static void print(const struct cli *cli, const struct kage_twin_list *list)
 	cli_table_print(&table, stdout, cli->columns, cli->colour);
 }
 
-/* kage_clone() has started us: what it waits for ends, and a child of it goes on. */
-static int be_keeper(struct cli *cli, const char *name)
+/* kage_clone() has started us: what it waits for ends, and a child of it goes on (with --stay it does itself). */
+static int be_keeper(struct cli *cli, const struct twins_values *v)
 {
 	enum { CONNECTION = 3 };
 	struct kage_err *e;
-	pid_t pid = fork();
+	pid_t pid = v->stay ? 0 : fork();
 
 	if (pid < 0)
 		return cli_fail_own(cli, KAGE_SYS, errno, "make a process");
@@ -106,7 +108,7 @@ static int be_keeper(struct cli *cli, const char *name)
 	if (chdir("/") < 0)
 		return CLI_FAILED;
 	fcntl(CONNECTION, F_SETFD, FD_CLOEXEC);
-	e = kage_twins_keep(cli->ctx, name, CONNECTION);
+	e = kage_twins_keep(cli->ctx, v->be_keeper_of, CONNECTION);
 	return e ? cli_fail(cli, e) : CLI_DONE;
 }
 
@@ -117,7 +119,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	struct kage_err *e;
 
 	if (v->be_keeper_of)
-		return be_keeper(cli, v->be_keeper_of);
+		return be_keeper(cli, v);
 	e = kage_twins(cli->ctx, argc ? argv[0] : NULL, &list);
 	if (e)
 		return cli_fail(cli, e);
