@@ -392,6 +392,7 @@ struct kage_snap_result {
 	unsigned rung;         /* see Source in image.proto */
 	const char *tracking;  /* as in struct kage_entry */
 	uint32_t n_threads;
+	pid_t pid;           /* of the program */
 	char git_commit[48]; /* "" without one */
 };
 

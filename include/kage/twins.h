@@ -100,7 +100,8 @@ KAGE_API struct kage_err *kage_twin_wake(struct kage_ctx *ctx, const char *spec,
 /** Ends the twin SPEC; with only a name, all twins of it. Lives go on. */
 KAGE_API struct kage_err *kage_twin_drop(struct kage_ctx *ctx, const char *spec);
 
-/** Stores an image of the twin SPEC, at leisure: the program is not touched. */
+/** Stores an image of the twin SPEC, at leisure: the program is not touched. Without a name the history is called as the
+ *  twin is. */
 KAGE_API struct kage_err *kage_twin_snap(struct kage_ctx *ctx, struct kage_store *store,
 					 const char *spec, const struct kage_snap_options *options,
 					 struct kage_snap_result *ret_result);

@@ -14,7 +14,7 @@ struct capture_options {
 	bool carry;      /* executables and libraries go into the image */
 	bool keep_still; /* leave the target frozen */
 	bool checking;   /* obstacles only, no contents */
-	bool lenient;    /* what cannot be restored is noted in the image, and is no failure */
+	bool lenient; /* what cannot be restored is noted in the image, and is no failure; with a clone only connections */
 	bool verify; /* with FOLLOW: all memory is copied as well, in the same stop, and compared */
 	struct follow *follow; /* what is known of the target from earlier images; may be NULL */
 	struct cloning *

@@ -52,6 +52,7 @@ struct kage_err *kage_snap_store(struct kage_ctx *ctx, struct kage_store *store,
 	result->rung = image->msg->source->rung;
 	result->tracking = kage_tracking_name(image->msg->source->tracking);
 	result->memory_bytes = image->msg->source->copied_bytes;
+	result->pid = image->msg->processes[0]->pid;
 	result->n_threads = (uint32_t)image->msg->processes[0]->n_threads;
 	return NULL;
 }

@@ -103,8 +103,8 @@ static int run(struct cli *cli, const void *values, int argc, char **argv)
 
 const struct cli_command cli_call = {
 	.name = "call",
-	.arguments = "PID NAME [ARGUMENT]...",
-	.summary = "Make a running program perform a system call",
+	.arguments = "PID NAME [ARGUMENT…]",
+	.summary = "make a running program perform a system call",
 	.details =
 		"Makes a thread of process PID perform the system call NAME, and prints the call with\n"
 		"its result and what it has left in memory. The program goes on as if nothing had\n"

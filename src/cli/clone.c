@@ -49,9 +49,6 @@ static void print(struct cli *cli, const struct kage_clone_result *r, pid_t pid)
 	}
 	printf("%s  paused %s, %s in all\n", label, cli_text_duration(pause, r->pause_ns),
 	       cli_text_duration(total, r->total_ns));
-	if (r->n_dropped)
-		cli_note(cli, "%" PRIu64 " older %s made room", r->n_dropped,
-			 r->n_dropped == 1 ? "twin has" : "twins have");
 }
 
 static int run(struct cli *cli, const void *data, int argc, char **argv)

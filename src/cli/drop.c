@@ -31,7 +31,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 
 const struct cli_command cli_drop = {
 	.name = "drop",
-	.arguments = "TWIN...",
+	.arguments = "TWIN…",
 	.summary = "end twins",
 	.details =
 		"  Ends the twin NAME@N, or with only NAME all twins of that name. Programs that were woken\n"

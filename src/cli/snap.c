@@ -44,7 +44,7 @@ static const struct cli_option options[] = {
 	{ 0 },
 };
 
-static void print_json(const struct kage_snap_result *result, pid_t pid, bool killed)
+static void print_json(const struct kage_snap_result *result, bool killed)
 {
 	_cleanup_free_ char *label =
 		cli_printf("%s@%llu", result->name, (unsigned long long)result->number);
@@ -52,10 +52,11 @@ static void print_json(const struct kage_snap_result *result, pid_t pid, bool ki
 	cli_json_print_take(json_pack(
 		"{s:o, s:o, s:o, s:i, s:i, s:i, s:s, s:o, s:o, s:o, s:o, s:b, s:o*}", "image",
 		cli_json_text(label), "name", cli_json_text(result->name), "number",
-		cli_json_number(result->number), "pid", (int)pid, "threads", (int)result->n_threads,
-		"rung", (int)result->rung, "tracking", result->tracking, "pause_ns",
-		cli_json_number(result->pause_ns), "total_ns", cli_json_number(result->total_ns),
-		"memory_bytes", cli_json_number(result->memory_bytes), "stored_bytes",
+		cli_json_number(result->number), "pid", (int)result->pid, "threads",
+		(int)result->n_threads, "rung", (int)result->rung, "tracking", result->tracking,
+		"pause_ns", cli_json_number(result->pause_ns), "total_ns",
+		cli_json_number(result->total_ns), "memory_bytes",
+		cli_json_number(result->memory_bytes), "stored_bytes",
 		cli_json_number(result->stored_bytes), "killed", (int)killed, "git_commit",
 		result->git_commit[0] ? cli_json_text(result->git_commit) : NULL));
 }
@@ -124,7 +125,7 @@ static int snap_twin(struct cli *cli, const struct snap_values *values, const ch
 	if (e)
 		return cli_fail(cli, e);
 	if (cli->json)
-		print_json(&result, 0, false);
+		print_json(&result, false);
 	else
 		print_line(&result, false);
 	return CLI_DONE;
@@ -138,8 +139,8 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	pid_t pid = cli_pid_parse(argv[0]);
 
 	(void)argc;
-	if (values->twin && (values->kill || values->carry))
-		return cli_fail_usage(cli, "--twin goes with neither --kill nor --carry");
+	if (values->twin && (values->kill || values->carry || values->tree))
+		return cli_fail_usage(cli, "--twin goes with none of --kill, --carry, --tree");
 	if (values->twin)
 		return snap_twin(cli, values, argv[0]);
 	if (pid == 0 && argv[0][strspn(argv[0], "-+0123456789")] == '\0')
@@ -156,7 +157,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 	if (e)
 		return cli_fail(cli, e);
 	if (cli->json)
-		print_json(&result, pid, values->kill);
+		print_json(&result, values->kill);
 	else
 		print_line(&result, values->kill);
 	return CLI_DONE;
@@ -168,7 +169,8 @@ const struct cli_command cli_snap = {
 	.summary = "take one image of a running program, which goes on",
 	.details =
 		"  Stores the complete image of process PID as the next one of its history, and prints which\n"
-		"  it became, what it takes, and for how long the program stood still.",
+		"  it became, what it takes, and for how long the program stood still. With --twin it is an\n"
+		"  image of a frozen copy that 'kage clone' has made, and the program is not touched.",
 	.options = options,
 	.min_args = 1,
 	.max_args = 1,

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <kage/twins.h>
@@ -105,6 +106,7 @@ static int be_keeper(struct cli *cli, const struct twins_values *v)
 	if (pid > 0)
 		_exit(CLI_DONE);
 	setsid();
+	prctl(PR_SET_NAME, "kage-keeper");
 	if (chdir("/") < 0)
 		return CLI_FAILED;
 	fcntl(CONNECTION, F_SETFD, FD_CLOEXEC);

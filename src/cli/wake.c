@@ -33,7 +33,7 @@ static const struct cli_option options[] = {
 	  .offset = offsetof(struct wake_values, detach) },
 	{ "stopped", 0, NULL, "leave them stopped, for a debugger", CLI_FLAG,
 	  .offset = offsetof(struct wake_values, stopped) },
-	{ "pid", 0, "own|same|new", "with numbers of its own, those of the program, or both",
+	{ "pid", 0, "own|same|new", "PIDs: other than the program's, the same, or the same inside",
 	  CLI_CHOICE, .offset = offsetof(struct wake_values, pid) },
 	{ "log", 0, "FILE", "standard output and standard error are appended to FILE", CLI_TEXT,
 	  .offset = offsetof(struct wake_values, log) },
@@ -124,13 +124,15 @@ static int wake(struct cli *cli, const struct wake_values *v, const char *spec,
 		struct cli_relay *relay, const struct kage_fd_given *instead, size_t n_instead)
 {
 	__attribute__((cleanup(lives_deinit))) struct lives lives = { 0 };
+	/* The keeper is in another directory. */
+	_cleanup_free_ char *tty = v->tty ? realpath(v->tty, NULL) : NULL;
 	const struct kage_wake_options how = {
 		.pid = pid_modes[v->pid],
 		.files = v->files == FILES_RESTORE ? KAGE_FILES_RESTORE : KAGE_FILES_KEEP,
 		.connections = v->connections == CONNECTIONS_RESET ? KAGE_CONNECTIONS_RESET
 								   : KAGE_CONNECTIONS_REFUSE,
 		.stopped = v->stopped,
-		.tty = relay ? relay->path : v->tty,
+		.tty = relay ? relay->path : tty,
 		.event = v->event,
 		.instead = instead,
 		.n_instead = n_instead,
@@ -139,6 +141,8 @@ static int wake(struct cli *cli, const struct wake_values *v, const char *spec,
 	struct kage_err *e;
 	int status, num;
 
+	if (v->tty && !tty)
+		return cli_fail_own(cli, KAGE_SYS, errno, "find the terminal %s", v->tty);
 	num = v->detach ? 0 : cli_watch_open(&w);
 	if (num)
 		return cli_fail_own(cli, KAGE_SYS, num, "prepare to wait for the program");

@@ -449,13 +449,16 @@ struct kage_err *kage_twin_snap(struct kage_ctx *ctx, struct kage_store *store, 
 	Request q = KAGE__KEEPER__REQUEST__INIT;
 	Kage__Keeper__Snap m = KAGE__KEEPER__SNAP__INIT;
 	_cleanup_reply_ Reply *r = NULL;
+	char name[KAGE_TWINS_NAME_BYTES];
+	const char *which;
 
 	if (!path)
 		return kage_err_sys(errno, "find %s", kage_store_path(store));
 	q.what_case = KAGE__KEEPER__REQUEST__WHAT_SNAP;
 	q.snap = &m;
 	m.store = path;
-	m.name = (char *)(o->name ? o->name : "");
+	TRY(split(spec, name, &which));
+	m.name = (char *)(o->name ? o->name : name);
 	m.message = (char *)(o->message ? o->message : "");
 	m.recipient = (char *)(o->recipient ? o->recipient : "");
 	m.git = (char *)(o->git ? o->git : "");
@@ -469,6 +472,7 @@ struct kage_err *kage_twin_snap(struct kage_ctx *ctx, struct kage_store *store, 
 						 .n_threads = r->stored->threads,
 						 .pause_ns = r->stored->pause_ns,
 						 .rung = r->stored->rung,
+						 .pid = r->stored->pid,
 						 .total_ns = r->stored->total_ns,
 						 .tracking = "twin" };
 	snprintf(ret_result->name, sizeof(ret_result->name), "%s", r->stored->name);

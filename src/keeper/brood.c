@@ -45,7 +45,7 @@ static struct kage_err *capture(struct brood *b, struct brood_twin *t)
 	_cleanup_(kage_obstacles_cleanup) struct kage_obstacles *obstacles =
 		kage_obstacles_create();
 	struct cloning cloning = { 0 };
-	const struct capture_options how = { .clone = &cloning };
+	const struct capture_options how = { .clone = &cloning, .lenient = true };
 	struct kage_err *e;
 
 	if (!obstacles)
@@ -97,8 +97,10 @@ static struct kage_err *make(struct brood *b, struct brood_twin *t)
 static struct kage_err *open_program(struct brood *b, pid_t pid, uint64_t start_ticks)
 {
 	if (b->program && (b->program->pid != pid || b->program->start_ticks != start_ticks))
-		return kage_err_new(KAGE_BUSY, "these are twins of process %d (%s)",
-				    b->program->pid, b->comm);
+		return kage_err_new(
+			KAGE_BUSY,
+			"these are twins of process %d (%s); choose another name (--name)",
+			b->program->pid, b->comm);
 	if (!b->program)
 		TRY(kage_capture_open(b->ctx, pid, &b->program));
 	if (b->program->start_ticks != start_ticks)

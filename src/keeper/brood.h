@@ -25,7 +25,7 @@ struct brood_twin {
 
 struct brood {
 	struct kage_ctx *ctx;
-	const char *name; /* borrowed */
+	const char *name;            /* borrowed */
 	struct kage_target *program; /* NULL before the first twin */
 	char comm[17];
 	struct brood_twin **v; /* ascending */

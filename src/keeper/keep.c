@@ -151,7 +151,9 @@ static struct kage_err *serve_clone(struct keeper *k, int to, const Kage__Keeper
 	TRY(brood_add(&k->brood, q->pid, q->start_ticks, &t, &n_dropped));
 	/* The limits may be such that not even it may stay. */
 	if (!k->brood.n)
-		return kage_err_new(KAGE_LIMIT, "there is not enough memory for a twin");
+		return kage_err_new(
+			KAGE_LIMIT,
+			"its limits (--max-memory), or what memory is left, do not allow a twin");
 	describe(k, t, &m);
 	m.dropped = n_dropped;
 	r.twin = &m;
@@ -277,6 +279,7 @@ static struct kage_err *snap(struct keeper *k, int to, const struct brood_twin *
 	m.threads = result.n_threads;
 	m.pause_ns = result.pause_ns;
 	m.rung = result.rung;
+	m.pid = result.pid;
 	m.total_ns = kage_clock_mono_ns() - begin;
 	r.stored = &m;
 	return reply(k, to, &r, false, -1);

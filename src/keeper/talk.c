@@ -65,7 +65,11 @@ static struct kage_err *check_dir(int dir, const char *path)
 
 	if (fstat(dir, &st) < 0)
 		return kage_err_sys(errno, "stat %s", path);
-	if (st.st_uid != geteuid() || (st.st_mode & 022))
+	if (st.st_uid != geteuid())
+		return kage_err_new(KAGE_PERM,
+				    "%s belongs to user %u; name another one in KAGE_RUN", path,
+				    st.st_uid);
+	if (st.st_mode & 022)
 		return kage_err_new(
 			KAGE_PERM,
 			"other users may write to %s; remove it, or name another one in "

@@ -96,8 +96,8 @@ static void check_pids(struct kage_restore *r)
 			 tid);
 		kage_obstacle(r->obstacles, true,
 			      strstr(who, "zombie")
-				      ? "wait until its parent has, or restore with --pid new"
-				      : "end the process that has it, or restore with --pid new",
+				      ? "wait until its parent has, or choose --pid new"
+				      : "end the process that has it, or choose --pid new",
 			      object, "%s", who);
 	}
 }

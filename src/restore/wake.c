@@ -257,6 +257,18 @@ static void say_event(const struct kage_restore *r, struct kage_batch *b)
 		      DATA(kage_batch_data(b, &one, sizeof(one))), V(sizeof(one)));
 }
 
+static bool is_eventfd(const struct kage_restore *r, long fd)
+{
+	for (size_t i = 0; i < r->process->n_descriptors; i++) {
+		const Kage__Descriptor *n = r->process->descriptors[i];
+		const Kage__Description *d = kage_image_description(r->image, n->description);
+
+		if ((long)n->fd == fd)
+			return d && d->kind_case == KAGE__DESCRIPTION__KIND_EVENTFD;
+	}
+	return false;
+}
+
 static int signal_number(const char *name)
 {
 	if (strncmp(name, "SIG", 3) == 0)
@@ -281,10 +293,12 @@ static struct kage_err *parse(struct kage_restore *r, const char *text, const ch
 	if (strncmp(text, "fd:", 3) == 0) {
 		long fd = strtol(text + 3, &end, 10);
 
-		if (text[3] >= '0' && text[3] <= '9' && !*end && fd < INT32_MAX) {
+		if (text[3] >= '0' && text[3] <= '9' && !*end && is_eventfd(r, fd)) {
 			r->event.fd = (int)fd;
 			return NULL;
 		}
+		return kage_err_new(KAGE_INVALID, "%s: '%s' is no eventfd of the program", whence,
+				    text);
 	}
 	r->event.signal = signal_number(text);
 	if (r->event.signal && r->event.signal != SIGKILL && r->event.signal != SIGSTOP)

@@ -101,11 +101,11 @@ struct krseq_cs {
 /* --- pidfds: linux/pidfd.h, since Linux 6.13; the exit status since 6.15 ---------------------- */
 
 struct kpidfd_info {
-	uint64_t mask;
-	uint64_t cgroupid;
-	uint32_t pid, tgid, ppid;
-	uint32_t ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid;
-	int32_t exit_code;
+	__u64 mask;
+	__u64 cgroupid;
+	__u32 pid, tgid, ppid;
+	__u32 ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid;
+	__s32 exit_code;
 };
 #define KPIDFD_GET_INFO  _IOWR(0xFF, 11, struct kpidfd_info)
 #define KPIDFD_INFO_EXIT (1ull << 3)

@@ -15,7 +15,7 @@ for page in doc/man/kage*.1; do
 	[ -s "$tmp/script" ]
 	ok $? "$name(1) has examples"
 	mkdir "$tmp/$name"
-	(cd "$tmp/$name" && KAGE_STORE=$tmp/$name/store timeout 60 bash -ex "$tmp/script") \
+	(cd "$tmp/$name" && KAGE_STORE=$tmp/$name/store KAGE_RUN=$tmp/$name/run timeout 60 bash -ex "$tmp/script") \
 		>"$tmp/said" 2>&1 </dev/null
 	status=$?
 	ok $status "the examples of $name(1)"

@@ -22,8 +22,8 @@ wrong "^kage: unknown command 'frobnicate'; 'kage --help' lists" frobnicate
 wrong "^kage: unknown command 'nosuch'" help nosuch
 wrong "^kage: unknown option '--frob'" --frob
 wrong "^kage: option '--store' needs a value: --store DIR$" --store
-wrong "^kage snap: something is missing: kage snap \[OPTION…\] PID$" snap
-wrong "^kage snap: '2' is too much: kage snap \[OPTION…\] PID$" snap 1 2
+wrong "^kage snap: something is missing: kage snap \[OPTION…\] PID\|TWIN$" snap
+wrong "^kage snap: '2' is too much: kage snap \[OPTION…\] PID\|TWIN$" snap 1 2
 wrong "^kage snap: unknown option '--nmae'; did you mean '--name'\?" snap --nmae 1
 wrong "^kage snap: unknown option '--zzz'; 'kage snap --help'" snap --zzz 1
 wrong "^kage snap: unknown option '-x'" snap -x 1

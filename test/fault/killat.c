@@ -61,7 +61,8 @@ static void kill_it(pid_t pid, pid_t tid, long k)
 	while ((tid = waitpid(-1, &status, __WALL)) > 0 || errno == EINTR) {
 		if (tid > 0 && WIFSTOPPED(status))
 			ptrace(PTRACE_DETACH, tid, 0, 0); /* a process that it has just started */
-		else if (tid == pid) /* after its threads; what it has given to us to wait for may go on */
+		else if (tid ==
+			 pid) /* after its threads; what it has given to us to wait for may go on */
 			break;
 	}
 	fprintf(stderr, "killat: killed at %ld in %lld\n", k, (long long)regs.orig_rax);
