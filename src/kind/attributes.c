@@ -82,7 +82,8 @@ static struct kage_err *finish(struct kage_restore *r, struct kage_batch *b)
 	if (m->io_flusher)
 		BATCH_TRY(b, "make it an I/O flusher", SYS_prctl, V(PR_SET_IO_FLUSHER), V(1), V(0),
 			  V(0), V(0));
-	write_number(r, "coredump_filter", "0x%lx", (long)m->coredump_filter);
+	if (!r->twin) /* else it has it */
+		write_number(r, "coredump_filter", "0x%lx", (long)m->coredump_filter);
 	write_number(r, "oom_score_adj", "%ld", (long)m->oom_score_adj);
 	return NULL;
 }

@@ -145,35 +145,62 @@ static struct kage_err *build_memory(struct kage_restore *r, const struct stub_a
 
 typedef struct kage_err *build_fn(struct kage_restore *r, struct kage_batch *b);
 
-/* Collects the calls of one step of all kinds and runs them in the leader. */
-static struct kage_err *run_step(struct kage_restore *r, bool finish, build_fn *more)
+/* Runs in the leader what B has gathered. */
+static struct kage_err *flush(struct kage_restore *r, struct kage_batch *b)
 {
-	_cleanup_(kage_batch_deinit) struct kage_batch b;
+	struct kage_err *e = kage_batch_run(r->stub, r->stub->threads[0], b);
 
-	kage_batch_init(&b);
+	kage_batch_reset(b);
+	return e;
+}
+
+/* Collects the calls of one step of all kinds. */
+static struct kage_err *say_step(struct kage_restore *r, bool finish, build_fn *more,
+				 struct kage_batch *b)
+{
 	for (const struct kage_kind *const *k = kage_kinds; *k; k++) {
 		build_fn *fn = finish ? (*k)->finish : (*k)->build;
 
 		if (fn && !restore_has(r, *k))
-			TRY_WRAP(fn(r, &b), "%s", (*k)->name);
+			TRY_WRAP(fn(r, b), "%s", (*k)->name);
 	}
-	if (more)
-		TRY(more(r, &b));
-	return kage_batch_run(r->stub, r->stub->threads[0], &b);
+	return more(r, b);
 }
 
+/* A stub's memory is all to be made; a life's is there but for some. */
+static struct kage_err *memory(struct kage_restore *r, struct stub_area *area, struct kage_batch *b)
+{
+	if (!r->twin) {
+		TRY(build_memory(r, area));
+		return patch_memory(r);
+	}
+	TRY(wake_say_descriptors(r, b));
+	TRY(kage_memory_build_rest(r, b));
+	if (!r->image->pages->n_runs && !r->options->n_patches)
+		return NULL;
+	TRY(flush(r, b));
+	TRY(restore_fill(r, NULL));
+	return patch_memory(r);
+}
+
+/* Each flush takes some stops and goes of a thread, so there are no more than needed. */
 static struct kage_err *build(struct kage_restore *r, struct stub_area *area,
 			      struct numbers *numbers)
 {
-	TRY(r->twin ? wake_memory(r) : build_memory(r, area));
-	TRY(patch_memory(r));
+	_cleanup_(kage_batch_deinit) struct kage_batch b;
+
+	kage_batch_init(&b);
+	TRY(memory(r, area, &b));
 	TRY(kage_ctx_poll(r->ctx));
-	TRY(run_step(r, false, kage_fds_place));
-	TRY(threads_make(r));
+	TRY(say_step(r, false, kage_fds_place, &b));
+	if (r->process->n_threads > 1) {
+		TRY(flush(r, &b));
+		TRY(threads_make(r));
+	}
 	if (numbers)
 		TRY(numbers_of_threads(r, numbers));
-	TRY(run_step(r, true, wake_finish));
-	TRY(threads_build(r));
+	TRY(say_step(r, true, wake_finish, &b));
+	TRY(threads_build(r, &b));
 	TRY(kage_fds_start(r));
 	TRY(kage_ctx_poll(r->ctx));
 	TRY(kage_session_begin(r));

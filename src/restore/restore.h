@@ -39,8 +39,8 @@ struct kage_err *restore_fill(struct kage_restore *r, const struct lazy *lazy) _
 /** Makes the image's other threads in the stub. */
 struct kage_err *threads_make(struct kage_restore *r) _must_check_;
 
-/** Gives each thread what is its own; takes rights away. */
-struct kage_err *threads_build(struct kage_restore *r) _must_check_;
+/** Gives each thread what is its own, the leader after the calls that B has gathered for it; takes rights away. */
+struct kage_err *threads_build(struct kage_restore *r, struct kage_batch *b) _must_check_;
 
 /* What is common to the waits of one restore. */
 struct waits {
@@ -64,10 +64,9 @@ void waits_release_on_sockets(struct kage_restore *r);
 struct kage_err *threads_release(struct kage_restore *r, const struct stub_area *area, bool stopped)
 	_must_check_;
 
-/* With a twin (wake.c): the process is split off, frozen; its descriptors and the rest of its memory; and calls for
- * the very end. */
+/* With a twin (wake.c): the process is split off, frozen; calls that bring our descriptors, and for the very end. */
 struct kage_err *wake_make(struct kage_restore *r, struct kage_target **ret_life) _must_check_;
-struct kage_err *wake_memory(struct kage_restore *r) _must_check_;
+struct kage_err *wake_say_descriptors(struct kage_restore *r, struct kage_batch *b) _must_check_;
 struct kage_err *wake_finish(struct kage_restore *r, struct kage_batch *b) _must_check_;
 
 /** How R's program is told that it is a copy: as WISH says ("SIGUSR1", "fd:7", "none"), NULL: as KAGE_TWIN in its

@@ -66,30 +66,43 @@ struct kage_err *threads_make(struct kage_restore *r)
 	return NULL;
 }
 
-static struct kage_err *build_one(struct kage_restore *r, size_t i)
+/* The thread's own filters must not hit what is left to do; it dies with us if we do. */
+static struct kage_err *suspend_filters(struct kage_restore *r, size_t i)
 {
-	_cleanup_(kage_batch_deinit) struct kage_batch b;
-	struct kage_thread *thread = r->stub->threads[i];
 	const Kage__Thread *msg = r->process->threads[i];
 
-	kage_batch_init(&b);
-	/* The thread's own filters must not hit what is left to do; it dies with us if we do. */
-	if (msg->seccomp_mode &&
-	    ptrace(PTRACE_SETOPTIONS, thread->tid, NULL,
+	/* A life is born so. */
+	if (!msg->seccomp_mode || r->twin)
+		return NULL;
+	if (ptrace(PTRACE_SETOPTIONS, r->stub->threads[i]->tid, NULL,
 		   (void *)(uintptr_t)(PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD |
 				       PTRACE_O_SUSPEND_SECCOMP)) < 0)
 		return kage_err_sys(errno, "suspend seccomp while thread %d is restored", msg->tid);
-	for (const struct kage_kind *const *k = kage_kinds; *k; k++)
-		if ((*k)->build_thread)
-			TRY_WRAP((*k)->build_thread(r, msg, &b), "%s", (*k)->name);
-	return kage_batch_run(r->stub, thread, &b);
+	return NULL;
 }
 
-struct kage_err *threads_build(struct kage_restore *r)
+/* What B has gathered, and what is thread I's own. */
+static struct kage_err *build_one(struct kage_restore *r, size_t i, struct kage_batch *b)
 {
-	/* The leader last: what it loses, the others may still need. */
-	for (size_t i = r->stub->n_threads; i-- > 0;)
-		TRY_WRAP(build_one(r, i), "thread %d", r->process->threads[i]->tid);
+	TRY(suspend_filters(r, i));
+	for (const struct kage_kind *const *k = kage_kinds; *k; k++)
+		if ((*k)->build_thread)
+			TRY_WRAP((*k)->build_thread(r, r->process->threads[i], b), "%s",
+				 (*k)->name);
+	return kage_batch_run(r->stub, r->stub->threads[i], b);
+}
+
+struct kage_err *threads_build(struct kage_restore *r, struct kage_batch *b)
+{
+	/* The leader last: what it loses, the others may still need. But they may need what is done for all of them. */
+	if (r->stub->n_threads > 1) {
+		TRY(kage_batch_run(r->stub, r->stub->threads[0], b));
+		kage_batch_reset(b);
+	}
+	for (size_t i = r->stub->n_threads; i-- > 0;) {
+		TRY_WRAP(build_one(r, i, b), "thread %d", r->process->threads[i]->tid);
+		kage_batch_reset(b);
+	}
 	return NULL;
 }
 

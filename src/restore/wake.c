@@ -93,26 +93,24 @@ static void say_receive(const struct passing *p, size_t first, size_t n, struct 
 	BATCH(b, "close a descriptor", SYS_close_range, V(1), V(n), V(0));
 }
 
-static struct kage_err *pass(struct kage_restore *r)
+struct kage_err *wake_say_descriptors(struct kage_restore *r, struct kage_batch *b)
 {
-	_cleanup_(kage_batch_deinit) struct kage_batch b;
 	struct passing p = { .r = r };
 	_cleanup_free_ int *fds = NULL;
 
-	kage_batch_init(&b);
 	TRY(collect(&p));
 	fds = p.fds;
-	say_limit(r, true, &b);
+	say_limit(r, true, b);
 	for (size_t at = 0, n; at < p.n; at += n) {
 		n = p.n - at < KAGE_TWIN_GIVE_MOST ? p.n - at : KAGE_TWIN_GIVE_MOST;
 		TRY(kage_twin_give(r->twin, fds + at, n));
-		say_receive(&p, at, n, &b);
+		say_receive(&p, at, n, b);
 	}
 	for (size_t i = 0; i < p.n; i++)
-		BATCH(&b, "put a descriptor to its number", SYS_dup3, V(p.above + (int)i),
-		      V(fds[i]), V(0));
-	BATCH(&b, "close what was on its way", SYS_close_range, V(p.above), V(~0u), V(0));
-	return kage_batch_run(r->stub, r->stub->threads[0], &b);
+		BATCH(b, "put a descriptor to its number", SYS_dup3, V(p.above + (int)i), V(fds[i]),
+		      V(0));
+	BATCH(b, "close what was on its way", SYS_close_range, V(p.above), V(~0u), V(0));
+	return NULL;
 }
 
 /* --- steps ------------------------------------------------------------------------------------ */
@@ -225,17 +223,6 @@ struct kage_err *wake_make(struct kage_restore *r, struct kage_target **ret_life
 	default:
 		return make_fitting(r, ret_life);
 	}
-}
-
-struct kage_err *wake_memory(struct kage_restore *r)
-{
-	_cleanup_(kage_batch_deinit) struct kage_batch b;
-
-	kage_batch_init(&b);
-	TRY(pass(r));
-	TRY(kage_memory_build_rest(r, &b));
-	TRY(kage_batch_run(r->stub, r->stub->threads[0], &b));
-	return restore_fill(r, NULL);
 }
 
 /* --- telling it ------------------------------------------------------------------------------- */

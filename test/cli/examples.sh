@@ -6,8 +6,14 @@
 mkdir "$tmp/bin"
 ln -s "$KAGE" "$tmp/bin/kage"
 PATH=$tmp/bin:$PATH
-# What examples leave running ends with this test.
-trap 'pkill -KILL -s 0 -x sleep; rm -rf "$tmp"' EXIT
+# What examples leave running ends with this test: it has a store of ours in its environment.
+end_all() {
+	for process in /proc/[0-9]*; do
+		tr '\0' '\n' 2>/dev/null <"$process/environ" | grep -q "^KAGE_STORE=$tmp/" && kill -KILL "${process#/proc/}"
+	done
+	rm -rf "$tmp"
+}
+trap end_all EXIT
 
 for page in doc/man/kage*.1; do
 	name=$(basename "$page" .1)
