@@ -276,7 +276,8 @@ def image_of_twin():
         box.kage("drop", name)
         box.fsck()
         os.unlink(box.path(f"count.{program.pid}"))
-        life = box.restore(out["image"], "--pid", "new", "--stopped")
+        # It may have had the file open.
+        life = box.restore(out["image"], "--pid", "new", "--stopped", "--files", "restore")
         life.process.signal(signal.SIGCONT)
         first_seen = wait_until("it to count", lambda: read_or(box.path(f"count.{program.pid}")).split())
         life.kill()
