@@ -19,7 +19,8 @@ static size_t n_filters(const struct kage_capture *c, const struct kage_thread *
 	return SIZE_MAX;
 }
 
-/* Filters cannot be taken away, so lives are born with those of the thread that has fewest. NULL: it does not stand. */
+/* Filters cannot be taken away, so lives are born with those of the thread that has fewest. NULL: it does not stand.
+ * One that has ended (a leader) never does. */
 static struct kage_thread *choose(const struct kage_capture *c)
 {
 	struct kage_thread *best = kage_target_who_stands(c->target);
@@ -28,9 +29,11 @@ static struct kage_thread *choose(const struct kage_capture *c)
 	for (size_t i = 0; i < c->target->n_own; i++) {
 		struct kage_thread *t = c->target->threads[i];
 
-		if (n_filters(c, t) >= fewest)
+		bool stands = t->stopped && t->attached;
+
+		if (n_filters(c, t) >= fewest || (c->target->stop_all && !stands))
 			continue;
-		best = t->stopped && t->attached ? t : NULL;
+		best = stands ? t : NULL;
 		fewest = n_filters(c, t);
 	}
 	return best;
@@ -47,6 +50,9 @@ struct kage_err *cloned_copy(struct kage_capture *c, bool *ret_still)
 	if (why)
 		return kage_err_new(KAGE_UNSUPPORTED, "process %d must not be forked: %s",
 				    c->target->pid, why);
+	if (!thread && c->target->stop_all)
+		return kage_err_new(KAGE_LIMIT, "no thread of process %d could be stopped",
+				    c->target->pid);
 	if (!thread) {
 		c->stop_all |= ++k->n_asleep > 1;
 		*ret_still = false;

@@ -38,6 +38,16 @@ void brood_deinit(struct brood *b)
 	*b = (struct brood){ .ctx = b->ctx };
 }
 
+/* Those that are not about to end. */
+static size_t n_kept(const struct brood *b)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < b->n; i++)
+		n += !b->v[i]->dropped;
+	return n;
+}
+
 /* --- making ----------------------------------------------------------------------------------- */
 
 static struct kage_err *capture(struct brood *b, struct brood_twin *t)
@@ -131,6 +141,11 @@ struct kage_err *brood_add(struct brood *b, pid_t pid, uint64_t start_ticks,
 	t->number = ++b->last_number;
 	b->v[b->n++] = t;
 	*ret_dropped = brood_fit(b);
+	/* The limits may be such that not even it may stay. */
+	if (n_kept(b) == 0)
+		return kage_err_new(
+			KAGE_LIMIT,
+			"its limits (--max-memory), or what memory is left, do not allow a twin");
 	*ret_twin = t;
 	return NULL;
 }
@@ -325,12 +340,12 @@ size_t brood_fit(struct brood *b)
 {
 	size_t n = 0;
 
-	while (b->keep && b->n > b->keep && drop_oldest(b, "there are newer ones"))
+	while (b->keep && n_kept(b) > b->keep && drop_oldest(b, "there are newer ones"))
 		n++;
-	while (b->n && b->max_memory && count(b) > b->max_memory &&
+	while (n_kept(b) && b->max_memory && count(b) > b->max_memory &&
 	       drop_oldest(b, "twins have more memory than they may"))
 		n++;
-	while (b->n && memory_is_short(b) && drop_oldest(b, "memory is short"))
+	while (n_kept(b) && memory_is_short(b) && drop_oldest(b, "memory is short"))
 		n++;
 	return n;
 }

@@ -149,11 +149,7 @@ static struct kage_err *serve_clone(struct keeper *k, int to, const Kage__Keeper
 	if (q->keep)
 		k->brood.keep = q->keep;
 	TRY(brood_add(&k->brood, q->pid, q->start_ticks, &t, &n_dropped));
-	/* The limits may be such that not even it may stay. */
-	if (!k->brood.n)
-		return kage_err_new(
-			KAGE_LIMIT,
-			"its limits (--max-memory), or what memory is left, do not allow a twin");
+
 	describe(k, t, &m);
 	m.dropped = n_dropped;
 	r.twin = &m;
@@ -230,9 +226,12 @@ static struct kage_err *serve_drop(struct keeper *k, int to, const Kage__Keeper_
 		for (size_t i = k->brood.n; i-- > 0;)
 			brood_drop(&k->brood, k->brood.v[i]);
 	}
-	/* Whoever has dropped the last wants to find none, so the name goes before the answer. */
-	if (!k->brood.n)
+	/* Whoever has dropped the last wants to find none, so the name goes before the answer; and nobody is to make one
+	 * in a keeper without a name. */
+	if (!k->brood.n) {
 		talk_unlisten(k->name);
+		k->ending = true;
+	}
 	return reply(k, to, &r, false, -1);
 }
 
@@ -371,9 +370,8 @@ static void add_connection(struct keeper *k, int fd)
 
 static void accept_one(struct keeper *k)
 {
-	int fd = accept4(k->listening, NULL, NULL, SOCK_CLOEXEC);
-
 	const struct timeval patience = { .tv_sec = 5 };
+	int fd = accept4(k->listening, NULL, NULL, SOCK_CLOEXEC);
 
 	if (fd < 0)
 		return;
@@ -430,7 +428,7 @@ static void look(struct keeper *k)
 
 static void serve_ready(struct keeper *k, const struct pollfd *p, size_t n)
 {
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < n && !k->ending; i++) {
 		if (!p[i].revents || serve(k, p[i].fd))
 			continue;
 		close(p[i].fd);

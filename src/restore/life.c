@@ -322,6 +322,8 @@ static struct kage_err *wake(struct kage_ctx *ctx, struct kage_image *image, str
 		e = wake_choose_event(&r, options->event, options->event_value);
 	if (!e)
 		e = kage_files_settle(&r, live(&r, ret_life));
+	if (e)
+		kage_twin_take_back(twin);
 	kage_target_unblock_signals(twin->process);
 	deinit(&r);
 	return e;

@@ -11,6 +11,9 @@ struct numbers {
 	int32_t *tids;   /* of threads */
 	int32_t *timers; /* of whom each POSIX timer tells */
 	int32_t *owners; /* of descriptions */
+	int32_t **
+		senders; /* in the image: who sent a signal that waits, where it was the program itself */
+	size_t n_senders;
 };
 
 static void destroy(struct numbers *n)
@@ -18,6 +21,7 @@ static void destroy(struct numbers *n)
 	free(n->tids);
 	free(n->timers);
 	free(n->owners);
+	free(n->senders);
 	free(n);
 }
 
@@ -36,8 +40,16 @@ static void save(const struct kage_restore *r, struct numbers *n)
 		n->owners[i] = r->image->msg->descriptions[i]->owner;
 }
 
-/* Who sent a signal that waits: FROM becomes TO. */
-static void replace_senders(Kage__Process *p, int32_t from, int32_t to)
+static size_t n_pending(const Kage__Process *p)
+{
+	size_t n = p->n_pending;
+
+	for (size_t t = 0; t < p->n_threads; t++)
+		n += p->threads[t]->n_pending;
+	return n;
+}
+
+static void find_senders(Kage__Process *p, struct numbers *b)
 {
 	for (size_t t = 0; t <= p->n_threads; t++) {
 		size_t n = t < p->n_threads ? p->threads[t]->n_pending : p->n_pending;
@@ -45,9 +57,15 @@ static void replace_senders(Kage__Process *p, int32_t from, int32_t to)
 
 		for (size_t i = 0; i < n; i++)
 			if (v[i]->fields_case == KAGE__PENDING_SIGNAL__FIELDS_SENT &&
-			    v[i]->sent->pid == from)
-				v[i]->sent->pid = to;
+			    v[i]->sent->pid == b->pid)
+				b->senders[b->n_senders++] = &v[i]->sent->pid;
 	}
+}
+
+static void set_senders(const struct numbers *n, int32_t pid)
+{
+	for (size_t i = 0; i < n->n_senders; i++)
+		*n->senders[i] = pid;
 }
 
 /* All that is FROM becomes TO. */
@@ -80,11 +98,13 @@ struct kage_err *numbers_begin(struct kage_restore *r, struct numbers **ret_befo
 	n->tids = calloc(p->n_threads + 1, sizeof(*n->tids));
 	n->timers = calloc(p->n_posix_timers + 1, sizeof(*n->timers));
 	n->owners = calloc(r->image->msg->n_descriptions + 1, sizeof(*n->owners));
-	if (!n->tids || !n->timers || !n->owners) {
+	n->senders = calloc(n_pending(p) + 1, sizeof(*n->senders));
+	if (!n->tids || !n->timers || !n->owners || !n->senders) {
 		destroy(n);
 		return kage_err_nomem();
 	}
 	save(r, n);
+	find_senders(p, n);
 	p->pid = number_of(r->stub, 0);
 	p->threads[0]->tid = p->pid;
 	if (n->pgid == n->pid)
@@ -92,7 +112,7 @@ struct kage_err *numbers_begin(struct kage_restore *r, struct numbers **ret_befo
 	if (n->sid == n->pid)
 		p->sid = p->pid;
 	replace(r, n, n->pid, p->pid);
-	replace_senders(p, n->pid, p->pid);
+	set_senders(n, p->pid);
 	*ret_before = n;
 	return NULL;
 }
@@ -186,7 +206,7 @@ void numbers_end(struct kage_restore *r, struct numbers *n)
 
 	if (!n)
 		return;
-	replace_senders(p, p->pid, n->pid);
+	set_senders(n, n->pid);
 	p->pid = n->pid;
 	p->pgid = n->pgid;
 	p->sid = n->sid;

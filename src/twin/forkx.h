@@ -23,7 +23,6 @@ struct kage_twin {
 	struct kage_site
 		born_in; /* where the batch that made it lies in it; nothing in it is owned */
 	pid_t born_of;   /* the thread of the target that made it */
-	bool held;       /* twin/hold.h */
 	void *area;      /* held: the memory shared with it, or NULL */
 	size_t area_bytes;
 };

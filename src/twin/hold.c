@@ -81,6 +81,37 @@ void kage_twin_say_receive(struct kage_batch *b, size_t n, size_t *ret_at)
 	*ret_at = control + CMSG_LEN(0);
 }
 
+/* Of a stream each recvmsg(2) or recvfrom(2) ends behind what came with descriptors; those are dropped. */
+static bool take_back_some(struct kage_twin *twin)
+{
+	enum { AT_ONCE = 16 };
+	_cleanup_(kage_batch_deinit) struct kage_batch b;
+	size_t byte, last = 0;
+	struct kage_err *e;
+
+	kage_batch_init(&b);
+	byte = kage_batch_data(&b, NULL, 1);
+	for (int i = 0; i < AT_ONCE; i++)
+		last = BATCH_TRY(&b, "take a message back", SYS_recvfrom, V(0), DATA(byte), V(1),
+				 V(MSG_DONTWAIT), V(0), V(0));
+	e = kage_batch_run(twin->process, twin->process->threads[0], &b);
+	if (e) {
+		err_drop(e);
+		return false;
+	}
+	return kage_batch_result(&b, last) > 0;
+}
+
+void kage_twin_take_back(struct kage_twin *twin)
+{
+	struct kage_err *gone = kage_twin_check(twin);
+
+	if (!gone)
+		while (take_back_some(twin))
+			;
+	err_drop(gone);
+}
+
 /* --- taking in hand --------------------------------------------------------------------------- */
 
 /* Filters of the program must not hit what it is made to do; it dies with us, so they are never missed
@@ -277,7 +308,6 @@ static struct kage_err *hold(struct kage_twin *twin, size_t area_bytes)
 
 	TRY(wait_for_birth(twin));
 	TRY(stop(p, &thread));
-	twin->held = true;
 	TRY(open_mem(p));
 	TRY(kage_maps_read(p->proc_fd, false, &maps));
 	TRY(enter_birthplace(twin));
@@ -314,13 +344,14 @@ static struct kage_err *cannot_split(int64_t result, pid_t number)
 /* The namespaces that are given to it: children are born in the first. Without the right they are born with a number of
  * their own, or not at all if one was chosen. */
 static struct kage_err *say_enter(struct kage_twin *twin, const struct kage_twin_birth *birth,
-				  size_t *ret_fds, struct kage_batch *b)
+				  size_t *ret_fds, size_t *ret_entered, struct kage_batch *b)
 {
 	const int fds[] = { birth->pidns, birth->own_ns };
 
 	TRY(kage_twin_give(twin, fds, ARRAY_SIZE(fds)));
 	kage_twin_say_receive(b, ARRAY_SIZE(fds), ret_fds);
-	BATCH_TRY(b, "enter a PID namespace", SYS_setns, LOAD(*ret_fds), V(CLONE_NEWPID));
+	*ret_entered =
+		BATCH_TRY(b, "enter a PID namespace", SYS_setns, LOAD(*ret_fds), V(CLONE_NEWPID));
 	return NULL;
 }
 
@@ -336,11 +367,11 @@ static struct kage_err *fork_life(struct kage_twin *twin, const struct kage_twin
 {
 	_cleanup_(kage_batch_deinit) struct kage_batch b;
 	struct clone_args args = { .flags = CLONE_PARENT, .set_tid_size = 1 };
-	size_t tid, at, forked, fds = 0;
+	size_t tid, at, forked, fds = 0, entered = 0;
 
 	kage_batch_init(&b);
 	if (birth->pidns >= 0)
-		TRY(say_enter(twin, birth, &fds, &b));
+		TRY(say_enter(twin, birth, &fds, &entered, &b));
 	if (birth->number) {
 		tid = kage_batch_data(&b, &birth->number, sizeof(birth->number));
 		at = kage_batch_data(&b, &args, sizeof(args));
@@ -352,6 +383,9 @@ static struct kage_err *fork_life(struct kage_twin *twin, const struct kage_twin
 	if (birth->pidns >= 0)
 		say_leave(fds, &b);
 	TRY(kage_batch_run(twin->process, twin->process->threads[0], &b));
+	/* What was born then was born elsewhere. */
+	if (birth->pidns >= 0 && kage_batch_result(&b, entered) < 0)
+		return kage_err_new(KAGE_PERM, "it may not have a PID namespace");
 	return cannot_split(kage_batch_result(&b, forked), birth->number);
 }
 
@@ -443,9 +477,9 @@ void kage_twin_release(struct kage_twin *twin)
 {
 	struct kage_target *p = twin->process;
 
-	if (twin->held)
-		while (waitpid(p->pid, NULL, __WALL) >= 0 || errno == EINTR)
-			;
+	/* It is a child of ours if we have traced it. */
+	while (p && (waitpid(p->pid, NULL, __WALL) >= 0 || errno == EINTR))
+		;
 	if (twin->area)
 		munmap(twin->area, twin->area_bytes);
 	twin->area = NULL;

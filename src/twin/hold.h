@@ -30,6 +30,10 @@ struct kage_err *kage_twin_split(struct kage_twin *twin, const struct kage_twin_
 
 enum { KAGE_TWIN_GIVE_MOST = 250 }; /* in one message: SCM_MAX_FD is 253 */
 
+/** Takes back what was sent and has not been received, so that the next life does not get it: to be called when the
+ *  making of a life has failed. */
+void kage_twin_take_back(struct kage_twin *twin);
+
 /** Sends descriptors FDS (at most KAGE_TWIN_GIVE_MOST) to whoever receives from TWIN's socket next. */
 struct kage_err *kage_twin_give(const struct kage_twin *twin, const int *fds, size_t n)
 	_must_check_;
