@@ -97,6 +97,28 @@ KAGE_API struct kage_err *kage_twin_wake(struct kage_ctx *ctx, const char *spec,
 					 const struct kage_wake_options *options,
 					 struct kage_life *ret_life);
 
+struct kage_rollback_options {
+	enum kage_files_mode files;
+	enum kage_connections_mode connections; /* of those that it has no longer */
+};
+
+struct kage_rollback_result {
+	pid_t pid;
+	uint64_t number;   /* of the twin */
+	uint64_t pause_ns; /* that the program stood */
+	uint64_t total_ns;
+	uint64_t pages;         /* that were written back */
+	uint64_t n_descriptors; /* that were made anew */
+};
+
+/** Takes the program that the twin SPEC is of back to it, in place: its process, parent and number stay, and so do connections,
+ *  terminals and pipes to others. What it did since is gone, but for what others have seen of it. SPEC may also be a PID, for
+ *  the latest twin of that process. A refusal leaves the program as it was; should it fail in the middle, or the keeper end,
+ *  the program ends. */
+KAGE_API struct kage_err *kage_rollback(struct kage_ctx *ctx, const char *spec,
+					const struct kage_rollback_options *options,
+					struct kage_rollback_result *ret_result);
+
 /** Ends the twin SPEC; with only a name, all twins of it. Lives go on. */
 KAGE_API struct kage_err *kage_twin_drop(struct kage_ctx *ctx, const char *spec);
 

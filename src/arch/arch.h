@@ -51,6 +51,7 @@ const char *kage_arch_syscall_name(uint64_t number);
 
 /** The stack pointer and the instruction pointer. */
 uint64_t kage_arch_sp(const struct kage_regs *regs);
+void kage_arch_set_sp(struct kage_regs *regs, uint64_t sp);
 uint64_t kage_arch_ip(const struct kage_regs *regs);
 void kage_arch_set_ip(struct kage_regs *regs, uint64_t ip);
 

@@ -204,7 +204,7 @@ static struct kage_err *see(struct kage_capture *c, bool *ret_still)
 		TRY(kage_target_still(c->target, ret_still));
 	if (c->checking || !*ret_still)
 		return NULL;
-	if (!c->lenient || c->clone)
+	if (!c->lenient)
 		TRY(kage_obstacles_refuse(c->obstacles));
 	TRY(verify_copy(c, c->verify.before));
 	if (c->follow)

@@ -39,6 +39,13 @@ static struct kage_thread *choose(const struct kage_capture *c)
 	return best;
 }
 
+void cloned_instant_deinit(struct cloned_instant *instant)
+{
+	kage_maps_deinit(&instant->maps);
+	kage_fds_ids_free(instant->fds, instant->n_fds);
+	*instant = (struct cloned_instant){ 0 };
+}
+
 struct kage_err *cloned_copy(struct kage_capture *c, bool *ret_still)
 {
 	struct cloning *k = c->clone;
@@ -66,8 +73,15 @@ struct kage_err *cloned_copy(struct kage_capture *c, bool *ret_still)
 
 struct kage_err *cloned_finish(struct kage_capture *c)
 {
+	struct cloned_instant *instant = &c->clone->instant;
+
 	TRY(twinned_check(c, c->clone->twin));
-	return kage_memory_guards(c, c->clone->twin->process);
+	TRY(kage_memory_guards(c, c->clone->twin->process));
+	cloned_instant_deinit(instant);
+	TRY(kage_fds_ids(c, &instant->fds, &instant->n_fds));
+	instant->maps = c->maps;
+	c->maps = (struct kage_maps){ 0 };
+	return NULL;
 }
 
 /* --- an image for a store ---------------------------------------------------------------------- */

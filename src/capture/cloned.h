@@ -6,13 +6,24 @@
 #ifndef CAPTURE_CLONED_H
 #define CAPTURE_CLONED_H
 
+#include "kind/fds_back.h"
 #include "kind/kind.h"
 #include "twin/forkx.h"
+
+/* By what the program can be compared later with how it was, beyond what an image says. */
+struct cloned_instant {
+	struct kage_maps maps;
+	struct kage_fd_id *fds; /* of each description, in the order of the image's */
+	size_t n_fds;
+};
+
+void cloned_instant_deinit(struct cloned_instant *instant);
 
 /* Of one capture. */
 struct cloning {
 	struct kage_twin *twin; /* NULL before it is made */
-	unsigned n_asleep;      /* attempts in which no thread stood that could fork */
+	struct cloned_instant instant;
+	unsigned n_asleep; /* attempts in which no thread stood that could fork */
 };
 
 /** Makes the twin, in the stop, and copies what it has not. *RET_STILL is false where a thread has to be stopped

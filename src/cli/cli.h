@@ -96,6 +96,7 @@ extern const struct cli_command cli_clone;
 extern const struct cli_command cli_twins;
 extern const struct cli_command cli_wake;
 extern const struct cli_command cli_drop;
+extern const struct cli_command cli_rollback;
 extern const struct cli_command cli_call;
 extern const struct cli_command cli_check;
 extern const struct cli_command cli_core;

@@ -27,6 +27,7 @@ const struct cli_command *const cli_commands[] = {
 	&cli_twins,
 	&cli_wake,
 	&cli_drop,
+	&cli_rollback,
 	&cli_call,
 	&cli_check,
 	&cli_core,

@@ -428,6 +428,61 @@ struct kage_err *kage_twin_wake(struct kage_ctx *ctx, const char *spec,
 	return NULL;
 }
 
+/* The name whose twins are of process PID. */
+static struct kage_err *name_of(struct kage_ctx *ctx, long pid,
+				char ret_name[KAGE_TWINS_NAME_BYTES])
+{
+	struct kage_twin_list list;
+	bool found = false;
+
+	TRY(kage_twins(ctx, NULL, &list));
+	for (size_t i = 0; i < list.n; i++)
+		if (list.entries[i].pid == pid && list.entries[i].alive) {
+			memcpy(ret_name, list.entries[i].name, KAGE_TWINS_NAME_BYTES);
+			found = true;
+		}
+	kage_twins_free(&list);
+	return found ? NULL
+		     : kage_err_new(KAGE_NOTFOUND,
+				    "process %ld has no twin; 'kage clone %ld' makes one", pid,
+				    pid);
+}
+
+struct kage_err *kage_rollback(struct kage_ctx *ctx, const char *spec,
+			       const struct kage_rollback_options *options,
+			       struct kage_rollback_result *ret_result)
+{
+	static const struct kage_rollback_options defaults;
+	const struct kage_rollback_options *o = options ? options : &defaults;
+	Request q = KAGE__KEEPER__REQUEST__INIT;
+	Kage__Keeper__Rollback m = KAGE__KEEPER__ROLLBACK__INIT;
+	_cleanup_reply_ Reply *r = NULL;
+	char full[KAGE_TWINS_NAME_BYTES + 32], name[KAGE_TWINS_NAME_BYTES];
+	char *end;
+	long pid = strtol(spec, &end, 10);
+
+	if (end > spec && (!*end || *end == '@')) {
+		TRY(name_of(ctx, pid, name));
+		snprintf(full, sizeof(full), "%s%.30s", name, end);
+		spec = full;
+		m.pid = (int32_t)pid;
+	}
+	q.what_case = KAGE__KEEPER__REQUEST__WHAT_ROLLBACK;
+	q.rollback = &m;
+	m.files_mode = o->files;
+	m.connections_mode = o->connections;
+	TRY(ask_about(ctx, spec, &q, &m.which, NULL, &r, NULL));
+	if (!r->gone)
+		return kage_err_new(KAGE_CORRUPT, "the keeper's answer is not understood");
+	*ret_result = (struct kage_rollback_result){ .pid = r->gone->pid,
+						     .number = r->gone->number,
+						     .pause_ns = r->gone->pause_ns,
+						     .total_ns = r->gone->total_ns,
+						     .pages = r->gone->pages,
+						     .n_descriptors = r->gone->descriptors };
+	return NULL;
+}
+
 struct kage_err *kage_twin_drop(struct kage_ctx *ctx, const char *spec)
 {
 	Request q = KAGE__KEEPER__REQUEST__INIT;

@@ -26,6 +26,7 @@ static void destroy(struct brood_twin *t)
 {
 	kage_twin_end(t->twin);
 	kage_image_close(t->image);
+	cloned_instant_deinit(&t->instant);
 	free(t);
 }
 
@@ -62,6 +63,7 @@ static struct kage_err *capture(struct brood *b, struct brood_twin *t)
 		return kage_err_nomem();
 	e = kage_capture(b->ctx, b->program, &how, obstacles, &t->image);
 	t->twin = cloning.twin;
+	t->instant = cloning.instant;
 	return e;
 }
 
@@ -77,6 +79,7 @@ static struct kage_err *capture_again(struct brood *b, struct brood_twin *t)
 			break;
 		err_drop(e);
 		kage_twin_end(take_ptr(t->twin));
+		cloned_instant_deinit(&t->instant);
 		kage_target_close(take_ptr(b->program));
 		TRY(kage_capture_open(b->ctx, pid, &b->program));
 		e = capture(b, t);

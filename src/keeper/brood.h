@@ -8,6 +8,7 @@
 #include <kage/twins.h>
 
 #include "base/ctx.h"
+#include "capture/cloned.h"
 #include "image/image.h"
 #include "target/target.h"
 #include "twin/hold.h"
@@ -16,8 +17,9 @@ struct brood_twin {
 	uint64_t number;
 	struct kage_twin *twin;
 	struct kage_image *image; /* all but the memory that is in the twin */
-	uint64_t own_bytes;       /* as of the last look */
-	uint64_t total_ns;        /* that its making took */
+	struct cloned_instant instant;
+	uint64_t own_bytes; /* as of the last look */
+	uint64_t total_ns;  /* that its making took */
 	unsigned n_lives;
 	pid_t reader; /* a child of ours that stores an image of it; 0: none */
 	bool dropped; /* when the reader is done it ends */

@@ -26,6 +26,7 @@
 #include "capture/versions.h"
 #include "keeper/brood.h"
 #include "keeper/talk.h"
+#include "restore/back.h"
 #include "restore/wake.h"
 #include "store/store.h"
 
@@ -214,6 +215,47 @@ static struct kage_err *serve_wake(struct keeper *k, int to, const Kage__Keeper_
 	return e;
 }
 
+static struct kage_err *roll_back(struct keeper *k, const Kage__Keeper__Rollback *q,
+				  const struct brood_twin *t, struct back_result *ret_result)
+{
+	const struct kage_restore_options how = {
+		.files = (enum kage_files_mode)q->files_mode,
+		.connections = (enum kage_connections_mode)q->connections_mode,
+	};
+	struct kage_target *program = k->brood.program;
+
+	if (!brood_program_lives(&k->brood))
+		return kage_err_new(KAGE_GONE,
+				    "process %d (%s) has ended: kage wake %s@%" PRIu64
+				    " makes another one",
+				    program->pid, k->brood.comm, k->name, t->number);
+	if (kage_target_replaced(program))
+		return kage_err_new(KAGE_GONE, "process %d has executed another program",
+				    program->pid);
+	if (q->pid && q->pid != program->pid)
+		return kage_err_new(KAGE_NOTFOUND, "%s is of process %d", k->name, program->pid);
+	return kage_back(k->ctx, program, t->image, t->twin, &t->instant, &how, ret_result);
+}
+
+static struct kage_err *serve_rollback(struct keeper *k, int to, const Kage__Keeper__Rollback *q)
+{
+	Reply r = KAGE__KEEPER__REPLY__INIT;
+	Kage__Keeper__Gone m = KAGE__KEEPER__GONE__INIT;
+	struct back_result result = { 0 };
+	struct brood_twin *t;
+
+	TRY(brood_find(&k->brood, q->which, &t));
+	TRY_WRAP(roll_back(k, q, t, &result), "roll back to %s@%" PRIu64, k->name, t->number);
+	m.pid = k->brood.program->pid;
+	m.number = t->number;
+	m.pause_ns = result.pause_ns;
+	m.total_ns = result.total_ns;
+	m.pages = result.pages;
+	m.descriptors = result.n_made;
+	r.gone = &m;
+	return reply(k, to, &r, false, -1);
+}
+
 static struct kage_err *serve_drop(struct keeper *k, int to, const Kage__Keeper__Drop *q)
 {
 	Reply r = KAGE__KEEPER__REPLY__INIT;
@@ -317,6 +359,8 @@ static struct kage_err *serve_one(struct keeper *k, int to, const Request *q,
 		return serve_list(k, to);
 	case KAGE__KEEPER__REQUEST__WHAT_WAKE:
 		return serve_wake(k, to, q->wake, fds);
+	case KAGE__KEEPER__REQUEST__WHAT_ROLLBACK:
+		return serve_rollback(k, to, q->rollback);
 	case KAGE__KEEPER__REQUEST__WHAT_DROP:
 		return serve_drop(k, to, q->drop);
 	case KAGE__KEEPER__REQUEST__WHAT_SNAP:

@@ -69,12 +69,34 @@ static void write_number(struct kage_restore *r, const char *name, const char *f
 		kage_ctx_notice(r->ctx, "%s could not be set to %s", name, text);
 }
 
+/* What the program has changed of these since. */
+static struct kage_err *finish_in_place(struct kage_restore *r, const Kage__Attributes *m,
+					struct kage_batch *b)
+{
+	int64_t oom = m->oom_score_adj, filter = m->coredump_filter;
+
+	BATCH_TRY(b, "set the personality", SYS_personality, V(m->personality));
+	BATCH(b, "be a subreaper or not", SYS_prctl, V(PR_SET_CHILD_SUBREAPER),
+	      V(m->child_subreaper));
+	if (m->dumpable <= 1)
+		BATCH(b, "set dumpable", SYS_prctl, V(PR_SET_DUMPABLE), V(m->dumpable));
+	TRY(read_number(r->stub->proc_fd, "oom_score_adj", 10, &oom));
+	TRY(read_number(r->stub->proc_fd, "coredump_filter", 16, &filter));
+	if (oom != m->oom_score_adj)
+		write_number(r, "oom_score_adj", "%ld", (long)m->oom_score_adj);
+	if (filter != (int64_t)m->coredump_filter)
+		write_number(r, "coredump_filter", "0x%lx", (long)m->coredump_filter);
+	return NULL;
+}
+
 static struct kage_err *finish(struct kage_restore *r, struct kage_batch *b)
 {
 	const Kage__Attributes *m = r->process->attributes;
 
 	if (!m)
 		return NULL;
+	if (r->in_place)
+		return finish_in_place(r, m, b);
 	if (m->personality != (uint64_t)personality(0xffffffff))
 		BATCH(b, "set the personality", SYS_personality, V(m->personality));
 	if (m->child_subreaper)

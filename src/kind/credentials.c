@@ -273,11 +273,42 @@ static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread 
 		TRY(own(&r->scratch, &me));
 	else
 		me = *of_thread(r, r->born_as);
-	if (!r->born_as || !same(m, &me))
+	/* In place they are the same, which was looked at first (restore/back.c). */
+	if (!r->in_place && (!r->born_as || !same(m, &me)))
 		change(r, msg, m, &me, b);
-	if (msg->pdeath_signal)
+	if (msg->pdeath_signal || r->in_place)
 		BATCH(b, "set the parent's death signal", SYS_prctl, V(PR_SET_PDEATHSIG),
 		      V(msg->pdeath_signal));
+	return NULL;
+}
+
+/* A thread that has ended since is made by the leader. */
+static struct kage_err *check_thread(struct kage_restore *r, const Kage__Thread *msg)
+{
+	_cleanup_free_ char *text = NULL;
+	Kage__Credentials now;
+	char path[64];
+	size_t size;
+
+	snprintf(path, sizeof(path), "task/%d/status",
+		 kage_target_thread(r->stub, msg->tid) ? msg->tid : r->stub->pid);
+	TRY(kage_file_slurp(r->stub->proc_fd, path, 1 << 20, &text, &size));
+	kage__credentials__init(&now);
+	TRY(kage_credentials_parse(&r->scratch, text, &now));
+	now.securebits = of_thread(r, msg)->securebits; /* not shown */
+	if (same(of_thread(r, msg), &now))
+		return NULL;
+	return kage_err_new(
+		KAGE_UNSUPPORTED,
+		"thread %d has other credentials than it had, and they cannot be given back; wake "
+		"the twin instead",
+		msg->tid);
+}
+
+static struct kage_err *check_back(struct kage_restore *r)
+{
+	for (size_t i = 0; i < r->process->n_threads; i++)
+		TRY(check_thread(r, r->process->threads[i]));
 	return NULL;
 }
 
@@ -305,6 +336,7 @@ const struct kage_kind kage_kind_credentials = {
 	.name = "credentials",
 	.capture = capture,
 	.check = check,
+	.check_back = check_back,
 	.build_thread = build_thread,
 	.print = print,
 };

@@ -400,6 +400,26 @@ struct kage_err *kage_fds_scan(struct kage_capture *c)
 	return capture_links(c);
 }
 
+struct kage_err *kage_fds_see(struct kage_ctx *ctx, struct kage_target *t, struct kage_capture *c)
+{
+	c->ctx = ctx;
+	c->target = t;
+	kage_fds_raise_limit();
+	TRY(kage_image_create(&c->image));
+	c->process = msg_append(&c->image->arena, c->image->msg, processes, Kage__Process,
+				kage__process__init);
+	if (!c->process)
+		return kage_err_nomem();
+	TRY(look_at_all(c));
+	return group(c);
+}
+
+void kage_fds_unsee(struct kage_capture *c)
+{
+	kage_fds_free(c);
+	kage_image_close(c->image);
+}
+
 struct kage_err *kage_fds_finish(struct kage_capture *c)
 {
 	return kage_files_finish(c);

@@ -41,6 +41,21 @@ struct kage_err *kage_fds_place(struct kage_restore *r, struct kage_batch *b) _m
 
 struct kage_err *kage_fds_start(struct kage_restore *r) _must_check_;
 
+/* The same for one description, the I-th or D. */
+struct kage_err *kage_fds_make_one(struct kage_restore *r, size_t i) _must_check_;
+struct kage_err *kage_fds_place_one(struct kage_restore *r, const Kage__Description *d,
+				    struct kage_batch *b) _must_check_;
+struct kage_err *kage_fds_start_one(struct kage_restore *r, size_t i) _must_check_;
+
+/** Gives what our descriptor FD refers to offset and flags of D. */
+struct kage_err *kage_fds_set_state(const Kage__Description *d, int fd) _must_check_;
+
+/** Fills C, all zeros, with the descriptors of T and what they share; nothing is captured. kage_fds_unsee() frees it, also
+ *  after an error. */
+struct kage_err *kage_fds_see(struct kage_ctx *ctx, struct kage_target *t, struct kage_capture *c)
+	_must_check_;
+void kage_fds_unsee(struct kage_capture *c);
+
 void kage_fds_print(const struct kage_image *image, const Kage__Process *p, FILE *out, bool full);
 
 /* --- for the kinds --------------------------------------------------------------------------- */

@@ -76,7 +76,7 @@ static bool has_offset(const Kage__Description *d)
 		d->kind_case == KAGE__DESCRIPTION__KIND_MEMFD);
 }
 
-static struct kage_err *set_state(const Kage__Description *d, int fd)
+struct kage_err *kage_fds_set_state(const Kage__Description *d, int fd)
 {
 	int now = fcntl(fd, F_GETFL), want = (int)d->flags;
 
@@ -113,7 +113,7 @@ static struct kage_err *take_given(struct kage_restore *r, int floor)
 	return NULL;
 }
 
-static struct kage_err *make_one(struct kage_restore *r, size_t i)
+struct kage_err *kage_fds_make_one(struct kage_restore *r, size_t i)
 {
 	const Kage__Description *d = r->image->msg->descriptions[i];
 	const struct kage_fd_kind *k = kage_fd_kind_of(d);
@@ -141,10 +141,11 @@ struct kage_err *kage_fds_make(struct kage_restore *r)
 	TRY(take_given(r, floor));
 	TRY(kage_files_put_back(r));
 	for (size_t i = 0; i < m->n_descriptions; i++)
-		TRY_WRAP(make_one(r, i), "make %s", kage_fds_label_of(r, m->descriptions[i]));
+		TRY_WRAP(kage_fds_make_one(r, i), "make %s",
+			 kage_fds_label_of(r, m->descriptions[i]));
 	for (size_t i = 0; i < m->n_descriptions; i++) {
 		TRY(lift(floor, &r->fds[i]));
-		TRY_WRAP(set_state(m->descriptions[i], r->fds[i]), "make %s",
+		TRY_WRAP(kage_fds_set_state(m->descriptions[i], r->fds[i]), "make %s",
 			 kage_fds_label_of(r, m->descriptions[i]));
 	}
 	return NULL;
@@ -232,36 +233,42 @@ static int number_of(const struct kage_restore *r, const Kage__Description *d)
 	return -1;
 }
 
+struct kage_err *kage_fds_place_one(struct kage_restore *r, const Kage__Description *d,
+				    struct kage_batch *b)
+{
+	const struct kage_fd_kind *k = kage_fd_kind_of(d);
+	int fd = number_of(r, d);
+
+	if (fd < 0)
+		return NULL;
+	place_owner(r, d, fd, b);
+	return k && k->place ? kage_err_wrap(k->place(r, d, fd, b), "fd %d", fd) : NULL;
+}
+
 struct kage_err *kage_fds_place(struct kage_restore *r, struct kage_batch *b)
 {
 	const Kage__Image *m = r->image->msg;
 
 	TRY(place_numbers(r, b));
-	for (size_t i = 0; i < m->n_descriptions; i++) {
-		const Kage__Description *d = m->descriptions[i];
-		const struct kage_fd_kind *k = kage_fd_kind_of(d);
-		int fd = number_of(r, d);
+	for (size_t i = 0; i < m->n_descriptions; i++)
+		TRY(kage_fds_place_one(r, m->descriptions[i], b));
+	return NULL;
+}
 
-		if (fd < 0)
-			continue;
-		place_owner(r, d, fd, b);
-		if (k && k->place)
-			TRY_WRAP(k->place(r, d, fd, b), "fd %d", fd);
-	}
+struct kage_err *kage_fds_start_one(struct kage_restore *r, size_t i)
+{
+	const Kage__Description *d = r->image->msg->descriptions[i];
+	const struct kage_fd_kind *k = kage_fd_kind_of(d);
+
+	if (k && k->start)
+		TRY_WRAP(k->start(r, d, r->fds[i]), "start %s", kage_fds_label_of(r, d));
 	return NULL;
 }
 
 struct kage_err *kage_fds_start(struct kage_restore *r)
 {
-	const Kage__Image *m = r->image->msg;
-
-	for (size_t i = 0; i < m->n_descriptions; i++) {
-		const struct kage_fd_kind *k = kage_fd_kind_of(m->descriptions[i]);
-
-		if (k && k->start)
-			TRY_WRAP(k->start(r, m->descriptions[i], r->fds[i]), "start %s",
-				 kage_fds_label_of(r, m->descriptions[i]));
-	}
+	for (size_t i = 0; i < r->image->msg->n_descriptions; i++)
+		TRY(kage_fds_start_one(r, i));
 	return NULL;
 }
 

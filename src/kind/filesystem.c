@@ -65,6 +65,43 @@ static struct kage_err *capture(struct kage_capture *c)
 	return NULL;
 }
 
+/* --- in place --------------------------------------------------------------------------------- */
+
+static bool same_directory(const struct kage_restore *r, const char *link, const char *path)
+{
+	struct stat now, then;
+
+	return fstatat(r->stub->proc_fd, link, &now, 0) == 0 && stat(path, &then) == 0 &&
+	       now.st_dev == then.st_dev && now.st_ino == then.st_ino;
+}
+
+static struct kage_err *check_back(struct kage_restore *r)
+{
+	const Kage__Filesystem *m = r->process->filesystem;
+	const Kage__FileObject *root = m ? kage_image_file(r->image, m->root_file) : NULL;
+
+	if (!m || same_directory(r, "root", root ? root->path : "/"))
+		return NULL;
+	return kage_err_new(KAGE_UNSUPPORTED, "it has taken another root directory since (chroot)");
+}
+
+/* It goes there by itself, by name. */
+static struct kage_err *reset(struct kage_restore *r, struct kage_batch *b)
+{
+	const Kage__Filesystem *m = r->process->filesystem;
+	const Kage__FileObject *cwd = m ? kage_image_file(r->image, m->cwd_file) : NULL;
+
+	if (!m)
+		return NULL;
+	if (cwd && !same_directory(r, "cwd", cwd->path))
+		BATCH(b, "go to its working directory", SYS_chdir,
+		      DATA(kage_batch_string(b, cwd->path)));
+	BATCH(b, "set its umask", SYS_umask, V(m->umask));
+	return NULL;
+}
+
+/* --- restore ---------------------------------------------------------------------------------- */
+
 static struct kage_err *prepare(struct kage_restore *r)
 {
 	const Kage__Filesystem *m = r->process->filesystem;
@@ -82,7 +119,7 @@ static struct kage_err *build(struct kage_restore *r, struct kage_batch *b)
 	const Kage__Filesystem *m = r->process->filesystem;
 	int fd;
 
-	if (!m)
+	if (!m || r->in_place)
 		return NULL;
 	if (m->root_file) {
 		TRY(kage_file_open(r, m->root_file, O_RDONLY, &fd));
@@ -114,6 +151,8 @@ const struct kage_kind kage_kind_filesystem = {
 	.name = "filesystem",
 	.carried = true,
 	.capture = capture,
+	.check_back = check_back,
+	.reset = reset,
 	.prepare = prepare,
 	.build = build,
 	.print = print,

@@ -99,6 +99,7 @@ struct kage_restore {
 	int *spaces;              /* by space (index in msg->spaces): a descriptor of ours to the
 	                               * shared object, -1 before it is made */
 	struct kage_twin *twin; /* what the process is split off (restore/wake.c); NULL: nothing */
+	bool in_place; /* the stub is the program itself, which goes back (restore/back.c) */
 	struct {
 		int signal, fd; /* 0 and -1: none */
 		uint32_t value;
@@ -136,6 +137,10 @@ struct kage_kind {
 	struct kage_err *(*check)(struct kage_restore *r);
 	/* prepare: in our own process, before there is a stub. */
 	struct kage_err *(*prepare)(struct kage_restore *r);
+	/* check_back: in place, the program frozen: refuses what it has changed since and cannot be taken back. */
+	struct kage_err *(*check_back)(struct kage_restore *r);
+	/* reset: in place: takes away what the program has by now and no later step overwrites; calls for the leader. */
+	struct kage_err *(*reset)(struct kage_restore *r, struct kage_batch *b);
 	/* build: calls for the stub's only thread, all descriptors in place. */
 	struct kage_err *(*build)(struct kage_restore *r, struct kage_batch *b);
 	/* build_thread: calls for each thread, all threads made, nothing of finish() done after it. */

@@ -118,8 +118,8 @@ static struct kage_err *finish(struct kage_restore *r, struct kage_batch *b)
 		const Kage__Limit *m = r->process->limits[i];
 		struct rlimit mine, lim = { m->soft, m->hard };
 
-		if (prlimit(0, m->resource, NULL, &mine) == 0 && mine.rlim_cur == lim.rlim_cur &&
-		    mine.rlim_max == lim.rlim_max)
+		if (prlimit(r->stub->pid, m->resource, NULL, &mine) == 0 &&
+		    mine.rlim_cur == lim.rlim_cur && mine.rlim_max == lim.rlim_max)
 			continue;
 		BATCH_TRY(b, "set a limit", SYS_prlimit64, V(0), V(m->resource),
 			  DATA(kage_batch_data(b, &lim, sizeof(lim))), V(0));

@@ -44,6 +44,17 @@ struct kage_err *kage_memory_layout(const Kage__Memory *m, struct kage_maps *ret
 struct kage_err *kage_memory_build(struct kage_restore *r, const struct kage_maps *now,
 				   uint64_t spare, struct kage_batch *b) _must_check_;
 
+/** The mapping of M that holds ADDRESS, or NULL. */
+const Kage__Mapping *kage_memory_at(const Kage__Memory *m, uint64_t address);
+
+/** In place: the descriptor of ours (borrowed) that M maps, -1 for none; calls that map the part of M from START to END,
+ *  where the process has it as FD; and what comes last, for all of M. */
+struct kage_err *kage_memory_mapping_fd(struct kage_restore *r, const Kage__Mapping *m, int *ret_fd)
+	_must_check_;
+void kage_memory_map_part(struct kage_restore *r, const Kage__Mapping *m, uint64_t start,
+			  uint64_t end, int fd, struct kage_batch *b);
+void kage_memory_finish_one(struct kage_restore *r, const Kage__Mapping *m, struct kage_batch *b);
+
 /** Calls that map what a life of a twin has not. */
 struct kage_err *kage_memory_build_rest(struct kage_restore *r, struct kage_batch *b) _must_check_;
 

@@ -150,7 +150,7 @@ static int open_flags(const Kage__Mapping *m)
 	return m->shared && m->max_writable ? O_RDWR : O_RDONLY;
 }
 
-static struct kage_err *mapping_fd(struct kage_restore *r, const Kage__Mapping *m, int *ret_fd)
+struct kage_err *kage_memory_mapping_fd(struct kage_restore *r, const Kage__Mapping *m, int *ret_fd)
 {
 	if (needs_object(m))
 		return kage_shm_open(r, m->object_space, ret_fd);
@@ -163,7 +163,7 @@ static struct kage_err *mapping_fd(struct kage_restore *r, const Kage__Mapping *
 /* With its contents, because a fork has brought it. */
 static bool is_there(const struct kage_restore *r, const Kage__Mapping *m)
 {
-	return r->twin && kage_memory_is_carried(m);
+	return r->twin && !r->in_place && kage_memory_is_carried(m);
 }
 
 struct kage_err *kage_memory_prepare(struct kage_restore *r)
@@ -173,9 +173,25 @@ struct kage_err *kage_memory_prepare(struct kage_restore *r)
 
 	for (size_t i = 0; i < m->n_mappings; i++)
 		if (!is_there(r, m->mappings[i]))
-			TRY_WRAP(mapping_fd(r, m->mappings[i], &fd), "map %" PRIx64,
+			TRY_WRAP(kage_memory_mapping_fd(r, m->mappings[i], &fd), "map %" PRIx64,
 				 m->mappings[i]->start);
 	return r->twin ? NULL : kage_file_open(r, m->exe_file, O_RDONLY, &fd);
+}
+
+const Kage__Mapping *kage_memory_at(const Kage__Memory *m, uint64_t address)
+{
+	for (size_t low = 0, high = m->n_mappings; low < high;) {
+		size_t mid = low + (high - low) / 2;
+		const Kage__Mapping *map = m->mappings[mid];
+
+		if (address >= map->start && address < map->end)
+			return map;
+		if (address < map->start)
+			high = mid;
+		else
+			low = mid + 1;
+	}
+	return NULL;
 }
 
 struct kage_err *kage_memory_layout(const Kage__Memory *m, struct kage_maps *ret_maps)
@@ -298,18 +314,28 @@ static void had_guards(struct kage_restore *r, const Kage__Mapping *m, struct ka
 		  V(KAGE_PAGE_BYTES), V(KMADV_GUARD_REMOVE));
 }
 
+void kage_memory_map_part(struct kage_restore *r, const Kage__Mapping *m, uint64_t start,
+			  uint64_t end, int fd, struct kage_batch *b)
+{
+	BATCH(b, label(r, "map", m), SYS_mmap, V(start), V(end - start), V(m->prot),
+	      V(map_flags(m)), V((int64_t)fd),
+	      V(fd < 0 ? 0 : m->offset_bytes + (start - m->start)));
+	/* These decide how pages come into being, so they stand before the contents. */
+	if (m->huge_page)
+		BATCH(b, label(r, "advise about", m), SYS_madvise, V(start), V(end - start),
+		      V(MADV_HUGEPAGE));
+	if (m->no_huge_page)
+		BATCH(b, label(r, "advise about", m), SYS_madvise, V(start), V(end - start),
+		      V(MADV_NOHUGEPAGE));
+}
+
 static struct kage_err *build_mapping(struct kage_restore *r, const Kage__Mapping *m,
 				      struct kage_batch *b)
 {
-	uint64_t bytes = m->end - m->start;
 	int fd;
 
-	TRY(mapping_fd(r, m, &fd));
-	BATCH(b, label(r, "map", m), SYS_mmap, V(m->start), V(bytes), V(m->prot), V(map_flags(m)),
-	      V((int64_t)fd), V(fd < 0 ? 0 : m->offset_bytes));
-	/* These decide how pages come into being, so they stand before the contents. */
-	advise(r, m, m->huge_page, MADV_HUGEPAGE, b);
-	advise(r, m, m->no_huge_page, MADV_NOHUGEPAGE, b);
+	TRY(kage_memory_mapping_fd(r, m, &fd));
+	kage_memory_map_part(r, m, m->start, m->end, fd, b);
 	if (m->maybe_guards && !m->n_guards)
 		had_guards(r, m, b);
 	return NULL;
@@ -395,7 +421,7 @@ static void lock(struct kage_restore *r, const Kage__Mapping *m, struct kage_bat
 		BATCH(b, label(r, "lock", m), SYS_mlock2, V(m->start), V(bytes), V(flags));
 }
 
-static void finish_mapping(struct kage_restore *r, const Kage__Mapping *m, struct kage_batch *b)
+void kage_memory_finish_one(struct kage_restore *r, const Kage__Mapping *m, struct kage_batch *b)
 {
 	uint64_t bytes = m->end - m->start;
 
@@ -450,9 +476,11 @@ struct kage_err *kage_memory_finish(struct kage_restore *r, struct kage_batch *b
 {
 	const Kage__Memory *m = r->process->memory;
 
+	if (r->in_place) /* it was done mapping by mapping */
+		return NULL;
 	for (size_t i = 0; i < m->n_mappings; i++)
 		if (is_mapped_by_us(m->mappings[i]))
-			finish_mapping(r, m->mappings[i], b);
+			kage_memory_finish_one(r, m->mappings[i], b);
 	if (!r->twin)
 		build_keys(r, b);
 	if (m->lock_future)

@@ -150,6 +150,8 @@ static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread 
 {
 	size_t n = 0;
 
+	if (r->in_place)
+		return NULL;
 	if (r->born_as) {
 		n = r->born_as->n_seccomp_filters;
 		if (!begins_with(msg, r->born_as))
@@ -168,6 +170,36 @@ static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread 
 	return NULL;
 }
 
+/* Filters only ever come, so as many are the same. */
+static struct kage_err *check_one(struct kage_restore *r, const Kage__Thread *msg)
+{
+	_cleanup_free_ char *text = NULL;
+	uint64_t mode = 0, n = 0;
+	char path[64];
+	size_t size;
+
+	snprintf(path, sizeof(path), "task/%d/status", msg->tid);
+	TRY(kage_file_slurp(r->stub->proc_fd, path, 1 << 20, &text, &size));
+	kage_text_u64(text, "Seccomp", 10, &mode);
+	if (!kage_text_u64(text, "Seccomp_filters", 10, &n)) /* before 5.9 */
+		n = msg->n_seccomp_filters;
+	if (mode == msg->seccomp_mode && n == msg->n_seccomp_filters)
+		return NULL;
+	return kage_err_new(
+		KAGE_UNSUPPORTED,
+		"thread %d has got seccomp filters since, which cannot be taken away; wake the "
+		"twin instead",
+		msg->tid);
+}
+
+static struct kage_err *check_back(struct kage_restore *r)
+{
+	for (size_t i = 0; i < r->process->n_threads; i++)
+		if (kage_target_thread(r->stub, r->process->threads[i]->tid))
+			TRY(check_one(r, r->process->threads[i]));
+	return NULL;
+}
+
 static void print(const struct kage_image *image, const Kage__Process *p, FILE *out, bool full)
 {
 	(void)image, (void)full;
@@ -180,6 +212,7 @@ static void print(const struct kage_image *image, const Kage__Process *p, FILE *
 const struct kage_kind kage_kind_seccomp = {
 	.name = "seccomp",
 	.capture = capture,
+	.check_back = check_back,
 	.build_thread = build_thread,
 	.print = print,
 };

@@ -71,6 +71,8 @@ static struct kage_err *build(struct kage_restore *r, struct kage_batch *b)
 {
 	const Kage__Process *p = r->process;
 
+	if (r->in_place)
+		return NULL;
 	if (!wants_session(r)) {
 		if (p->pgid == p->pid || (on_our_terminal(r) && had_terminal(p)))
 			BATCH(b, "lead a process group", SYS_setpgid, V(0), V(0));

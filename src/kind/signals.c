@@ -259,6 +259,20 @@ struct kernel_action {
 	uint64_t handler, flags, restorer, mask;
 };
 
+/* What waits by now goes away with what it was sent to: all are blocked, so the actions matter to nobody yet. */
+static struct kage_err *reset(struct kage_restore *r, struct kage_batch *b)
+{
+	const struct kernel_action none = { 0 };
+	size_t at = kage_batch_data(b, &none, sizeof(none));
+
+	(void)r;
+	for (unsigned s = 1; s <= KAGE_NSIG; s++)
+		if (s != SIGKILL && s != SIGSTOP)
+			BATCH(b, "set a signal action", SYS_rt_sigaction, V(s), DATA(at), V(0),
+			      V(8));
+	return NULL;
+}
+
 static struct kage_err *build(struct kage_restore *r, struct kage_batch *b)
 {
 	for (size_t i = 0; i < r->process->n_actions; i++) {
@@ -352,6 +366,7 @@ static void print(const struct kage_image *image, const Kage__Process *p, FILE *
 const struct kage_kind kage_kind_signals = {
 	.name = "signals",
 	.capture = capture,
+	.reset = reset,
 	.build = build,
 	.build_thread = build_thread,
 	.finish = finish,

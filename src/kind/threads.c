@@ -244,32 +244,39 @@ struct kernel_stack {
 	uint64_t size;
 };
 
-static void build_altstack(const Kage__AltStack *m, struct kage_batch *b)
+static void build_altstack(const Kage__AltStack *m, bool in_place, struct kage_batch *b)
 {
 	/* Whether the thread stands on it follows from its stack pointer; it cannot be set. */
 	struct kernel_stack s = { .sp = m->sp,
 				  .flags = m->flags & ~(uint32_t)SS_ONSTACK,
 				  .size = m->size_bytes };
 
-	if (!(m->flags & SS_DISABLE))
+	if (!(m->flags & SS_DISABLE) || in_place)
 		BATCH(b, "set the alternate stack", SYS_sigaltstack,
 		      DATA(kage_batch_data(b, &s, sizeof(s))), V(0));
+}
+
+/* In place a thread has registered it long ago; once is all that the kernel allows. */
+static bool has_rseq(const struct kage_restore *r, const Kage__Thread *msg)
+{
+	const struct kage_thread *thread = kage_target_thread(r->stub, msg->tid);
+
+	return r->in_place && thread && kage_thread_rseq(thread) == msg->rseq->address;
 }
 
 static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread *msg,
 				     struct kage_batch *b)
 {
-	(void)r;
 	if (msg->comm)
 		BATCH(b, "name the thread", SYS_prctl, V(PR_SET_NAME),
 		      DATA(kage_batch_string(b, msg->comm)));
 	BATCH(b, "set the clear_child_tid address", SYS_set_tid_address, V(msg->clear_child_tid));
-	if (msg->robust_list)
+	if (msg->robust_list || r->in_place)
 		BATCH(b, "set the robust list", SYS_set_robust_list, V(msg->robust_list),
-		      V(msg->robust_list_bytes));
+		      V(sizeof(struct robust_list_head)));
 	if (msg->altstack)
-		build_altstack(msg->altstack, b);
-	if (msg->rseq && msg->rseq->address)
+		build_altstack(msg->altstack, r->in_place, b);
+	if (msg->rseq && msg->rseq->address && !has_rseq(r, msg))
 		BATCH(b, "register restartable sequences", SYS_rseq, V(msg->rseq->address),
 		      V(msg->rseq->size_bytes), V(0), V(msg->rseq->signature));
 	if (msg->timer_slack_ns)

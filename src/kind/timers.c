@@ -232,6 +232,25 @@ static struct kage_err *build_posix_timers(struct kage_restore *r, struct kage_b
 	return NULL;
 }
 
+/* Those that the program has by now. */
+static struct kage_err *reset(struct kage_restore *r, struct kage_batch *b)
+{
+	const int64_t off[4] = { 0 };
+	size_t at = kage_batch_data(b, off, sizeof(off));
+	_cleanup_free_ char *text = NULL;
+	Kage__Process now;
+	size_t size;
+
+	for (int which = ITIMER_REAL; which <= ITIMER_PROF; which++)
+		BATCH(b, "stop an interval timer", SYS_setitimer, V(which), DATA(at), V(0));
+	kage__process__init(&now);
+	TRY(kage_file_slurp(r->stub->proc_fd, "timers", TIMERS_MAX_TEXT, &text, &size));
+	TRY(kage_timers_parse(&r->scratch, text, &now));
+	for (size_t i = 0; i < now.n_posix_timers; i++)
+		BATCH(b, "delete a timer", SYS_timer_delete, V((int64_t)now.posix_timers[i]->id));
+	return NULL;
+}
+
 static struct kage_err *finish(struct kage_restore *r, struct kage_batch *b)
 {
 	const Kage__Process *p = r->process;
@@ -292,6 +311,7 @@ const struct kage_kind kage_kind_timers = {
 	.name = "timers",
 	.capture = capture,
 	.check = check,
+	.reset = reset,
 	.finish = finish,
 	.print = print,
 };

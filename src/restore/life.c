@@ -33,7 +33,7 @@ enum {
 };
 
 /* Room for the largest batch. */
-static struct kage_err *restore_area_bytes(const struct kage_image *image, size_t *ret_bytes)
+struct kage_err *restore_area_bytes(const struct kage_image *image, size_t *ret_bytes)
 {
 	const Kage__Process *p = image->msg->processes[0];
 	size_t objects = p->memory->n_mappings + p->n_descriptors + p->n_threads + p->n_pending +
@@ -69,7 +69,7 @@ static void close_all(int *fds, size_t n)
 	free(fds);
 }
 
-static void deinit(struct kage_restore *r)
+void restore_deinit(struct kage_restore *r)
 {
 	const Kage__Image *m = r->image->msg;
 
@@ -84,8 +84,8 @@ static void deinit(struct kage_restore *r)
 	kage_obstacles_destroy(r->obstacles);
 }
 
-static struct kage_err *init(struct kage_restore *r, struct kage_ctx *ctx, struct kage_image *image,
-			     const struct kage_restore_options *options)
+struct kage_err *restore_init(struct kage_restore *r, struct kage_ctx *ctx,
+			      struct kage_image *image, const struct kage_restore_options *options)
 {
 	static const struct kage_restore_options defaults;
 	const Kage__Image *m = image->msg;
@@ -143,8 +143,6 @@ static struct kage_err *build_memory(struct kage_restore *r, const struct stub_a
 	return lazy_start(r->lazy);
 }
 
-typedef struct kage_err *build_fn(struct kage_restore *r, struct kage_batch *b);
-
 /* Runs in the leader what B has gathered. */
 static struct kage_err *flush(struct kage_restore *r, struct kage_batch *b)
 {
@@ -155,16 +153,16 @@ static struct kage_err *flush(struct kage_restore *r, struct kage_batch *b)
 }
 
 /* Collects the calls of one step of all kinds. */
-static struct kage_err *say_step(struct kage_restore *r, bool finish, build_fn *more,
-				 struct kage_batch *b)
+struct kage_err *restore_say_step(struct kage_restore *r, bool finish, struct kage_batch *b)
 {
 	for (const struct kage_kind *const *k = kage_kinds; *k; k++) {
-		build_fn *fn = finish ? (*k)->finish : (*k)->build;
+		struct kage_err *(*fn)(struct kage_restore *, struct kage_batch *) =
+			finish ? (*k)->finish : (*k)->build;
 
 		if (fn && !restore_has(r, *k))
 			TRY_WRAP(fn(r, b), "%s", (*k)->name);
 	}
-	return more(r, b);
+	return NULL;
 }
 
 /* A stub's memory is all to be made; a life's is there but for some. */
@@ -192,14 +190,16 @@ static struct kage_err *build(struct kage_restore *r, struct stub_area *area,
 	kage_batch_init(&b);
 	TRY(memory(r, area, &b));
 	TRY(kage_ctx_poll(r->ctx));
-	TRY(say_step(r, false, kage_fds_place, &b));
+	TRY(restore_say_step(r, false, &b));
+	TRY(kage_fds_place(r, &b));
 	if (r->process->n_threads > 1) {
 		TRY(flush(r, &b));
 		TRY(threads_make(r));
 	}
 	if (numbers)
 		TRY(numbers_of_threads(r, numbers));
-	TRY(say_step(r, true, wake_finish, &b));
+	TRY(restore_say_step(r, true, &b));
+	TRY(wake_finish(r, &b));
 	TRY(threads_build(r, &b));
 	TRY(kage_fds_start(r));
 	TRY(kage_ctx_poll(r->ctx));
@@ -287,11 +287,11 @@ struct kage_err *kage_restore(struct kage_ctx *ctx, struct kage_image *image,
 			 image->label ? image->label : "image");
 		how.files = KAGE_FILES_RESTORE;
 	}
-	e = init(&r, ctx, image, &how);
+	e = restore_init(&r, ctx, image, &how);
 
 	if (!e)
 		e = kage_files_settle(&r, live(&r, &life));
-	deinit(&r);
+	restore_deinit(&r);
 	if (e)
 		return kage_err_wrap(e, "restore %s", image->label ? image->label : "image");
 	life.total_ns = kage_clock_mono_ns() - begin;
@@ -312,7 +312,7 @@ static struct kage_err *wake(struct kage_ctx *ctx, struct kage_image *image, str
 			     const struct wake_options *options, struct kage_life *ret_life)
 {
 	struct kage_restore r;
-	struct kage_err *e = init(&r, ctx, image, options->restore);
+	struct kage_err *e = restore_init(&r, ctx, image, options->restore);
 
 	r.twin = twin;
 	r.born_as = forker(r.process, twin);
@@ -325,7 +325,7 @@ static struct kage_err *wake(struct kage_ctx *ctx, struct kage_image *image, str
 	if (e)
 		kage_twin_take_back(twin);
 	kage_target_unblock_signals(twin->process);
-	deinit(&r);
+	restore_deinit(&r);
 	return e;
 }
 
@@ -375,12 +375,12 @@ struct kage_err *kage_check_image(struct kage_ctx *ctx, struct kage_image *image
 				  struct kage_report *ret_report)
 {
 	struct kage_restore r;
-	struct kage_err *e = init(&r, ctx, image, options);
+	struct kage_err *e = restore_init(&r, ctx, image, options);
 
 	if (!e)
 		e = restore_look(&r);
 	if (!e)
 		e = kage_obstacles_report(r.obstacles, ret_report);
-	deinit(&r);
+	restore_deinit(&r);
 	return e;
 }

@@ -64,6 +64,22 @@ void waits_release_on_sockets(struct kage_restore *r);
 struct kage_err *threads_release(struct kage_restore *r, const struct stub_area *area, bool stopped)
 	_must_check_;
 
+/** Prepares R; restore_deinit() frees what it holds, also after an error. */
+struct kage_err *restore_init(struct kage_restore *r, struct kage_ctx *ctx,
+			      struct kage_image *image, const struct kage_restore_options *options)
+	_must_check_;
+void restore_deinit(struct kage_restore *r);
+
+/** Gathers in B the calls of a step of all kinds: build or FINISH. */
+struct kage_err *restore_say_step(struct kage_restore *r, bool finish, struct kage_batch *b)
+	_must_check_;
+
+/** Room that batches for IMAGE need. */
+struct kage_err *restore_area_bytes(const struct kage_image *image, size_t *ret_bytes) _must_check_;
+
+/** A system call instruction in the vDSO, where R's image has it. */
+struct kage_err *restore_find_syscall(struct kage_restore *r, uint64_t *ret_address) _must_check_;
+
 /* With a twin (wake.c): the process is split off, frozen; calls that bring our descriptors, and for the very end. */
 struct kage_err *wake_make(struct kage_restore *r, struct kage_target **ret_life) _must_check_;
 struct kage_err *wake_say_descriptors(struct kage_restore *r, struct kage_batch *b) _must_check_;
@@ -80,7 +96,7 @@ struct kage_err *stub_choose_event(const struct kage_restore *r, int *ret_signal
 /** Whether there is nothing to be done for KIND, because the process is born with it. */
 static inline bool restore_has(const struct kage_restore *r, const struct kage_kind *kind)
 {
-	return r->twin && kind->carried;
+	return r->twin && !r->in_place && kind->carried;
 }
 
 /** Names every obstacle in R; restore_check() fails if one of them is fatal. */

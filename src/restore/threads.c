@@ -19,8 +19,14 @@
 
 static const uint64_t stop_timeout_ns = 10ull * 1000 * 1000 * 1000;
 
-/* Somebody else may have got a thread's number meanwhile. B has made threads 1 and on. */
-static struct kage_err *explain(struct kage_err *e, const Kage__Process *p,
+/* In place most of them are there. */
+static bool is_missing(const struct kage_restore *r, size_t i)
+{
+	return r->in_place ? !kage_target_thread(r->stub, r->process->threads[i]->tid) : i > 0;
+}
+
+/* Somebody else may have got a thread's number meanwhile. B has made those threads of which MADE are the indices. */
+static struct kage_err *explain(struct kage_err *e, const Kage__Process *p, const size_t *made,
 				const struct kage_batch *b)
 {
 	for (size_t i = 0; e && i < b->n_done; i++) {
@@ -30,7 +36,7 @@ static struct kage_err *explain(struct kage_err *e, const Kage__Process *p,
 		return kage_err_new(KAGE_BUSY,
 				    "thread number %d is taken; end that process, or restore with "
 				    "--pid new",
-				    p->threads[i + 1]->tid);
+				    p->threads[made[i]]->tid);
 	}
 	return e;
 }
@@ -40,26 +46,34 @@ struct kage_err *threads_make(struct kage_restore *r)
 	_cleanup_(kage_batch_deinit) struct kage_batch b;
 	struct kage_target *stub = r->stub;
 	const Kage__Process *p = r->process;
+	_cleanup_free_ size_t *made = calloc(p->n_threads, sizeof(*made));
+	size_t n_there = stub->n_threads;
 
+	if (!made)
+		return kage_err_nomem();
 	kage_batch_init(&b);
-	for (size_t i = 1; i < p->n_threads; i++) {
+	for (size_t i = 0; i < p->n_threads; i++) {
 		struct clone_args args = {
 			.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
 				 CLONE_SYSVSEM,
 			.set_tid_size = r->own_numbers ? 0 : 1,
 		};
-		size_t tid = kage_batch_data(&b, &p->threads[i]->tid, sizeof(int32_t));
-		size_t at = kage_batch_data(&b, &args, sizeof(args));
+		size_t tid, at;
 
+		if (!is_missing(r, i))
+			continue;
+		made[b.n] = i;
+		tid = kage_batch_data(&b, &p->threads[i]->tid, sizeof(int32_t));
+		at = kage_batch_data(&b, &args, sizeof(args));
 		if (args.set_tid_size)
 			kage_batch_point(&b, at + offsetof(struct clone_args, set_tid), tid);
 		BATCH(&b, "make a thread", SYS_clone3, DATA(at), V(sizeof(args)));
 	}
-	TRY(explain(kage_batch_run(stub, stub->threads[0], &b), p, &b));
+	TRY(explain(kage_batch_run(stub, stub->threads[0], &b), p, made, &b));
 	if (stub->n_threads != p->n_threads)
 		return kage_err_new(KAGE_SYS, "%zu of %zu threads were made", stub->n_threads,
 				    p->n_threads);
-	for (size_t i = 1; i < p->n_threads; i++)
+	for (size_t i = n_there; i < p->n_threads; i++)
 		stub->threads[i]->sigmask = ~0ull;
 	for (size_t i = 0; stub->inner_pid && i < p->n_threads; i++)
 		stub->threads[i]->inner_tid = p->threads[i]->tid;
@@ -109,7 +123,7 @@ struct kage_err *threads_build(struct kage_restore *r, struct kage_batch *b)
 /* --- letting go --------------------------------------------------------------------------------- */
 
 /* A system call instruction in the vDSO, which stays when everything of ours is gone. */
-static struct kage_err *find_syscall(struct kage_restore *r, uint64_t *ret_address)
+struct kage_err *restore_find_syscall(struct kage_restore *r, uint64_t *ret_address)
 {
 	const Kage__Memory *m = r->process->memory;
 
@@ -146,7 +160,7 @@ static struct kage_err *unmap_area(struct kage_restore *r, const struct stub_are
 
 	if (!regs || !final)
 		return kage_err_nomem();
-	TRY(find_syscall(r, &at));
+	TRY(restore_find_syscall(r, &at));
 	TRY(kage_arch_get_regs(leader->tid, false, final));
 	kage_arch_enter_syscall(final, at, SYS_munmap, args, regs);
 	TRY(kage_arch_set_regs(leader->tid, false, regs));

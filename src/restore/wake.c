@@ -86,7 +86,7 @@ static void say_receive(const struct passing *p, size_t first, size_t n, struct 
 {
 	size_t at;
 
-	kage_twin_say_receive(b, n, &at);
+	kage_twin_say_receive(b, 0, n, &at);
 	for (size_t i = 0; i < n; i++)
 		BATCH(b, "put a descriptor out of the way", SYS_dup3, LOAD(at + i * sizeof(int)),
 		      V(p->above + (int)(first + i)), V(0));

@@ -41,7 +41,7 @@ static const uintptr_t hold_options =
 
 /* --- descriptors ------------------------------------------------------------------------------ */
 
-struct kage_err *kage_twin_give(const struct kage_twin *twin, const int *fds, size_t n)
+struct kage_err *kage_twin_send(int socket, const int *fds, size_t n)
 {
 	union {
 		char bytes[CMSG_SPACE(KAGE_TWIN_GIVE_MOST * sizeof(int))];
@@ -59,13 +59,18 @@ struct kage_err *kage_twin_give(const struct kage_twin *twin, const int *fds, si
 			       .cmsg_type = SCM_RIGHTS,
 			       .cmsg_len = CMSG_LEN(n * sizeof(int)) };
 	memcpy(CMSG_DATA(c), fds, n * sizeof(int));
-	if (sendmsg(twin->hold_fd, &msg, MSG_NOSIGNAL) < 0)
-		return kage_err_sys(errno, "pass %zu descriptors to process %d", n,
-				    twin->process->pid);
+	if (sendmsg(socket, &msg, MSG_NOSIGNAL) < 0)
+		return kage_err_sys(errno, "pass %zu descriptors", n);
 	return NULL;
 }
 
-void kage_twin_say_receive(struct kage_batch *b, size_t n, size_t *ret_at)
+struct kage_err *kage_twin_give(const struct kage_twin *twin, const int *fds, size_t n)
+{
+	return kage_err_wrap(kage_twin_send(twin->hold_fd, fds, n), "process %d",
+			     twin->process->pid);
+}
+
+void kage_twin_say_receive(struct kage_batch *b, int socket, size_t n, size_t *ret_at)
 {
 	struct iovec iov = { .iov_len = 1 };
 	struct msghdr msg = { .msg_iovlen = 1, .msg_controllen = CMSG_SPACE(n * BYTES_OF_FD) };
@@ -77,7 +82,7 @@ void kage_twin_say_receive(struct kage_batch *b, size_t n, size_t *ret_at)
 	kage_batch_point(b, vec + offsetof(struct iovec, iov_base), byte);
 	kage_batch_point(b, at + offsetof(struct msghdr, msg_iov), vec);
 	kage_batch_point(b, at + offsetof(struct msghdr, msg_control), control);
-	BATCH(b, "receive descriptors", SYS_recvmsg, V(0), DATA(at), V(0));
+	BATCH(b, "receive descriptors", SYS_recvmsg, V(socket), DATA(at), V(0));
 	*ret_at = control + CMSG_LEN(0);
 }
 
@@ -230,7 +235,7 @@ static struct kage_err *map_there(struct kage_twin *twin, struct kage_thread *th
 
 	kage_batch_init(&b);
 	TRY(kage_twin_give(twin, &memfd, 1));
-	kage_twin_say_receive(&b, 1, &fd);
+	kage_twin_say_receive(&b, 0, 1, &fd);
 	BATCH(&b, "map shared memory", SYS_mmap, V(base), V(twin->area_bytes),
 	      V(PROT_READ | PROT_WRITE), V(MAP_SHARED | MAP_FIXED_NOREPLACE), LOAD(fd), V(0));
 	BATCH(&b, "map a page", SYS_mmap, V(base), V(CODE_BYTES), V(PROT_READ | PROT_EXEC),
@@ -349,7 +354,7 @@ static struct kage_err *say_enter(struct kage_twin *twin, const struct kage_twin
 	const int fds[] = { birth->pidns, birth->own_ns };
 
 	TRY(kage_twin_give(twin, fds, ARRAY_SIZE(fds)));
-	kage_twin_say_receive(b, ARRAY_SIZE(fds), ret_fds);
+	kage_twin_say_receive(b, 0, ARRAY_SIZE(fds), ret_fds);
 	*ret_entered =
 		BATCH_TRY(b, "enter a PID namespace", SYS_setns, LOAD(*ret_fds), V(CLONE_NEWPID));
 	return NULL;

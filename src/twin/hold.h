@@ -38,9 +38,12 @@ void kage_twin_take_back(struct kage_twin *twin);
 struct kage_err *kage_twin_give(const struct kage_twin *twin, const int *fds, size_t n)
 	_must_check_;
 
-/** Says in B that N descriptors are received from descriptor 0. *RET_AT: the offset in B's data of their
- *  numbers, one int each. */
-void kage_twin_say_receive(struct kage_batch *b, size_t n, size_t *ret_at);
+/** The same through a SOCKET of ours. */
+struct kage_err *kage_twin_send(int socket, const int *fds, size_t n) _must_check_;
+
+/** Says in B that N descriptors are received from descriptor SOCKET, which is 0 in twins and lives. *RET_AT: the offset in
+ *  B's data of their numbers, one int each. */
+void kage_twin_say_receive(struct kage_batch *b, int socket, size_t n, size_t *ret_at);
 
 /** What is left to do when it has been killed; for kage_twin_end(). */
 void kage_twin_release(struct kage_twin *twin);

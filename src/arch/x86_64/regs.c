@@ -53,6 +53,11 @@ bool kage_arch_in_syscall(const struct kage_regs *regs, uint64_t *ret_number)
 	return true;
 }
 
+void kage_arch_set_sp(struct kage_regs *regs, uint64_t sp)
+{
+	regs->gp.rsp = sp;
+}
+
 uint64_t kage_arch_sp(const struct kage_regs *regs)
 {
 	return regs->gp.rsp;

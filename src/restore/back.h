@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Rollback: a running program goes back, in place, to the instant of a twin of it. Process, parent and numbers stay;
+ * what is still as it was stays as it is.
+ *
+ *	freeze	  all threads stand
+ *	look	  what differs; what cannot be taken back refuses
+ *	make	  descriptors that the program has no longer are made in our own process
+ *	hand	  memory for batches is mapped into the program
+ *		  --- from here on it ends with us, and after an error ---
+ *	reset	  threads that are newer end; signals that wait, timers, actions go
+ *	memory	  mappings, then pages
+ *	build	  as for a restore
+ *	release	  the hand goes; registers, masks, go
+ */
+#ifndef RESTORE_BACK_H
+#define RESTORE_BACK_H
+
+#include "capture/cloned.h"
+#include "restore/restore.h"
+#include "twin/hold.h"
+
+struct back_result {
+	uint64_t pause_ns;     /* that the program stood */
+	uint64_t pages;        /* written back */
+	uint64_t n_made;       /* descriptors made anew */
+	uint64_t total_ns;
+};
+
+/** Takes PROGRAM back to TWIN, which is of it and held by the calling thread; IMAGE and INSTANT are of the same clone. A
+ *  refusal leaves the program as it was. *RET_ENDED: it failed in the middle, and the program was ended. */
+struct kage_err *kage_back(struct kage_ctx *ctx, struct kage_target *program,
+			   struct kage_image *image, struct kage_twin *twin,
+			   const struct cloned_instant *instant,
+			   const struct kage_restore_options *options,
+			   struct back_result *ret_result) _must_check_;
+
+/* --- for the files of rollback ---------------------------------------------------------------- */
+
+enum { BACK_CALLS_AT_ONCE = 1000 };
+
+/* One rollback. */
+struct back {
+	struct kage_restore *r;
+	struct kage_target *program;
+	const struct cloned_instant *then;
+	struct kage_maps now;      /* without the hand */
+	struct stub_area hand;     /* in the program only */
+	uint64_t syscall_at;       /* an instruction in its vDSO */
+	uint64_t *masks;           /* signal masks of its threads as of the freeze */
+	struct kage_fds_back *fds; /* what becomes of its descriptors */
+		bool *has_space;           /* of each object of shared memory: the program has it still */
+	int floor;                 /* a number above all of its descriptors */
+	int here;                  /* our end of a socket to it; its own has number `floor`; -1: none yet */
+	int n_there;               /* descriptors that it has received, from `floor` + 1 on */
+	struct back_result result;
+};
+
+/** Runs B in the leader and empties it; only if it is long with SOME. */
+struct kage_err *back_flush(struct back *k, struct kage_batch *b) _must_check_;
+struct kage_err *back_flush_long(struct back *k, struct kage_batch *b) _must_check_;
+
+/** Gives the program our N descriptors FDS; *RET_FIRST is the number of the first, the others follow. */
+struct kage_err *back_give(struct back *k, const int *fds, size_t n, int *ret_first) _must_check_;
+
+/** Ends the threads that are newer; makes those that are gone; all in the order of the image. */
+struct kage_err *back_end_threads(struct back *k) _must_check_;
+struct kage_err *back_make_threads(struct back *k) _must_check_;
+
+/** Mappings and their contents. */
+struct kage_err *back_memory(struct back *k) _must_check_;
+
+/** Finds the objects of shared memory that the program has still; their contents. */
+struct kage_err *back_find_spaces(struct back *k) _must_check_;
+struct kage_err *back_spaces(struct back *k) _must_check_;
+
+#endif

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "restore/back_pages.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "kind/memory.h"
+#include "restore/restore.h"
+#include "sys/pagemap.h"
+
+enum {
+	ENTRIES = 4096,
+	PIECE_PAGES = 256, /* copied at once: in the processor's cache in between */
+};
+
+/* Sets of pages of the address space. */
+struct pages {
+	struct back *k;
+	int theirs, twins; /* pagemaps of the program and of the twin */
+	struct page_runs wanted;  /* that the twin has */
+	struct page_runs carried; /* where a twin can have some */
+	struct page_runs now;     /* that the program has, where it is mapped as it was */
+	struct page_runs drop, copy;
+};
+
+static void deinit(struct pages *p)
+{
+	close_fd(p->theirs);
+	close_fd(p->twins);
+	kage_runs_deinit(&p->wanted);
+	kage_runs_deinit(&p->carried);
+	kage_runs_deinit(&p->now);
+	kage_runs_deinit(&p->drop);
+	kage_runs_deinit(&p->copy);
+}
+
+static struct kage_err *add(void *user, uint64_t start, uint64_t end)
+{
+	return kage_runs_add(user, 0, start >> KAGE_PAGE_SHIFT, (end - start) >> KAGE_PAGE_SHIFT);
+}
+
+/* --- which pages ------------------------------------------------------------------------------ */
+
+static struct kage_err *find_wanted(struct pages *p)
+{
+	const Kage__Memory *m = p->k->r->process->memory;
+
+	for (size_t i = 0; i < m->n_mappings; i++) {
+		const Kage__Mapping *map = m->mappings[i];
+
+		if (!kage_memory_is_carried(map))
+			continue;
+		TRY(add(&p->carried, map->start, map->end));
+		TRY(kage_pagemap_private(p->twins, map->start, map->end, add, &p->wanted));
+	}
+	kage_runs_sort(&p->carried);
+	kage_runs_sort(&p->wanted);
+	return NULL;
+}
+
+static struct kage_err *find_now(struct pages *p, const struct page_runs *kept)
+{
+	for (size_t i = 0; i < kept->n; i++)
+		TRY(kage_pagemap_private(p->theirs, kept->v[i].first << KAGE_PAGE_SHIFT,
+					 (kept->v[i].first + kept->v[i].count) << KAGE_PAGE_SHIFT,
+					 add, &p->now));
+	kage_runs_sort(&p->now);
+	return NULL;
+}
+
+/* Documentation/admin-guide/mm/pagemap.rst: bits 0-54 say which frame, or where in swap; without the right to know they are
+ * zero. */
+static bool same_frame(uint64_t a, uint64_t b)
+{
+	const uint64_t where = (1ull << 55) - 1, how = 3ull << 62;
+
+	return (a & where) && ((a ^ b) & (where | how)) == 0;
+}
+
+static struct kage_err *read_entries(int fd, uint64_t first, uint64_t n, uint64_t *entries)
+{
+	size_t got = 0;
+
+	TRY(kage_file_read(fd, entries, n * sizeof(*entries), (off_t)(first * sizeof(*entries)),
+			   "pagemap", &got));
+	return got == n * sizeof(*entries) ? NULL
+					   : kage_err_new(KAGE_CHANGED, "a page map ended early");
+}
+
+/* Of the pages of RUN, which both have, those that are not the same. */
+static struct kage_err *compare_run(struct pages *p, const struct page_run *run, uint64_t *mine,
+				    uint64_t *other)
+{
+	for (uint64_t done = 0, n; done < run->count; done += n) {
+		n = run->count - done < ENTRIES ? run->count - done : ENTRIES;
+		TRY(read_entries(p->theirs, run->first + done, n, mine));
+		TRY(read_entries(p->twins, run->first + done, n, other));
+		for (uint64_t i = 0; i < n; i++)
+			if (!same_frame(mine[i], other[i]))
+				TRY(kage_runs_add(&p->copy, 0, run->first + done + i, 1));
+	}
+	return NULL;
+}
+
+static struct kage_err *compare(struct pages *p)
+{
+	_cleanup_free_ uint64_t *entries = calloc(2 * ENTRIES, sizeof(*entries));
+	struct page_runs both = { 0 };
+	struct kage_err *e;
+
+	if (!entries)
+		return kage_err_nomem();
+	e = kage_runs_common(&p->wanted, &p->now, &both);
+	for (size_t i = 0; !e && i < both.n; i++)
+		e = compare_run(p, &both.v[i], entries, entries + ENTRIES);
+	kage_runs_deinit(&both);
+	return e;
+}
+
+/* --- taking pages away ------------------------------------------------------------------------ */
+
+/* What is locked is not given up; zeros do as well, but not where there was a file's page. */
+static struct kage_err *put_zeros(struct back *k, const struct page_run *run)
+{
+	static const uint8_t zeros[KAGE_PAGE_BYTES];
+	const Kage__Mapping *m =
+		kage_memory_at(k->r->process->memory, run->first << KAGE_PAGE_SHIFT);
+
+	if (!m || m->backing != KAGE__MAPPING__BACKING__ANONYMOUS)
+		return kage_err_new(KAGE_UNSUPPORTED,
+				    "pages of a file at %#llx are locked in memory",
+				    (unsigned long long)run->first << KAGE_PAGE_SHIFT);
+	for (uint64_t i = 0; i < run->count; i++)
+		TRY(kage_target_write(k->program, addr((run->first + i) << KAGE_PAGE_SHIFT), zeros,
+				      sizeof(zeros)));
+	return NULL;
+}
+
+static struct kage_err *drop_some(struct back *k, const struct page_run *v, size_t n)
+{
+	_cleanup_(kage_batch_deinit) struct kage_batch b;
+
+	kage_batch_init(&b);
+	for (size_t i = 0; i < n; i++)
+		BATCH_TRY(&b, "drop pages", SYS_madvise, V(v[i].first << KAGE_PAGE_SHIFT),
+			  V(v[i].count << KAGE_PAGE_SHIFT), V(MADV_DONTNEED));
+	TRY(kage_batch_run(k->program, k->program->threads[0], &b));
+	for (size_t i = 0; i < n; i++)
+		if (kage_batch_result(&b, i) < 0)
+			TRY(put_zeros(k, &v[i]));
+	return NULL;
+}
+
+static struct kage_err *drop(struct pages *p)
+{
+	for (size_t at = 0, n; at < p->drop.n; at += n) {
+		n = p->drop.n - at < BACK_CALLS_AT_ONCE ? p->drop.n - at : BACK_CALLS_AT_ONCE;
+		TRY(drop_some(p->k, p->drop.v + at, n));
+	}
+	return NULL;
+}
+
+/* --- putting pages back ----------------------------------------------------------------------- */
+
+/* All of the N ranges at once; where that stops, memory is not the program's to write. */
+static struct kage_err *write_all(struct kage_target *t, const struct iovec *here,
+				  const struct iovec *there, size_t n)
+{
+	for (size_t i = 0; i < n;) {
+		ssize_t done = process_vm_writev(t->pid, here + i, n - i, there + i, n - i, 0);
+
+		if (done < 0 && errno != EFAULT)
+			return kage_err_sys(errno, "write to process %d", t->pid);
+		for (; i < n && done >= (ssize_t)here[i].iov_len; i++)
+			done -= (ssize_t)here[i].iov_len;
+		if (i < n) {
+			TRY(kage_target_write_forced(t, addr((uint64_t)(uintptr_t)there[i].iov_base),
+						     here[i].iov_base, here[i].iov_len));
+			i++;
+		}
+	}
+	return NULL;
+}
+
+/* A piece of at most PIECE_PAGES pages. */
+static struct kage_err *copy_piece(struct back *k, const struct page_runs *piece, uint8_t *buffer)
+{
+	struct iovec here[PIECE_PAGES], there[PIECE_PAGES];
+	size_t at = 0;
+
+	for (size_t i = 0; i < piece->n; i++) {
+		size_t bytes = piece->v[i].count << KAGE_PAGE_SHIFT;
+
+		here[i] = (struct iovec){ buffer + at, bytes };
+		there[i] = (struct iovec){
+			(void *)(uintptr_t)(piece->v[i].first << KAGE_PAGE_SHIFT), bytes
+		};
+		at += bytes;
+	}
+	TRY(kage_target_readv(k->r->twin->process, here, there, piece->n));
+	return write_all(k->program, here, there, piece->n);
+}
+
+static struct kage_err *copy(struct pages *p)
+{
+	_cleanup_free_ uint8_t *buffer = malloc(PIECE_PAGES * KAGE_PAGE_BYTES);
+	struct page_runs piece = { 0 };
+	struct kage_err *e = NULL;
+	uint64_t done = 0;
+	size_t i = 0;
+
+	if (!buffer)
+		return kage_err_nomem();
+	while (!e && i < p->copy.n) {
+		kage_runs_clear(&piece);
+		e = kage_runs_take(&p->copy, &i, &done, PIECE_PAGES, &piece);
+		if (!e)
+			e = copy_piece(p->k, &piece, buffer);
+	}
+	kage_runs_deinit(&piece);
+	p->k->result.pages += kage_runs_total(&p->copy);
+	return e;
+}
+
+/* What a twin has not stands in the image. */
+static struct kage_err *copy_rest(struct pages *p)
+{
+	const struct kage_pages *pages = p->k->r->image->pages;
+	const uint32_t space = p->k->r->process->memory->space;
+	uint8_t page[KAGE_PAGE_BYTES];
+
+	for (size_t i = 0; i < pages->n_runs; i++) {
+		const struct page_run *run = &pages->runs[i];
+
+		for (uint64_t n = 0; run->space == space && n < run->count; n++) {
+			TRY(kage_pages_read(p->k->r->image->pages, space, run->first + n, 1, page));
+			TRY(kage_target_write(p->k->program,
+					      addr((run->first + n) << KAGE_PAGE_SHIFT), page,
+					      sizeof(page)));
+		}
+	}
+	return NULL;
+}
+
+/* --- all -------------------------------------------------------------------------------------- */
+
+static struct kage_err *open_pagemap(const struct kage_target *t, int *ret_fd)
+{
+	*ret_fd = openat(t->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
+	return *ret_fd < 0 ? kage_err_sys(errno, "open /proc/%d/pagemap", t->pid) : NULL;
+}
+
+static struct kage_err *all(struct pages *p, const struct page_runs *kept)
+{
+	TRY(open_pagemap(p->k->program, &p->theirs));
+	TRY(open_pagemap(p->k->r->twin->process, &p->twins));
+	TRY(find_wanted(p));
+	TRY(find_now(p, kept));
+	TRY(compare(p));
+	TRY(kage_runs_minus(p->wanted.v, p->wanted.n, p->now.v, p->now.n, &p->copy));
+	TRY(kage_runs_minus(p->now.v, p->now.n, p->wanted.v, p->wanted.n, &p->drop));
+	kage_runs_sort(&p->copy);
+	kage_runs_sort(&p->drop);
+	TRY(drop(p));
+	TRY(copy(p));
+	return copy_rest(p);
+}
+
+struct kage_err *back_pages(struct back *k, const struct page_runs *kept)
+{
+	struct pages p = { .k = k, .theirs = -1, .twins = -1 };
+	struct kage_err *e = all(&p, kept);
+
+	deinit(&p);
+	return e;
+}
