@@ -33,12 +33,12 @@ static void print(struct cli *cli, const struct kage_rollback_result *r)
 	char pause[CLI_TEXT_BYTES], total[CLI_TEXT_BYTES];
 
 	if (cli->json) {
-		cli_json_print_take(json_pack(
-			"{s:i, s:o, s:o, s:o, s:o, s:o}", "pid", (int)r->pid, "number",
-			cli_json_number(r->number), "pause_ns", cli_json_number(r->pause_ns),
-			"total_ns", cli_json_number(r->total_ns), "pages",
-			cli_json_number(r->pages), "descriptors",
-			cli_json_number(r->n_descriptors)));
+		cli_json_print_take(json_pack("{s:i, s:o, s:o, s:o, s:o, s:o}", "pid", (int)r->pid,
+					      "number", cli_json_number(r->number), "pause_ns",
+					      cli_json_number(r->pause_ns), "total_ns",
+					      cli_json_number(r->total_ns), "pages",
+					      cli_json_number(r->pages), "descriptors",
+					      cli_json_number(r->n_descriptors)));
 		return;
 	}
 	printf("%d is back at twin %" PRIu64 "  %" PRIu64 " pages, paused %s, %s in all\n",
@@ -60,8 +60,9 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 
 	(void)argc;
 	if (v->to && strchr(argv[0], '@'))
-		return cli_fail_usage(cli, "--to and what stands behind the '@' of %s do not go "
-					   "together",
+		return cli_fail_usage(cli,
+				      "--to and what stands behind the '@' of %s do not go "
+				      "together",
 				      argv[0]);
 	spec = v->to ? cli_printf("%s@%d", argv[0], v->to) : cli_printf("%s", argv[0]);
 	e = kage_rollback(cli->ctx, spec, &how, &result);

@@ -47,6 +47,9 @@ struct kage_err *kage_fds_place_one(struct kage_restore *r, const Kage__Descript
 				    struct kage_batch *b) _must_check_;
 struct kage_err *kage_fds_start_one(struct kage_restore *r, size_t i) _must_check_;
 
+/** Whether D has an offset that can be set. */
+bool kage_fds_has_offset(const Kage__Description *d);
+
 /** Gives what our descriptor FD refers to offset and flags of D. */
 struct kage_err *kage_fds_set_state(const Kage__Description *d, int fd) _must_check_;
 

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -93,6 +94,23 @@ static const struct kage_fd_seen *at_number(const struct kage_fds_back *k, uint3
 	return NULL;
 }
 
+/* Whether the file that D has open is the one that has the contents of then. One without a name is the program's
+ * alone; one with a name may have been put back as a new file. */
+static bool has_its_contents(const struct kage_restore *r, const Kage__Description *d)
+{
+	const Kage__FileObject *f = d->kind_case == KAGE__DESCRIPTION__KIND_FILE
+					    ? kage_image_file(r->image, d->file->file)
+					    : NULL;
+	struct stat st;
+
+	if (!f || !S_ISREG(f->mode) || !f->content_space || !f->written)
+		return true;
+	if (f->unlinked)
+		return false;
+	return r->options->files != KAGE_FILES_RESTORE ||
+	       (stat(f->path, &st) == 0 && st.st_ino == f->ino);
+}
+
 static bool is_taken(const struct kage_fds_back *k, const struct kage_fd_seen *fd)
 {
 	for (size_t i = 0; i < k->n; i++)
@@ -111,7 +129,7 @@ static const struct kage_fd_seen *find(const struct kage_restore *r, const struc
 		if (r->process->descriptors[i]->description != d->id)
 			continue;
 		fd = at_number(k, r->process->descriptors[i]->fd);
-		if (fd && same_object(id, d, fd) && !is_taken(k, fd))
+		if (fd && same_object(id, d, fd) && has_its_contents(r, d) && !is_taken(k, fd))
 			return fd;
 	}
 	return NULL;
@@ -138,6 +156,14 @@ static bool has_both_ends(const Kage__Image *m, const Kage__Description *d)
 		writes |= (o->flags & O_ACCMODE) != O_RDONLY;
 	}
 	return reads && writes;
+}
+
+/* Nobody else has the other end of the pipe, or unix socket, either. */
+static bool is_hung_up(const struct kage_fd_seen *fd)
+{
+	struct pollfd p = { .fd = fd->ours, .events = 0 };
+
+	return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
 }
 
 static bool has_waiting(const struct kage_fd_seen *fd)
@@ -180,7 +206,8 @@ static bool must_go(const Kage__Image *m, const struct kage_fds_back *k, size_t 
 	const Kage__Description *d = m->descriptions[i];
 
 	if (d->kind_case == KAGE__DESCRIPTION__KIND_PIPE)
-		return has_both_ends(m, d) && pipe_changed(m, k, d);
+		return (has_both_ends(m, d) || (k->keeps[i] && is_hung_up(k->keeps[i]))) &&
+		       pipe_changed(m, k, d);
 	if (d->kind_case == KAGE__DESCRIPTION__KIND_UNIX_SOCKET)
 		return d->unix_socket->peer_description && pair_changed(m, k, i);
 	return false;
@@ -217,14 +244,17 @@ static struct kage_err *choose(struct kage_restore *r, const struct kage_fd_id *
 	return NULL;
 }
 
+/* What comes on its way takes the lowest numbers that are free, which may lie right above. */
 static void find_floor(const struct kage_restore *r, struct kage_fds_back *k)
 {
+	enum { ON_ITS_WAY = 256 };
 	for (size_t i = 0; i < k->now.n_fds; i++)
 		if (k->now.fds[i].fd >= k->floor)
 			k->floor = k->now.fds[i].fd + 1;
 	for (size_t i = 0; i < r->process->n_descriptors; i++)
 		if ((int)r->process->descriptors[i]->fd >= k->floor)
 			k->floor = (int)r->process->descriptors[i]->fd + 1;
+	k->floor += ON_ITS_WAY;
 }
 
 /* R's own descriptors to what stays. */
@@ -297,9 +327,13 @@ struct kage_err *kage_fds_back_settle(struct kage_restore *r)
 {
 	const Kage__Image *m = r->image->msg;
 
-	for (size_t i = 0; i < m->n_descriptions; i++)
+	for (size_t i = 0; i < m->n_descriptions; i++) {
+		/* What was made begins there. */
+		if (!m->descriptions[i]->offset && kage_fds_has_offset(m->descriptions[i]))
+			lseek(r->fds[i], 0, SEEK_SET);
 		TRY_WRAP(kage_fds_set_state(m->descriptions[i], r->fds[i]), "set %s",
 			 kage_fds_label_of(r, m->descriptions[i]));
+	}
 	return NULL;
 }
 

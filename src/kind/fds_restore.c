@@ -69,18 +69,18 @@ static struct kage_err *lift(int floor, int *fd)
 	return NULL;
 }
 
-static bool has_offset(const Kage__Description *d)
+bool kage_fds_has_offset(const Kage__Description *d)
 {
-	return d->offset && !(d->flags & O_PATH) &&
-	       (d->kind_case == KAGE__DESCRIPTION__KIND_FILE ||
-		d->kind_case == KAGE__DESCRIPTION__KIND_MEMFD);
+	return !(d->flags & O_PATH) && (d->kind_case == KAGE__DESCRIPTION__KIND_FILE ||
+					d->kind_case == KAGE__DESCRIPTION__KIND_MEMFD);
 }
 
 struct kage_err *kage_fds_set_state(const Kage__Description *d, int fd)
 {
 	int now = fcntl(fd, F_GETFL), want = (int)d->flags;
 
-	if (has_offset(d) && lseek(fd, (off_t)d->offset, SEEK_SET) < 0 && errno != ESPIPE)
+	if (d->offset && kage_fds_has_offset(d) && lseek(fd, (off_t)d->offset, SEEK_SET) < 0 &&
+	    errno != ESPIPE)
 		return kage_err_sys(errno, "seek to %llu", (unsigned long long)d->offset);
 	if (now < 0)
 		return kage_err_sys(errno, "read the flags of a descriptor");

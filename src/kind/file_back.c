@@ -106,7 +106,10 @@ static enum way way_of(const struct kage_restore *r, const Kage__FileObject *f)
 
 	if (lstat(f->path, &st) < 0)
 		return MAKE;
-	return is_inode_of(r, f, &st) && !is_written_elsewhere(f->path) ? REWRITE : REPLACE;
+	if (!is_inode_of(r, f, &st))
+		return REPLACE;
+	/* In place it is the program itself that has it open. */
+	return r->in_place || !is_written_elsewhere(f->path) ? REWRITE : REPLACE;
 }
 
 static struct kage_err *add(struct kage_put_back *all, enum way way, const Kage__FileObject *f,

@@ -215,8 +215,38 @@ static struct kage_err *check(struct kage_restore *r)
 	return NULL;
 }
 
+static bool has_flock(const struct kage_restore *r, uint32_t fd)
+{
+	for (size_t i = 0; i < r->process->n_locks; i++)
+		if (r->process->locks[i]->fd == fd &&
+		    r->process->locks[i]->kind == KAGE__FILE_LOCK__KIND__FLOCK)
+			return true;
+	return false;
+}
+
+/* Those that it has taken since. A flock that it had is only changed: others may wait for it. */
+static void give_up_all(struct kage_restore *r, struct kage_batch *b)
+{
+	const struct flock all = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+	size_t at = kage_batch_data(b, &all, sizeof(all));
+
+	for (size_t i = 0; i < r->process->n_descriptors; i++) {
+		const Kage__Descriptor *n = r->process->descriptors[i];
+		const Kage__Description *d = kage_image_description(r->image, n->description);
+
+		if (!d || d->kind_case != KAGE__DESCRIPTION__KIND_FILE || (d->flags & O_PATH))
+			continue;
+		BATCH_TRY(b, "give up file locks", SYS_fcntl, V(n->fd), V(F_SETLK), DATA(at));
+		BATCH_TRY(b, "give up file locks", SYS_fcntl, V(n->fd), V(F_OFD_SETLK), DATA(at));
+		if (!has_flock(r, n->fd))
+			BATCH_TRY(b, "give up a flock", SYS_flock, V(n->fd), V(LOCK_UN));
+	}
+}
+
 static struct kage_err *finish(struct kage_restore *r, struct kage_batch *b)
 {
+	if (r->in_place)
+		give_up_all(r, b);
 	for (size_t i = 0; i < r->process->n_locks; i++) {
 		const Kage__FileLock *m = r->process->locks[i];
 		struct flock l = { .l_type = m->exclusive ? F_WRLCK : F_RDLCK,

@@ -145,14 +145,30 @@ static bool begins_with(const Kage__Thread *msg, const Kage__Thread *born_as)
 
 /* With a filter in place the batch's own end must still get through; see restore/life.c, which runs
  * this batch last and then only uses ptrace. */
+static struct kage_err *count_filters(const struct kage_restore *r, const Kage__Thread *msg,
+				      size_t *ret_n)
+{
+	_cleanup_free_ char *text = NULL;
+	uint64_t n = msg->n_seccomp_filters;
+	char path[64];
+	size_t size;
+
+	snprintf(path, sizeof(path), "task/%d/status", msg->tid);
+	TRY(kage_file_slurp(r->stub->proc_fd, path, 1 << 20, &text, &size));
+	kage_text_u64(text, "Seccomp_filters", 10, &n);
+	*ret_n = n;
+	return NULL;
+}
+
 static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread *msg,
 				     struct kage_batch *b)
 {
 	size_t n = 0;
 
-	if (r->in_place)
-		return NULL;
-	if (r->born_as) {
+	/* In place a thread that had ended was made anew, with the leader's; the others have theirs. */
+	if (r->in_place && msg->n_seccomp_filters) {
+		TRY(count_filters(r, msg, &n));
+	} else if (r->born_as) {
 		n = r->born_as->n_seccomp_filters;
 		if (!begins_with(msg, r->born_as))
 			return kage_err_new(

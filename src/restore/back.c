@@ -22,13 +22,11 @@
 enum { CODE_BYTES = 4096, MARGIN_BYTES = 16 << 20, SIGNALS_AT_ONCE = 16 };
 
 static const uint64_t user_floor = 1ull << 24;
-static const uintptr_t in_hand =
-	PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
+static const uintptr_t in_hand = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
 
 struct kage_err *back_flush(struct back *k, struct kage_batch *b)
 {
-	struct kage_err *e =
-		b->n ? kage_batch_run(k->program, k->program->threads[0], b) : NULL;
+	struct kage_err *e = b->n ? kage_batch_run(k->program, k->program->threads[0], b) : NULL;
 
 	kage_batch_reset(b);
 	return e;
@@ -46,18 +44,20 @@ static struct kage_err *check_threads(const struct back *k)
 	const struct kage_target *t = k->program;
 
 	if (t->inner_pid)
-		return kage_err_new(KAGE_UNSUPPORTED,
-				    "process %d is in a PID namespace of its own: such programs cannot go "
-				    "back in place yet; wake the twin instead",
-				    t->pid);
+		return kage_err_new(
+			KAGE_UNSUPPORTED,
+			"process %d is in a PID namespace of its own: such programs cannot go "
+			"back in place yet; wake the twin instead",
+			t->pid);
 	if (t->n_threads != t->n_own)
 		return kage_err_new(KAGE_UNSUPPORTED,
 				    "process %d has threads of the kernel's (io_uring)", t->pid);
 	for (size_t i = 0; i < t->n_threads; i++)
 		if (t->threads[i]->job_stopped)
-			return kage_err_new(KAGE_BUSY,
-					    "process %d is stopped; let it go on first (kill -CONT %d)",
-					    t->pid, t->pid);
+			return kage_err_new(
+				KAGE_BUSY,
+				"process %d is stopped; let it go on first (kill -CONT %d)", t->pid,
+				t->pid);
 	return NULL;
 }
 
@@ -73,9 +73,10 @@ static struct kage_err *look(struct back *k)
 {
 	TRY(check_threads(k));
 	TRY(check_kinds(k->r));
+	TRY(kage_files_put_back(k->r));
 	TRY(kage_maps_read(k->program->proc_fd, false, &k->now));
 	TRY(kage_fds_back_look(k->r, k->then->fds, k->then->n_fds, &k->fds));
-		k->floor = kage_fds_back_floor(k->fds);
+	k->floor = kage_fds_back_floor(k->fds);
 	return back_find_spaces(k);
 }
 
@@ -285,8 +286,7 @@ static struct kage_err *give_descriptors(struct back *k, int *there)
 
 static struct kage_err *place_descriptors(struct back *k, struct kage_batch *b)
 {
-	_cleanup_free_ int *there =
-		calloc(k->r->image->msg->n_descriptions + 1, sizeof(*there));
+	_cleanup_free_ int *there = calloc(k->r->image->msg->n_descriptions + 1, sizeof(*there));
 
 	if (!there)
 		return kage_err_nomem();
@@ -406,7 +406,7 @@ static void deinit(struct back *k)
 	kage_maps_deinit(&k->now);
 	kage_fds_back_destroy(k->fds);
 	close_fd(k->here);
-		free(k->masks);
+	free(k->masks);
 	free(k->has_space);
 }
 

@@ -21,9 +21,9 @@
 #include "twin/hold.h"
 
 struct back_result {
-	uint64_t pause_ns;     /* that the program stood */
-	uint64_t pages;        /* written back */
-	uint64_t n_made;       /* descriptors made anew */
+	uint64_t pause_ns; /* that the program stood */
+	uint64_t pages;    /* written back */
+	uint64_t n_made;   /* descriptors made anew */
 	uint64_t total_ns;
 };
 
@@ -49,10 +49,10 @@ struct back {
 	uint64_t syscall_at;       /* an instruction in its vDSO */
 	uint64_t *masks;           /* signal masks of its threads as of the freeze */
 	struct kage_fds_back *fds; /* what becomes of its descriptors */
-		bool *has_space;           /* of each object of shared memory: the program has it still */
+	bool *has_space;           /* of each object of shared memory: the program has it still */
 	int floor;                 /* a number above all of its descriptors */
-	int here;                  /* our end of a socket to it; its own has number `floor`; -1: none yet */
-	int n_there;               /* descriptors that it has received, from `floor` + 1 on */
+	int here;    /* our end of a socket to it; its own has number `floor`; -1: none yet */
+	int n_there; /* descriptors that it has received, from `floor` + 1 on */
 	struct back_result result;
 };
 

@@ -100,8 +100,7 @@ static struct kage_err *add_fresh(struct sweep *s, uint64_t start, uint64_t end)
 	TRY(kage_memory_mapping_fd(s->k->r, m, &fd));
 	if (fd >= 0)
 		s->given[s->n_given++] = fd;
-	s->fresh[s->n_fresh++] =
-		(struct fresh){ m, start, end, fd >= 0 ? s->n_given : 0 };
+	s->fresh[s->n_fresh++] = (struct fresh){ m, start, end, fd >= 0 ? s->n_given : 0 };
 	return NULL;
 }
 
@@ -146,8 +145,12 @@ static struct kage_err *sweep(struct sweep *s)
 		then_at = !then ? UINT64_MAX : then->start > at ? then->start : at;
 		now_at = !now ? UINT64_MAX : now->start > at ? now->start : at;
 		at = min_u64(then_at, now_at);
-		end = min_u64(!then ? UINT64_MAX : then_at == at ? then->end : then->start,
-			      !now ? UINT64_MAX : now_at == at ? now->end : now->start);
+		end = min_u64(!then           ? UINT64_MAX
+			      : then_at == at ? then->end
+					      : then->start,
+			      !now           ? UINT64_MAX
+			      : now_at == at ? now->end
+					     : now->start);
 		TRY(settle(s, at, end, then_at == at ? then : NULL, now_at == at ? now : NULL));
 	}
 }
@@ -163,8 +166,8 @@ static struct kage_err *map_fresh(struct sweep *s)
 	for (size_t i = 0; i < s->n_fresh; i++) {
 		const struct fresh *f = &s->fresh[i];
 
-		kage_memory_map_part(r, f->m, f->start, f->end,
-				     f->fd ? first + (int)f->fd - 1 : -1, s->b);
+		kage_memory_map_part(r, f->m, f->start, f->end, f->fd ? first + (int)f->fd - 1 : -1,
+				     s->b);
 		TRY(back_flush_long(s->k, s->b));
 	}
 	return back_flush(s->k, s->b);
@@ -212,8 +215,8 @@ static struct kage_err *advise(struct back *k, const struct page_runs *runs, int
 {
 	for (size_t i = 0; i < runs->n; i++) {
 		BATCH(b, "put guards as they were", SYS_madvise,
-		      V(runs->v[i].first << KAGE_PAGE_SHIFT), V(runs->v[i].count << KAGE_PAGE_SHIFT),
-		      V(advice));
+		      V(runs->v[i].first << KAGE_PAGE_SHIFT),
+		      V(runs->v[i].count << KAGE_PAGE_SHIFT), V(advice));
 		TRY(back_flush_long(k, b));
 	}
 	return NULL;

@@ -24,7 +24,7 @@ enum {
 /* Sets of pages of the address space. */
 struct pages {
 	struct back *k;
-	int theirs, twins; /* pagemaps of the program and of the twin */
+	int theirs, twins;        /* pagemaps of the program and of the twin */
 	struct page_runs wanted;  /* that the twin has */
 	struct page_runs carried; /* where a twin can have some */
 	struct page_runs now;     /* that the program has, where it is mapped as it was */
@@ -182,7 +182,8 @@ static struct kage_err *write_all(struct kage_target *t, const struct iovec *her
 		for (; i < n && done >= (ssize_t)here[i].iov_len; i++)
 			done -= (ssize_t)here[i].iov_len;
 		if (i < n) {
-			TRY(kage_target_write_forced(t, addr((uint64_t)(uintptr_t)there[i].iov_base),
+			TRY(kage_target_write_forced(t,
+						     addr((uint64_t)(uintptr_t)there[i].iov_base),
 						     here[i].iov_base, here[i].iov_len));
 			i++;
 		}
@@ -200,9 +201,9 @@ static struct kage_err *copy_piece(struct back *k, const struct page_runs *piece
 		size_t bytes = piece->v[i].count << KAGE_PAGE_SHIFT;
 
 		here[i] = (struct iovec){ buffer + at, bytes };
-		there[i] = (struct iovec){
-			(void *)(uintptr_t)(piece->v[i].first << KAGE_PAGE_SHIFT), bytes
-		};
+		there[i] =
+			(struct iovec){ (void *)(uintptr_t)(piece->v[i].first << KAGE_PAGE_SHIFT),
+					bytes };
 		at += bytes;
 	}
 	TRY(kage_target_readv(k->r->twin->process, here, there, piece->n));

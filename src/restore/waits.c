@@ -50,18 +50,18 @@ static void set_ms(struct kage_timed_call call, uint64_t left_ns, struct kage_re
 /* --- with a restart block ------------------------------------------------------------------------- */
 
 /* Puts the time left where REGS, which are about to make the call, have it: beside the program's memory. */
-static void set_time(struct kage_restore *r, struct kage_timed_call call, uint64_t left_ns,
-		     struct kage_regs *regs)
+static struct kage_err *set_time(struct kage_restore *r, struct kage_timed_call call,
+				 uint64_t left_ns, struct kage_regs *regs)
 {
 	int64_t time[2];
 
 	if (call.kind == KAGE_TIME_MS) {
 		set_ms(call, left_ns, regs);
-		return;
+		return NULL;
 	}
 	encode(call, left_ns, time);
-	memcpy(r->stub->site->area_here, time, sizeof(time));
 	kage_arch_set_arg(regs, call.arg, r->stub->site->area);
+	return kage_target_write(r->stub, addr(r->stub->site->area), time, sizeof(time));
 }
 
 static struct kage_err *enter_and_interrupt(struct kage_restore *r, struct kage_thread *thread)
@@ -83,7 +83,7 @@ static struct kage_err *begin(struct kage_restore *r, struct kage_thread *thread
 {
 	uint64_t asked = kage_arch_arg(regs, call.arg);
 
-	set_time(r, call, left_ns, regs);
+	TRY(set_time(r, call, left_ns, regs));
 	TRY(kage_arch_set_regs(thread->tid, true, regs));
 	TRY(enter_and_interrupt(r, thread));
 	TRY(kage_arch_get_regs(thread->tid, false, regs));

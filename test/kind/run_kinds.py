@@ -8,6 +8,7 @@
   chain     restored, imaged again, killed, restored from that
   stopped   restored with --stopped, then continued
   wake      a twin is made, the program killed, the twin woken twice with its number, once stopped at first
+    back      a twin is made; when the program has judged itself it is taken back, in place, and does so again, twice
   copy      a twin is made, the program must not notice; when it has ended, the twin is woken with another number
 
 Each program of this folder builds its state, says "ready", waits for the file "go", checks itself and
@@ -199,7 +200,42 @@ def copy(command):
         judge(box, life.wait())
 
 
-WAYS = [("survive", survive), ("restore", restore), ("chain", chain), ("stopped", stopped), ("wake", wake), ("copy", copy)]
+# Programs that change what cannot be given back, and why.
+NO_WAY_BACK = {"creds caps": "credentials", "creds thread": "credentials"}
+
+
+def refused(box, program, name, why):
+    """A refusal leaves the program as it was."""
+    done = box.kage("rollback", name, check=False)
+    if done.returncode == 0 or why not in done.stderr:
+        raise Failed(f"status {done.returncode}, {done.stderr}: must be refused, because of {why}")
+    os.unlink(box.path("stay"))
+    judge(box, program.wait())
+
+
+def back(command):
+    with sandbox(command) as box:
+        program = start(box, command)
+        name = twin(box, program, command)
+        if not name:
+            return
+        box.write("stay", "")
+        for i in (1, 2):
+            tell(box)
+            wait_until("its judgement", lambda: not program.alive() or "FAIL" in box.log() or "PASS" in box.log())
+            if not program.alive() or "FAIL" in box.log():
+                raise Failed(f"life {i}: {box.log()}")
+            os.unlink(box.path("go"))
+            if " ".join(command) in NO_WAY_BACK:
+                return refused(box, program, name, NO_WAY_BACK[" ".join(command)])
+            box.kage("rollback", name, "--files", "restore")
+        os.unlink(box.path("stay"))
+        tell(box)
+        judge(box, program.wait())
+
+
+WAYS = [("survive", survive), ("restore", restore), ("chain", chain), ("stopped", stopped), ("wake", wake),
+        ("back", back), ("copy", copy)]
 
 
 def main():
