@@ -43,6 +43,7 @@ void cloned_instant_deinit(struct cloned_instant *instant)
 {
 	kage_maps_deinit(&instant->maps);
 	kage_fds_ids_free(instant->fds, instant->n_fds);
+	kage_runs_deinit(&instant->own);
 	*instant = (struct cloned_instant){ 0 };
 }
 

@@ -6,6 +6,7 @@
 #ifndef CAPTURE_CLONED_H
 #define CAPTURE_CLONED_H
 
+#include "image/runs.h"
 #include "kind/fds_back.h"
 #include "kind/kind.h"
 #include "twin/forkx.h"
@@ -15,6 +16,9 @@ struct cloned_instant {
 	struct kage_maps maps;
 	struct kage_fd_id *fds; /* of each description, in the order of the image's */
 	size_t n_fds;
+	struct page_runs
+		own;    /* private pages that the twin has; it stands, so they stay the same */
+	bool knows_own; /* they were looked for */
 };
 
 void cloned_instant_deinit(struct cloned_instant *instant);

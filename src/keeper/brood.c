@@ -32,6 +32,7 @@ static void destroy(struct brood_twin *t)
 
 void brood_deinit(struct brood *b)
 {
+	kage_back_untrack(&b->tracking);
 	for (size_t i = 0; i < b->n; i++)
 		destroy(b->v[i]);
 	free(b->v);
@@ -99,6 +100,8 @@ static struct kage_err *make(struct brood *b, struct brood_twin *t)
 {
 	uint64_t begin = kage_clock_mono_ns();
 
+	/* A fork of what is registered with a userfaultfd is refused, whosever that is. */
+	kage_back_untrack(&b->tracking);
 	TRY(capture_again(b, t));
 	TRY(hold(t));
 	t->total_ns = kage_clock_mono_ns() - begin;
@@ -209,6 +212,8 @@ struct kage_err *brood_find(struct brood *b, const char *which, struct brood_twi
 
 static void remove_at(struct brood *b, size_t i)
 {
+	if (b->tracking.twin == b->v[i]->twin)
+		kage_back_untrack(&b->tracking);
 	destroy(b->v[i]);
 	memmove(b->v + i, b->v + i + 1, (--b->n - i) * sizeof(*b->v));
 }

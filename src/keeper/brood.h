@@ -10,6 +10,7 @@
 #include "base/ctx.h"
 #include "capture/cloned.h"
 #include "image/image.h"
+#include "restore/back.h"
 #include "target/target.h"
 #include "twin/hold.h"
 
@@ -33,6 +34,7 @@ struct brood {
 	struct brood_twin **v; /* ascending */
 	size_t n;
 	uint64_t last_number;
+	struct back_tracking tracking;
 	uint64_t max_memory; /* 0: none */
 	unsigned keep;       /* 0: all */
 };

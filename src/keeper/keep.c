@@ -216,7 +216,7 @@ static struct kage_err *serve_wake(struct keeper *k, int to, const Kage__Keeper_
 }
 
 static struct kage_err *roll_back(struct keeper *k, const Kage__Keeper__Rollback *q,
-				  const struct brood_twin *t, struct back_result *ret_result)
+				  struct brood_twin *t, struct back_result *ret_result)
 {
 	const struct kage_restore_options how = {
 		.files = (enum kage_files_mode)q->files_mode,
@@ -234,7 +234,8 @@ static struct kage_err *roll_back(struct keeper *k, const Kage__Keeper__Rollback
 				    program->pid);
 	if (q->pid && q->pid != program->pid)
 		return kage_err_new(KAGE_NOTFOUND, "%s is of process %d", k->name, program->pid);
-	return kage_back(k->ctx, program, t->image, t->twin, &t->instant, &how, ret_result);
+	return kage_back(k->ctx, program, t->image, t->twin, &t->instant, &k->brood.tracking, &how,
+			 ret_result);
 }
 
 static struct kage_err *serve_rollback(struct keeper *k, int to, const Kage__Keeper__Rollback *q)

@@ -422,15 +422,23 @@ static struct kage_err *freeze(struct kage_target *t)
 	return e;
 }
 
+void kage_back_untrack(struct back_tracking *tracking)
+{
+	kage_tracker_destroy(tracking->tracker);
+	*tracking = (struct back_tracking){ 0 };
+}
+
 struct kage_err *kage_back(struct kage_ctx *ctx, struct kage_target *program,
 			   struct kage_image *image, struct kage_twin *twin,
-			   const struct cloned_instant *instant,
+			   struct cloned_instant *instant, struct back_tracking *tracking,
 			   const struct kage_restore_options *options,
 			   struct back_result *ret_result)
 {
 	uint64_t begin = kage_clock_mono_ns();
 	struct kage_restore r;
-	struct back k = { .r = &r, .program = program, .then = instant, .here = -1 };
+	struct back k = {
+		.r = &r, .program = program, .then = instant, .tracking = tracking, .here = -1
+	};
 	struct kage_err *e = restore_init(&r, ctx, image, options);
 
 	r.twin = twin;

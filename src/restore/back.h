@@ -18,6 +18,7 @@
 
 #include "capture/cloned.h"
 #include "restore/restore.h"
+#include "target/tracker.h"
 #include "twin/hold.h"
 
 struct back_result {
@@ -27,11 +28,22 @@ struct back_result {
 	uint64_t total_ns;
 };
 
-/** Takes PROGRAM back to TWIN, which is of it and held by the calling thread; IMAGE and INSTANT are of the same clone. A
- *  refusal leaves the program as it was. *RET_ENDED: it failed in the middle, and the program was ended. */
+/* What is known from one rollback to the next: which pages the program has written since. */
+struct back_tracking {
+	struct kage_tracker *tracker; /* of the program; NULL: none */
+	const struct kage_twin *
+		twin; /* to which the program was taken back when all was protected; NULL: to none */
+};
+
+/** Forgets it, and takes the tracking away; the program may run. */
+void kage_back_untrack(struct back_tracking *tracking);
+
+/** Takes PROGRAM back to TWIN, which is of it and held by the calling thread; IMAGE and INSTANT are of the same clone.
+ *  TRACKING is all zeros at first, and wants kage_back_untrack() in the end. A refusal leaves the program as it was; an error
+ *  in the middle ends it. */
 struct kage_err *kage_back(struct kage_ctx *ctx, struct kage_target *program,
 			   struct kage_image *image, struct kage_twin *twin,
-			   const struct cloned_instant *instant,
+			   struct cloned_instant *instant, struct back_tracking *tracking,
 			   const struct kage_restore_options *options,
 			   struct back_result *ret_result) _must_check_;
 
@@ -43,7 +55,8 @@ enum { BACK_CALLS_AT_ONCE = 1000 };
 struct back {
 	struct kage_restore *r;
 	struct kage_target *program;
-	const struct cloned_instant *then;
+	struct cloned_instant *then;
+	struct back_tracking *tracking;
 	struct kage_maps now;      /* without the hand */
 	struct stub_area hand;     /* in the program only */
 	uint64_t syscall_at;       /* an instruction in its vDSO */
@@ -66,6 +79,9 @@ struct kage_err *back_give(struct back *k, const int *fds, size_t n, int *ret_fi
 /** Ends the threads that are newer; makes those that are gone; all in the order of the image. */
 struct kage_err *back_end_threads(struct back *k) _must_check_;
 struct kage_err *back_make_threads(struct back *k) _must_check_;
+
+/** Whether VMA is ours, in the program for a while. */
+bool back_is_hand(const struct back *k, const struct kage_vma *vma);
 
 /** Mappings and their contents. */
 struct kage_err *back_memory(struct back *k) _must_check_;

@@ -47,7 +47,7 @@ static bool is_kernels(const struct kage_vma *v)
 	       strcmp(v->path, "[vsyscall]") == 0 || strcmp(v->path, "[uprobes]") == 0;
 }
 
-static bool is_hand(const struct back *k, const struct kage_vma *v)
+bool back_is_hand(const struct back *k, const struct kage_vma *v)
 {
 	uint64_t base = (uint64_t)(uintptr_t)k->hand.base;
 
@@ -59,7 +59,7 @@ static const struct kage_vma *next(const struct back *k, const struct kage_maps 
 				   uint64_t at)
 {
 	while (*i < maps->n && (maps->vmas[*i].end <= at || is_kernels(&maps->vmas[*i]) ||
-				is_hand(k, &maps->vmas[*i])))
+				back_is_hand(k, &maps->vmas[*i])))
 		++*i;
 	return *i < maps->n ? &maps->vmas[*i] : NULL;
 }

@@ -24,10 +24,11 @@ enum {
 /* Sets of pages of the address space. */
 struct pages {
 	struct back *k;
-	int theirs, twins;        /* pagemaps of the program and of the twin */
-	struct page_runs wanted;  /* that the twin has */
-	struct page_runs carried; /* where a twin can have some */
-	struct page_runs now;     /* that the program has, where it is mapped as it was */
+	int theirs, twins;              /* pagemaps of the program and of the twin */
+	const struct page_runs *wanted; /* that the twin has */
+	struct page_runs now;           /* that the program has, where it is mapped as it was */
+	struct page_runs
+		written; /* of these, with tracking: since it was taken back the last time */
 	struct page_runs drop, copy;
 };
 
@@ -35,9 +36,8 @@ static void deinit(struct pages *p)
 {
 	close_fd(p->theirs);
 	close_fd(p->twins);
-	kage_runs_deinit(&p->wanted);
-	kage_runs_deinit(&p->carried);
 	kage_runs_deinit(&p->now);
+	kage_runs_deinit(&p->written);
 	kage_runs_deinit(&p->drop);
 	kage_runs_deinit(&p->copy);
 }
@@ -52,17 +52,18 @@ static struct kage_err *add(void *user, uint64_t start, uint64_t end)
 static struct kage_err *find_wanted(struct pages *p)
 {
 	const Kage__Memory *m = p->k->r->process->memory;
+	struct cloned_instant *then = p->k->then;
 
-	for (size_t i = 0; i < m->n_mappings; i++) {
-		const Kage__Mapping *map = m->mappings[i];
-
-		if (!kage_memory_is_carried(map))
-			continue;
-		TRY(add(&p->carried, map->start, map->end));
-		TRY(kage_pagemap_private(p->twins, map->start, map->end, add, &p->wanted));
-	}
-	kage_runs_sort(&p->carried);
-	kage_runs_sort(&p->wanted);
+	p->wanted = &then->own;
+	if (then->knows_own)
+		return NULL;
+	kage_runs_clear(&then->own);
+	for (size_t i = 0; i < m->n_mappings; i++)
+		if (kage_memory_is_carried(m->mappings[i]))
+			TRY(kage_pagemap_private(p->twins, m->mappings[i]->start,
+						 m->mappings[i]->end, add, &then->own));
+	kage_runs_sort(&then->own);
+	then->knows_own = true;
 	return NULL;
 }
 
@@ -110,7 +111,7 @@ static struct kage_err *compare_run(struct pages *p, const struct page_run *run,
 	return NULL;
 }
 
-static struct kage_err *compare(struct pages *p)
+static struct kage_err *compare_frames(struct pages *p)
 {
 	_cleanup_free_ uint64_t *entries = calloc(2 * ENTRIES, sizeof(*entries));
 	struct page_runs both = { 0 };
@@ -118,11 +119,93 @@ static struct kage_err *compare(struct pages *p)
 
 	if (!entries)
 		return kage_err_nomem();
-	e = kage_runs_common(&p->wanted, &p->now, &both);
+	e = kage_runs_common(p->wanted, &p->now, &both);
 	for (size_t i = 0; !e && i < both.n; i++)
 		e = compare_run(p, &both.v[i], entries, entries + ENTRIES);
 	kage_runs_deinit(&both);
 	return e;
+}
+
+/* --- tracking --------------------------------------------------------------------------------- */
+
+static bool is_tracked(const struct back *k)
+{
+	const struct back_tracking *t = k->tracking;
+
+	return t->tracker && t->twin == k->r->twin && !kage_tracker_is_dead(t->tracker);
+}
+
+static struct kage_err *note_state(void *user, uint64_t start, uint64_t end,
+				   enum kage_page_state state)
+{
+	struct pages *p = user;
+
+	if (state == KAGE_PAGE_GUARD)
+		return NULL;
+	if (state != KAGE_PAGE_SAME)
+		TRY(add(&p->written, start, end));
+	return add(&p->now, start, end);
+}
+
+static struct kage_err *note_nothing(void *user, uint64_t start, uint64_t end,
+				     enum kage_page_state state)
+{
+	(void)user, (void)start, (void)end, (void)state;
+	return NULL;
+}
+
+/* At all that is the program's own, as it is mapped by now. */
+static struct kage_err *look(struct pages *p, kage_pagemap_changes_fn *fn)
+{
+	_cleanup_(kage_maps_deinit) struct kage_maps now = { 0 };
+	_cleanup_free_ struct kage_vma *own = NULL;
+	size_t n = 0;
+
+	TRY(kage_maps_read(p->k->program->proc_fd, false, &now));
+	own = calloc(now.n + 1, sizeof(*own));
+	if (!own)
+		return kage_err_nomem();
+	for (size_t i = 0; i < now.n; i++)
+		if (kage_memory_is_private(&now.vmas[i]) && !back_is_hand(p->k, &now.vmas[i]))
+			own[n++] = now.vmas[i];
+	TRY(kage_tracker_look(p->k->tracking->tracker, p->theirs, own, n, false, fn, p));
+	kage_runs_sort(&p->now);
+	kage_runs_sort(&p->written);
+	return NULL;
+}
+
+/* For the next time. Without it frames are compared again. */
+static struct kage_err *track(struct pages *p)
+{
+	struct back_tracking *t = p->k->tracking;
+	struct kage_err *e = NULL;
+
+	t->twin = NULL;
+	if (t->tracker && kage_tracker_is_dead(t->tracker))
+		kage_back_untrack(t);
+	if (!t->tracker)
+		e = kage_tracker_create(p->k->program, p->k->program->threads[0], &t->tracker);
+	if (!e)
+		e = look(p, note_nothing);
+	if (!e)
+		t->twin = p->k->r->twin;
+	if (e && kage_err_code(e) != KAGE_UNSUPPORTED && kage_err_code(e) != KAGE_PERM)
+		return e;
+	err_drop(e);
+	return NULL;
+}
+
+/* What was put back was written by that. What is not tracked is told as written the next time, too. */
+static struct kage_err *protect_again(struct pages *p)
+{
+	bool tracked;
+
+	for (size_t i = 0; i < p->copy.n; i++)
+		TRY(kage_pagemap_changes(p->theirs, p->copy.v[i].first << KAGE_PAGE_SHIFT,
+					 (p->copy.v[i].first + p->copy.v[i].count)
+						 << KAGE_PAGE_SHIFT,
+					 true, note_nothing, NULL, &tracked));
+	return NULL;
 }
 
 /* --- taking pages away ------------------------------------------------------------------------ */
@@ -261,18 +344,26 @@ static struct kage_err *open_pagemap(const struct kage_target *t, int *ret_fd)
 
 static struct kage_err *all(struct pages *p, const struct page_runs *kept)
 {
+	bool tracked;
 	TRY(open_pagemap(p->k->program, &p->theirs));
 	TRY(open_pagemap(p->k->r->twin->process, &p->twins));
 	TRY(find_wanted(p));
-	TRY(find_now(p, kept));
-	TRY(compare(p));
-	TRY(kage_runs_minus(p->wanted.v, p->wanted.n, p->now.v, p->now.n, &p->copy));
-	TRY(kage_runs_minus(p->now.v, p->now.n, p->wanted.v, p->wanted.n, &p->drop));
+	tracked = is_tracked(p->k);
+	if (tracked) {
+		TRY(look(p, note_state));
+		TRY(kage_runs_common(p->wanted, &p->written, &p->copy));
+	} else {
+		TRY(find_now(p, kept));
+		TRY(compare_frames(p));
+	}
+	TRY(kage_runs_minus(p->wanted->v, p->wanted->n, p->now.v, p->now.n, &p->copy));
+	TRY(kage_runs_minus(p->now.v, p->now.n, p->wanted->v, p->wanted->n, &p->drop));
 	kage_runs_sort(&p->copy);
 	kage_runs_sort(&p->drop);
 	TRY(drop(p));
 	TRY(copy(p));
-	return copy_rest(p);
+	TRY(copy_rest(p));
+	return tracked ? protect_again(p) : track(p);
 }
 
 struct kage_err *back_pages(struct back *k, const struct page_runs *kept)
