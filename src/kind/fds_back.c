@@ -270,6 +270,19 @@ static struct kage_err *take_kept(struct kage_restore *r, const struct kage_fds_
 	return NULL;
 }
 
+/* What is under way in it cannot be called back. */
+static struct kage_err *check_rings(const struct kage_fds_back *k)
+{
+	for (size_t i = 0; i < k->now.n_fds; i++)
+		if (strcmp(k->now.fds[i].link, "anon_inode:[io_uring]") == 0)
+			return kage_err_new(
+				KAGE_UNSUPPORTED,
+				"fd %d is an io_uring, which has requests and buffers inside the "
+				"kernel",
+				k->now.fds[i].fd);
+	return NULL;
+}
+
 struct kage_err *kage_fds_back_look(struct kage_restore *r, const struct kage_fd_id *ids, size_t n,
 				    struct kage_fds_back **ret_back)
 {
@@ -285,6 +298,8 @@ struct kage_err *kage_fds_back_look(struct kage_restore *r, const struct kage_fd
 	if (!k->keeps || n != k->n)
 		return kage_err_nomem();
 	e = kage_fds_see(r->ctx, r->stub, &k->now);
+	if (!e)
+		e = check_rings(k);
 	if (!e)
 		e = choose(r, ids, k);
 	find_floor(r, k);

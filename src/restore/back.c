@@ -18,23 +18,25 @@
 #include "kind/files.h"
 #include "kind/memory.h"
 #include "restore/restore.h"
+#include "sys/text.h"
 
 enum { CODE_BYTES = 4096, MARGIN_BYTES = 16 << 20, SIGNALS_AT_ONCE = 16 };
 
 static const uint64_t user_floor = 1ull << 24;
 static const uintptr_t in_hand = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
 
-struct kage_err *back_flush(struct back *k, struct kage_batch *b)
+struct kage_err *back_flush(struct back *k)
 {
+	struct kage_batch *b = &k->calls;
 	struct kage_err *e = b->n ? kage_batch_run(k->program, k->program->threads[0], b) : NULL;
 
 	kage_batch_reset(b);
 	return e;
 }
 
-struct kage_err *back_flush_long(struct back *k, struct kage_batch *b)
+struct kage_err *back_flush_long(struct back *k)
 {
-	return b->n >= BACK_CALLS_AT_ONCE ? back_flush(k, b) : NULL;
+	return k->calls.n >= BACK_CALLS_AT_ONCE ? back_flush(k) : NULL;
 }
 
 /* --- looking ---------------------------------------------------------------------------------- */
@@ -49,9 +51,7 @@ static struct kage_err *check_threads(const struct back *k)
 			"process %d is in a PID namespace of its own: such programs cannot go "
 			"back in place yet; wake the twin instead",
 			t->pid);
-	if (t->n_threads != t->n_own)
-		return kage_err_new(KAGE_UNSUPPORTED,
-				    "process %d has threads of the kernel's (io_uring)", t->pid);
+
 	for (size_t i = 0; i < t->n_threads; i++)
 		if (t->threads[i]->job_stopped)
 			return kage_err_new(
@@ -69,6 +69,17 @@ static struct kage_err *check_kinds(struct kage_restore *r)
 	return NULL;
 }
 
+/* Those of the kernel's that are left of an io_uring(7) which is closed are nobody's business. */
+static void drop_kernels(struct kage_target *t)
+{
+	while (t->n_threads > t->n_own) {
+		struct kage_thread *thread = t->threads[--t->n_threads];
+
+		ptrace(PTRACE_DETACH, thread->tid, NULL, NULL);
+		kage_thread_free(thread);
+	}
+}
+
 static struct kage_err *look(struct back *k)
 {
 	TRY(check_threads(k));
@@ -76,6 +87,7 @@ static struct kage_err *look(struct back *k)
 	TRY(kage_files_put_back(k->r));
 	TRY(kage_maps_read(k->program->proc_fd, false, &k->now));
 	TRY(kage_fds_back_look(k->r, k->then->fds, k->then->n_fds, &k->fds));
+	drop_kernels(k->program);
 	k->floor = kage_fds_back_floor(k->fds);
 	return back_find_spaces(k);
 }
@@ -250,6 +262,7 @@ static struct kage_err *give_some(struct back *k, const int *fds, size_t n, int 
 
 struct kage_err *back_give(struct back *k, const int *fds, size_t n, int *ret_first)
 {
+	TRY(back_flush(k));
 	if (k->here < 0)
 		TRY(connect_to_it(k));
 	*ret_first = k->floor + 1 + k->n_there;
@@ -284,7 +297,7 @@ static struct kage_err *give_descriptors(struct back *k, int *there)
 	return NULL;
 }
 
-static struct kage_err *place_descriptors(struct back *k, struct kage_batch *b)
+static struct kage_err *place_descriptors(struct back *k)
 {
 	_cleanup_free_ int *there = calloc(k->r->image->msg->n_descriptions + 1, sizeof(*there));
 
@@ -292,7 +305,7 @@ static struct kage_err *place_descriptors(struct back *k, struct kage_batch *b)
 		return kage_err_nomem();
 	TRY(give_descriptors(k, there));
 	TRY(kage_fds_back_settle(k->r));
-	return kage_fds_back_place(k->r, k->fds, there, b);
+	return kage_fds_back_place(k->r, k->fds, there, &k->calls);
 }
 
 /* --- steps ------------------------------------------------------------------------------------ */
@@ -319,35 +332,62 @@ static struct kage_err *drain(struct back *k, struct kage_thread *thread)
 	return NULL;
 }
 
-static struct kage_err *reset(struct back *k)
+/* Mostly nothing waits, and the kernel shows that. */
+static struct kage_err *has_waiting(const struct back *k, const struct kage_thread *thread,
+				    bool *ret_waiting)
 {
-	struct kage_target *t = k->program;
-	_cleanup_(kage_batch_deinit) struct kage_batch b;
+	_cleanup_free_ char *text = NULL;
+	uint64_t own = ~0ull, shared = ~0ull;
+	char path[64];
+	size_t size;
 
-	TRY(back_end_threads(k));
-	kage_batch_init(&b);
-	for (const struct kage_kind *const *kind = kage_kinds; *kind; kind++)
-		if ((*kind)->reset)
-			TRY_WRAP((*kind)->reset(k->r, &b), "%s", (*kind)->name);
-	BATCH(&b, "set the end of its heap", SYS_brk, V(k->r->process->memory->brk));
-	TRY(kage_batch_run(t, t->threads[0], &b));
-	for (size_t i = 0; i < t->n_threads; i++)
-		TRY(drain(k, t->threads[i]));
+	snprintf(path, sizeof(path), "task/%d/status", thread->tid);
+	TRY(kage_file_slurp(k->program->proc_fd, path, 1 << 20, &text, &size));
+	kage_text_u64(text, "SigPnd", 16, &own);
+	kage_text_u64(text, "ShdPnd", 16, &shared);
+	*ret_waiting = own || shared;
 	return NULL;
 }
 
+/* No timer must send one any more. */
+static struct kage_err *drain_all(struct back *k)
+{
+	struct kage_target *t = k->program;
+
+	for (size_t i = 0; i < t->n_threads; i++) {
+		bool waiting;
+
+		TRY(has_waiting(k, t->threads[i], &waiting));
+		if (!waiting)
+			continue;
+		TRY(back_flush(k));
+		TRY(drain(k, t->threads[i]));
+	}
+	return NULL;
+}
+
+static struct kage_err *reset(struct back *k)
+{
+	TRY(back_end_threads(k));
+	for (const struct kage_kind *const *kind = kage_kinds; *kind; kind++)
+		if ((*kind)->reset)
+			TRY_WRAP((*kind)->reset(k->r, &k->calls), "%s", (*kind)->name);
+	return NULL;
+}
+
+/* Calls that are made while all is as it was; each run takes some stops and goes of a thread. */
 static struct kage_err *build(struct back *k)
 {
-	_cleanup_(kage_batch_deinit) struct kage_batch b;
 	struct kage_restore *r = k->r;
 
-	kage_batch_init(&b);
-	TRY(place_descriptors(k, &b));
-	TRY(restore_say_step(r, false, &b));
-	TRY(back_flush(k, &b));
+	TRY(place_descriptors(k));
+	TRY(restore_say_step(r, false, &k->calls));
+	if (k->program->n_threads > 1 || r->process->n_threads > 1)
+		TRY(back_flush(k));
 	TRY(back_make_threads(k));
-	TRY(restore_say_step(r, true, &b));
-	TRY(threads_build(r, &b));
+	TRY(restore_say_step(r, true, &k->calls));
+	TRY(threads_build(r, &k->calls));
+	kage_batch_reset(&k->calls);
 	TRY(kage_fds_back_start(r, k->fds));
 	return threads_release(r, &k->hand, r->process->stopped);
 }
@@ -362,6 +402,7 @@ static struct kage_err *change(struct back *k)
 		kage_arch_set_sp(&t->threads[i]->regs, 0);
 	TRY(reset(k));
 	TRY(back_memory(k));
+	TRY(drain_all(k));
 	return build(k);
 }
 
@@ -405,6 +446,7 @@ static void deinit(struct back *k)
 {
 	kage_maps_deinit(&k->now);
 	kage_fds_back_destroy(k->fds);
+	kage_batch_deinit(&k->calls);
 	close_fd(k->here);
 	free(k->masks);
 	free(k->has_space);

@@ -66,12 +66,13 @@ struct back {
 	int floor;                 /* a number above all of its descriptors */
 	int here;    /* our end of a socket to it; its own has number `floor`; -1: none yet */
 	int n_there; /* descriptors that it has received, from `floor` + 1 on */
+	struct kage_batch calls; /* for the leader, gathered until there is a need to run them */
 	struct back_result result;
 };
 
-/** Runs B in the leader and empties it; only if it is long with SOME. */
-struct kage_err *back_flush(struct back *k, struct kage_batch *b) _must_check_;
-struct kage_err *back_flush_long(struct back *k, struct kage_batch *b) _must_check_;
+/** Runs what K->calls has gathered; the second one only if that is much. */
+struct kage_err *back_flush(struct back *k) _must_check_;
+struct kage_err *back_flush_long(struct back *k) _must_check_;
 
 /** Gives the program our N descriptors FDS; *RET_FIRST is the number of the first, the others follow. */
 struct kage_err *back_give(struct back *k, const int *fds, size_t n, int *ret_first) _must_check_;
@@ -85,6 +86,9 @@ bool back_is_hand(const struct back *k, const struct kage_vma *vma);
 
 /** Mappings and their contents. */
 struct kage_err *back_memory(struct back *k) _must_check_;
+
+/** Guards (MADV_GUARD_INSTALL): those of the instant instead of those that the program has NOW. */
+struct kage_err *back_guards(struct back *k, const struct page_runs *now) _must_check_;
 
 /** Finds the objects of shared memory that the program has still; their contents. */
 struct kage_err *back_find_spaces(struct back *k) _must_check_;

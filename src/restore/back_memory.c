@@ -31,12 +31,12 @@ struct fresh {
 
 struct sweep {
 	struct back *k;
-	struct kage_batch *b;
 	struct fresh *fresh;
 	size_t n_fresh, max_fresh;
 	int *given;
 	size_t n_given;
 	struct page_runs kept; /* private, and mapped as they were */
+	bool same_map;         /* all was */
 };
 
 /* --- mappings --------------------------------------------------------------------------------- */
@@ -111,17 +111,20 @@ static struct kage_err *settle(struct sweep *s, uint64_t start, uint64_t end,
 	uint64_t pages = (end - start) >> KAGE_PAGE_SHIFT;
 
 	if (then && now && same_mapping(then, now, start)) {
-		if (then->prot != now->prot)
-			BATCH(s->b, "protect memory as it was", SYS_mprotect, V(start),
+		if (then->prot != now->prot) {
+			s->same_map = false;
+			BATCH(&s->k->calls, "protect memory as it was", SYS_mprotect, V(start),
 			      V(end - start), V(then->prot));
-		TRY(back_flush_long(s->k, s->b));
+		}
+		TRY(back_flush_long(s->k));
 		return kage_memory_is_private(then)
 			       ? kage_runs_add(&s->kept, 0, start >> KAGE_PAGE_SHIFT, pages)
 			       : NULL;
 	}
+	s->same_map = false;
 	if (now)
-		BATCH(s->b, "unmap memory", SYS_munmap, V(start), V(end - start));
-	TRY(back_flush_long(s->k, s->b));
+		BATCH(&s->k->calls, "unmap memory", SYS_munmap, V(start), V(end - start));
+	TRY(back_flush_long(s->k));
 	return then ? add_fresh(s, start, end) : NULL;
 }
 
@@ -160,17 +163,16 @@ static struct kage_err *map_fresh(struct sweep *s)
 	struct kage_restore *r = s->k->r;
 	int first = 0;
 
-	TRY(back_flush(s->k, s->b));
 	if (s->n_given)
 		TRY(back_give(s->k, s->given, s->n_given, &first));
 	for (size_t i = 0; i < s->n_fresh; i++) {
 		const struct fresh *f = &s->fresh[i];
 
 		kage_memory_map_part(r, f->m, f->start, f->end, f->fd ? first + (int)f->fd - 1 : -1,
-				     s->b);
-		TRY(back_flush_long(s->k, s->b));
+				     &s->k->calls);
+		TRY(back_flush_long(s->k));
 	}
-	return back_flush(s->k, s->b);
+	return s->n_fresh ? back_flush(s->k) : NULL;
 }
 
 /* What comes behind the contents: of whole mappings. */
@@ -182,79 +184,71 @@ static struct kage_err *finish_fresh(struct sweep *s)
 		if (s->fresh[i].m == last)
 			continue;
 		last = s->fresh[i].m;
-		kage_memory_finish_one(s->k->r, last, s->b);
-		TRY(back_flush_long(s->k, s->b));
+		kage_memory_finish_one(s->k->r, last, &s->k->calls);
+		TRY(back_flush_long(s->k));
 	}
-	return back_flush(s->k, s->b);
+	return NULL;
 }
 
 /* --- guards ----------------------------------------------------------------------------------- */
 
-static struct kage_err *add_guard(void *user, uint64_t start, uint64_t end)
-{
-	return kage_runs_add(user, 0, start >> KAGE_PAGE_SHIFT, (end - start) >> KAGE_PAGE_SHIFT);
-}
-
-static struct kage_err *find_guards(struct back *k, int pagemap, struct page_runs *now,
-				    struct page_runs *then)
+static struct kage_err *find_guards(const struct back *k, struct page_runs *then)
 {
 	const Kage__Memory *m = k->r->process->memory;
 
 	for (size_t i = 0; i < m->n_mappings; i++)
-		for (size_t g = 0; g < m->mappings[i]->n_guards; g++)
-			TRY(add_guard(then, m->mappings[i]->guards[g]->start,
-				      m->mappings[i]->guards[g]->end));
-	TRY(kage_pagemap_guards(pagemap, 0, KAGE_ARCH_USER_CEILING, add_guard, now));
-	kage_runs_sort(now);
+		for (size_t g = 0; g < m->mappings[i]->n_guards; g++) {
+			const Kage__Range *guard = m->mappings[i]->guards[g];
+
+			TRY(kage_runs_add(then, 0, guard->start >> KAGE_PAGE_SHIFT,
+					  (guard->end - guard->start) >> KAGE_PAGE_SHIFT));
+		}
 	kage_runs_sort(then);
 	return NULL;
 }
 
-static struct kage_err *advise(struct back *k, const struct page_runs *runs, int advice,
-			       struct kage_batch *b)
+static struct kage_err *advise(struct back *k, const struct page_runs *runs, int advice)
 {
 	for (size_t i = 0; i < runs->n; i++) {
-		BATCH(b, "put guards as they were", SYS_madvise,
+		BATCH(&k->calls, "put guards as they were", SYS_madvise,
 		      V(runs->v[i].first << KAGE_PAGE_SHIFT),
 		      V(runs->v[i].count << KAGE_PAGE_SHIFT), V(advice));
-		TRY(back_flush_long(k, b));
+		TRY(back_flush_long(k));
 	}
 	return NULL;
 }
 
-static struct kage_err *put_guards(struct back *k, int pagemap, struct page_runs sets[4],
-				   struct kage_batch *b)
+struct kage_err *back_guards(struct back *k, const struct page_runs *now)
 {
-	struct page_runs *now = &sets[0], *then = &sets[1], *more = &sets[2], *less = &sets[3];
+	struct page_runs then = { 0 }, gone = { 0 }, missing = { 0 };
+	struct kage_err *e = find_guards(k, &then);
 
-	TRY(find_guards(k, pagemap, now, then));
-	TRY(kage_runs_minus(now->v, now->n, then->v, then->n, more));
-	TRY(kage_runs_minus(then->v, then->n, now->v, now->n, less));
-	TRY(advise(k, more, KMADV_GUARD_REMOVE, b));
-	TRY(advise(k, less, KMADV_GUARD_INSTALL, b));
-	return back_flush(k, b);
-}
-
-/* Before the contents: nothing can be written to a guard. */
-static struct kage_err *guards(struct back *k, struct kage_batch *b)
-{
-	_cleanup_fd_ int pagemap = openat(k->program->proc_fd, "pagemap", O_RDONLY | O_CLOEXEC);
-	struct page_runs sets[4] = { 0 };
-	struct kage_err *e;
-
-	if (pagemap < 0)
-		return kage_err_sys(errno, "open /proc/%d/pagemap", k->program->pid);
-	e = put_guards(k, pagemap, sets, b);
-	for (size_t i = 0; i < ARRAY_SIZE(sets); i++)
-		kage_runs_deinit(&sets[i]);
+	if (!e)
+		e = kage_runs_minus(now->v, now->n, then.v, then.n, &gone);
+	if (!e)
+		e = kage_runs_minus(then.v, then.n, now->v, now->n, &missing);
+	if (!e)
+		e = advise(k, &gone, KMADV_GUARD_REMOVE);
+	if (!e)
+		e = advise(k, &missing, KMADV_GUARD_INSTALL);
+	kage_runs_deinit(&then);
+	kage_runs_deinit(&gone);
+	kage_runs_deinit(&missing);
 	return e;
 }
 
 /* --- all -------------------------------------------------------------------------------------- */
 
-/* After the heap's end was set. */
-static struct kage_err *reread_maps(struct back *k)
+/* The end of the heap, up to the byte. The map is another one behind that only where it has gained or lost pages. */
+static struct kage_err *set_break(struct back *k)
 {
+	const struct kage_vma *then = kage_maps_named(&k->then->maps, "[heap]");
+	const struct kage_vma *now = kage_maps_named(&k->now, "[heap]");
+
+	BATCH(&k->calls, "set the end of its heap", SYS_brk, V(k->r->process->memory->brk));
+	if (then && now && then->start == now->start && then->end == now->end)
+		return NULL;
+	TRY(back_flush(k));
 	kage_maps_deinit(&k->now);
 	return kage_maps_read(k->program->proc_fd, false, &k->now);
 }
@@ -263,25 +257,20 @@ static struct kage_err *all(struct sweep *s)
 {
 	struct back *k = s->k;
 
-	TRY(reread_maps(k));
+	TRY(set_break(k));
 	TRY(sweep(s));
 	kage_runs_sort(&s->kept);
 	TRY(map_fresh(s));
-	TRY(guards(k, s->b));
-	TRY(back_pages(k, &s->kept));
+	TRY(back_pages(k, &s->kept, s->same_map));
 	TRY(back_spaces(k));
 	return finish_fresh(s);
 }
 
 struct kage_err *back_memory(struct back *k)
 {
-	struct kage_batch b;
-	struct sweep s = { .k = k, .b = &b };
-	struct kage_err *e;
+	struct sweep s = { .k = k, .same_map = true };
+	struct kage_err *e = all(&s);
 
-	kage_batch_init(&b);
-	e = all(&s);
-	kage_batch_deinit(&b);
 	kage_runs_deinit(&s.kept);
 	free(s.fresh);
 	free(s.given);

@@ -18,6 +18,8 @@
 
 enum {
 	ENTRIES = 4096,
+	MANY_PAGES = 2048, /* below, comparing frames is cheap enough */
+	NEAR_PAGES = 128,
 	PIECE_PAGES = 256, /* copied at once: in the processor's cache in between */
 };
 
@@ -29,7 +31,11 @@ struct pages {
 	struct page_runs now;           /* that the program has, where it is mapped as it was */
 	struct page_runs
 		written; /* of these, with tracking: since it was taken back the last time */
+	struct page_runs guards; /* that the program has */
 	struct page_runs drop, copy;
+	struct kage_maps map; /* of the program, unless it is still the one that is known */
+	struct kage_vma *own; /* the mappings of it that can have such pages */
+	size_t n_own;
 };
 
 static void deinit(struct pages *p)
@@ -38,6 +44,9 @@ static void deinit(struct pages *p)
 	close_fd(p->twins);
 	kage_runs_deinit(&p->now);
 	kage_runs_deinit(&p->written);
+	kage_runs_deinit(&p->guards);
+	kage_maps_deinit(&p->map);
+	free(p->own);
 	kage_runs_deinit(&p->drop);
 	kage_runs_deinit(&p->copy);
 }
@@ -141,7 +150,7 @@ static struct kage_err *note_state(void *user, uint64_t start, uint64_t end,
 	struct pages *p = user;
 
 	if (state == KAGE_PAGE_GUARD)
-		return NULL;
+		return add(&p->guards, start, end);
 	if (state != KAGE_PAGE_SAME)
 		TRY(add(&p->written, start, end));
 	return add(&p->now, start, end);
@@ -154,23 +163,29 @@ static struct kage_err *note_nothing(void *user, uint64_t start, uint64_t end,
 	return NULL;
 }
 
-/* At all that is the program's own, as it is mapped by now. */
+static struct kage_err *find_own(struct pages *p, bool same_map)
+{
+	const struct kage_maps *map = same_map ? &p->k->now : &p->map;
+
+	if (!same_map) {
+		TRY(back_flush(p->k));
+		TRY(kage_maps_read(p->k->program->proc_fd, false, &p->map));
+	}
+	p->own = calloc(map->n + 1, sizeof(*p->own));
+	if (!p->own)
+		return kage_err_nomem();
+	for (size_t i = 0; i < map->n; i++)
+		if (kage_memory_is_private(&map->vmas[i]) && !back_is_hand(p->k, &map->vmas[i]))
+			p->own[p->n_own++] = map->vmas[i];
+	return NULL;
+}
+
 static struct kage_err *look(struct pages *p, kage_pagemap_changes_fn *fn)
 {
-	_cleanup_(kage_maps_deinit) struct kage_maps now = { 0 };
-	_cleanup_free_ struct kage_vma *own = NULL;
-	size_t n = 0;
-
-	TRY(kage_maps_read(p->k->program->proc_fd, false, &now));
-	own = calloc(now.n + 1, sizeof(*own));
-	if (!own)
-		return kage_err_nomem();
-	for (size_t i = 0; i < now.n; i++)
-		if (kage_memory_is_private(&now.vmas[i]) && !back_is_hand(p->k, &now.vmas[i]))
-			own[n++] = now.vmas[i];
-	TRY(kage_tracker_look(p->k->tracking->tracker, p->theirs, own, n, false, fn, p));
+	TRY(kage_tracker_look(p->k->tracking->tracker, p->theirs, p->own, p->n_own, false, fn, p));
 	kage_runs_sort(&p->now);
 	kage_runs_sort(&p->written);
+	kage_runs_sort(&p->guards);
 	return NULL;
 }
 
@@ -181,6 +196,9 @@ static struct kage_err *track(struct pages *p)
 	struct kage_err *e = NULL;
 
 	t->twin = NULL;
+	if (kage_runs_total(p->wanted) < MANY_PAGES)
+		return NULL;
+	TRY(back_flush(p->k));
 	if (t->tracker && kage_tracker_is_dead(t->tracker))
 		kage_back_untrack(t);
 	if (!t->tracker)
@@ -195,16 +213,27 @@ static struct kage_err *track(struct pages *p)
 	return NULL;
 }
 
-/* What was put back was written by that. What is not tracked is told as written the next time, too. */
+/* What was put back was written by that. Runs that are near each other, and of one mapping, are protected together. What is
+ * not tracked is told as written the next time, too. */
 static struct kage_err *protect_again(struct pages *p)
 {
+	const struct page_run *v = p->copy.v;
 	bool tracked;
 
-	for (size_t i = 0; i < p->copy.n; i++)
-		TRY(kage_pagemap_changes(p->theirs, p->copy.v[i].first << KAGE_PAGE_SHIFT,
-					 (p->copy.v[i].first + p->copy.v[i].count)
-						 << KAGE_PAGE_SHIFT,
-					 true, note_nothing, NULL, &tracked));
+	for (size_t i = 0, next, m = 0; i < p->copy.n; i = next) {
+		uint64_t start = v[i].first, end = start + v[i].count, mapped;
+
+		while (m < p->n_own && p->own[m].end >> KAGE_PAGE_SHIFT <= start)
+			m++;
+		mapped = m < p->n_own ? p->own[m].end >> KAGE_PAGE_SHIFT : 0;
+		for (next = i + 1; next < p->copy.n && v[next].first - end < NEAR_PAGES &&
+				   v[next].first + v[next].count <= mapped;
+		     next++)
+			end = v[next].first + v[next].count;
+		TRY(kage_pagemap_changes(p->theirs, start << KAGE_PAGE_SHIFT,
+					 end << KAGE_PAGE_SHIFT, false, note_nothing, NULL,
+					 &tracked));
+	}
 	return NULL;
 }
 
@@ -227,27 +256,33 @@ static struct kage_err *put_zeros(struct back *k, const struct page_run *run)
 	return NULL;
 }
 
+/* With all that was gathered before. */
 static struct kage_err *drop_some(struct back *k, const struct page_run *v, size_t n)
 {
-	_cleanup_(kage_batch_deinit) struct kage_batch b;
+	struct kage_batch *b = &k->calls;
+	size_t before = b->n;
+	struct kage_err *e;
 
-	kage_batch_init(&b);
 	for (size_t i = 0; i < n; i++)
-		BATCH_TRY(&b, "drop pages", SYS_madvise, V(v[i].first << KAGE_PAGE_SHIFT),
+		BATCH_TRY(b, "drop pages", SYS_madvise, V(v[i].first << KAGE_PAGE_SHIFT),
 			  V(v[i].count << KAGE_PAGE_SHIFT), V(MADV_DONTNEED));
-	TRY(kage_batch_run(k->program, k->program->threads[0], &b));
-	for (size_t i = 0; i < n; i++)
-		if (kage_batch_result(&b, i) < 0)
-			TRY(put_zeros(k, &v[i]));
-	return NULL;
+	e = b->n ? kage_batch_run(k->program, k->program->threads[0], b) : NULL;
+	for (size_t i = 0; i < n && !e; i++)
+		if (kage_batch_result(b, before + i) < 0)
+			e = put_zeros(k, &v[i]);
+	kage_batch_reset(b);
+	return e;
 }
 
 static struct kage_err *drop(struct pages *p)
 {
-	for (size_t at = 0, n; at < p->drop.n; at += n) {
+	size_t at = 0, n;
+
+	do {
 		n = p->drop.n - at < BACK_CALLS_AT_ONCE ? p->drop.n - at : BACK_CALLS_AT_ONCE;
 		TRY(drop_some(p->k, p->drop.v + at, n));
-	}
+		at += n;
+	} while (at < p->drop.n);
 	return NULL;
 }
 
@@ -342,20 +377,24 @@ static struct kage_err *open_pagemap(const struct kage_target *t, int *ret_fd)
 	return *ret_fd < 0 ? kage_err_sys(errno, "open /proc/%d/pagemap", t->pid) : NULL;
 }
 
-static struct kage_err *all(struct pages *p, const struct page_runs *kept)
+static struct kage_err *all(struct pages *p, const struct page_runs *kept, bool same_map)
 {
 	bool tracked;
 	TRY(open_pagemap(p->k->program, &p->theirs));
 	TRY(open_pagemap(p->k->r->twin->process, &p->twins));
 	TRY(find_wanted(p));
+	TRY(find_own(p, same_map));
 	tracked = is_tracked(p->k);
 	if (tracked) {
 		TRY(look(p, note_state));
 		TRY(kage_runs_common(p->wanted, &p->written, &p->copy));
 	} else {
 		TRY(find_now(p, kept));
+		TRY(kage_pagemap_guards(p->theirs, 0, KAGE_ARCH_USER_CEILING, add, &p->guards));
+		kage_runs_sort(&p->guards);
 		TRY(compare_frames(p));
 	}
+	TRY(back_guards(p->k, &p->guards));
 	TRY(kage_runs_minus(p->wanted->v, p->wanted->n, p->now.v, p->now.n, &p->copy));
 	TRY(kage_runs_minus(p->now.v, p->now.n, p->wanted->v, p->wanted->n, &p->drop));
 	kage_runs_sort(&p->copy);
@@ -366,10 +405,10 @@ static struct kage_err *all(struct pages *p, const struct page_runs *kept)
 	return tracked ? protect_again(p) : track(p);
 }
 
-struct kage_err *back_pages(struct back *k, const struct page_runs *kept)
+struct kage_err *back_pages(struct back *k, const struct page_runs *kept, bool same_map)
 {
 	struct pages p = { .k = k, .theirs = -1, .twins = -1 };
-	struct kage_err *e = all(&p, kept);
+	struct kage_err *e = all(&p, kept, same_map);
 
 	deinit(&p);
 	return e;

@@ -7,7 +7,8 @@
 #include "restore/back.h"
 
 /** Makes the private pages of the program those of the instant. KEPT: where it is mapped as it was; all else that it has
- *  of private memory is fresh. */
-struct kage_err *back_pages(struct back *k, const struct page_runs *kept) _must_check_;
+ *  of private memory is fresh. SAME_MAP: its map is K->now still. */
+struct kage_err *back_pages(struct back *k, const struct page_runs *kept, bool same_map)
+	_must_check_;
 
 #endif
