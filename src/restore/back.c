@@ -85,7 +85,7 @@ static struct kage_err *look(struct back *k)
 	TRY(check_threads(k));
 	TRY(check_kinds(k->r));
 	TRY(kage_files_put_back(k->r));
-	TRY(kage_maps_read(k->program->proc_fd, false, &k->now));
+	TRY(back_read_maps(k, &k->now));
 	TRY(kage_fds_back_look(k->r, k->then->fds, k->then->n_fds, &k->fds));
 	drop_kernels(k->program);
 	k->floor = kage_fds_back_floor(k->fds);
@@ -310,22 +310,30 @@ static struct kage_err *place_descriptors(struct back *k)
 
 /* --- steps ------------------------------------------------------------------------------------ */
 
+/* Returns the last call. */
+static size_t say_drain(struct kage_batch *b)
+{
+	const uint64_t all = ~0ull, no_time[2] = { 0 };
+	size_t set = kage_batch_data(b, &all, sizeof(all)), last = 0;
+	size_t time = kage_batch_data(b, no_time, sizeof(no_time));
+
+	for (int i = 0; i < SIGNALS_AT_ONCE; i++)
+		last = BATCH_TRY(b, "take a signal", SYS_rt_sigtimedwait, DATA(set), V(0),
+				 DATA(time), V(sizeof(all)));
+	return last;
+}
+
 /* Takes what waits for THREAD, or for the program, until nothing does. */
 static struct kage_err *drain(struct back *k, struct kage_thread *thread)
 {
-	const uint64_t all = ~0ull, no_time[2] = { 0 };
 	bool more = true;
 
 	while (more) {
 		_cleanup_(kage_batch_deinit) struct kage_batch b;
-		size_t set, time, last = 0;
+		size_t last;
 
 		kage_batch_init(&b);
-		set = kage_batch_data(&b, &all, sizeof(all));
-		time = kage_batch_data(&b, no_time, sizeof(no_time));
-		for (int i = 0; i < SIGNALS_AT_ONCE; i++)
-			last = BATCH_TRY(&b, "take a signal", SYS_rt_sigtimedwait, DATA(set), V(0),
-					 DATA(time), V(sizeof(all)));
+		last = say_drain(&b);
 		TRY(kage_batch_run(k->program, thread, &b));
 		more = kage_batch_result(&b, last) > 0;
 	}
@@ -354,6 +362,9 @@ static struct kage_err *drain_all(struct back *k)
 {
 	struct kage_target *t = k->program;
 
+	/* Of the others the timers may send some up to here. */
+	if (t->n_threads > 1)
+		TRY(back_flush(k));
 	for (size_t i = 0; i < t->n_threads; i++) {
 		bool waiting;
 
@@ -372,6 +383,8 @@ static struct kage_err *reset(struct back *k)
 	for (const struct kage_kind *const *kind = kage_kinds; *kind; kind++)
 		if ((*kind)->reset)
 			TRY_WRAP((*kind)->reset(k->r, &k->calls), "%s", (*kind)->name);
+	/* What has come before its timers were stopped. */
+	say_drain(&k->calls);
 	return NULL;
 }
 
@@ -467,6 +480,7 @@ static struct kage_err *freeze(struct kage_target *t)
 void kage_back_untrack(struct back_tracking *tracking)
 {
 	kage_tracker_destroy(tracking->tracker);
+	kage_vmaread_close(tracking->vmas);
 	*tracking = (struct back_tracking){ 0 };
 }
 

@@ -18,6 +18,7 @@
 
 #include "capture/cloned.h"
 #include "restore/restore.h"
+#include "sys/vmaread.h"
 #include "target/tracker.h"
 #include "twin/hold.h"
 
@@ -66,6 +67,7 @@ struct back {
 	int floor;                 /* a number above all of its descriptors */
 	int here;    /* our end of a socket to it; its own has number `floor`; -1: none yet */
 	int n_there; /* descriptors that it has received, from `floor` + 1 on */
+	bool waits_for_calls;    /* what was gathered must have been run before pages are written */
 	struct kage_batch calls; /* for the leader, gathered until there is a need to run them */
 	struct back_result result;
 };
@@ -80,6 +82,9 @@ struct kage_err *back_give(struct back *k, const int *fds, size_t n, int *ret_fi
 /** Ends the threads that are newer; makes those that are gone; all in the order of the image. */
 struct kage_err *back_end_threads(struct back *k) _must_check_;
 struct kage_err *back_make_threads(struct back *k) _must_check_;
+
+/** Reads the map of the program. */
+struct kage_err *back_read_maps(struct back *k, struct kage_maps *ret_maps) _must_check_;
 
 /** Whether VMA is ours, in the program for a while. */
 bool back_is_hand(const struct back *k, const struct kage_vma *vma);

@@ -19,6 +19,7 @@
 #include "restore/back.h"
 #include "restore/back_pages.h"
 #include "restore/restore.h"
+#include "sys/iter.h"
 #include "sys/kernel.h"
 #include "sys/pagemap.h"
 
@@ -52,6 +53,17 @@ bool back_is_hand(const struct back *k, const struct kage_vma *v)
 	uint64_t base = (uint64_t)(uintptr_t)k->hand.base;
 
 	return v->start >= base && v->end <= base + k->hand.bytes;
+}
+
+struct kage_err *back_read_maps(struct back *k, struct kage_maps *ret_maps)
+{
+	struct back_tracking *t = k->tracking;
+
+	if (!t->sought)
+		err_drop(kage_vmaread_open(KAGE_ITER_PINS, &t->vmas));
+	t->sought = true;
+	return t->vmas ? kage_vmaread_maps(t->vmas, k->program->proc_fd, k->program->pid, ret_maps)
+		       : kage_maps_read(k->program->proc_fd, false, ret_maps);
 }
 
 /* The first of MAPS that ends behind AT and is none of those that are left alone. */
@@ -113,6 +125,7 @@ static struct kage_err *settle(struct sweep *s, uint64_t start, uint64_t end,
 	if (then && now && same_mapping(then, now, start)) {
 		if (then->prot != now->prot) {
 			s->same_map = false;
+			s->k->waits_for_calls = true;
 			BATCH(&s->k->calls, "protect memory as it was", SYS_mprotect, V(start),
 			      V(end - start), V(then->prot));
 		}
@@ -122,6 +135,7 @@ static struct kage_err *settle(struct sweep *s, uint64_t start, uint64_t end,
 			       : NULL;
 	}
 	s->same_map = false;
+	s->k->waits_for_calls = true;
 	if (now)
 		BATCH(&s->k->calls, "unmap memory", SYS_munmap, V(start), V(end - start));
 	TRY(back_flush_long(s->k));
@@ -227,6 +241,7 @@ struct kage_err *back_guards(struct back *k, const struct page_runs *now)
 		e = kage_runs_minus(now->v, now->n, then.v, then.n, &gone);
 	if (!e)
 		e = kage_runs_minus(then.v, then.n, now->v, now->n, &missing);
+	k->waits_for_calls |= gone.n || missing.n;
 	if (!e)
 		e = advise(k, &gone, KMADV_GUARD_REMOVE);
 	if (!e)
@@ -250,7 +265,7 @@ static struct kage_err *set_break(struct back *k)
 		return NULL;
 	TRY(back_flush(k));
 	kage_maps_deinit(&k->now);
-	return kage_maps_read(k->program->proc_fd, false, &k->now);
+	return back_read_maps(k, &k->now);
 }
 
 static struct kage_err *all(struct sweep *s)

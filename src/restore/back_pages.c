@@ -19,7 +19,7 @@
 enum {
 	ENTRIES = 4096,
 	MANY_PAGES = 2048, /* below, comparing frames is cheap enough */
-	NEAR_PAGES = 128,
+	NEAR_PAGES = 2048,
 	PIECE_PAGES = 256, /* copied at once: in the processor's cache in between */
 };
 
@@ -169,13 +169,14 @@ static struct kage_err *find_own(struct pages *p, bool same_map)
 
 	if (!same_map) {
 		TRY(back_flush(p->k));
-		TRY(kage_maps_read(p->k->program->proc_fd, false, &p->map));
+		TRY(back_read_maps(p->k, &p->map));
 	}
 	p->own = calloc(map->n + 1, sizeof(*p->own));
 	if (!p->own)
 		return kage_err_nomem();
 	for (size_t i = 0; i < map->n; i++)
-		if (kage_memory_is_private(&map->vmas[i]) && !back_is_hand(p->k, &map->vmas[i]))
+		if (kage_memory_is_private(&map->vmas[i]) && !map->vmas[i].untouched &&
+		    !back_is_hand(p->k, &map->vmas[i]))
 			p->own[p->n_own++] = map->vmas[i];
 	return NULL;
 }
@@ -256,34 +257,28 @@ static struct kage_err *put_zeros(struct back *k, const struct page_run *run)
 	return NULL;
 }
 
-/* With all that was gathered before. */
-static struct kage_err *drop_some(struct back *k, const struct page_run *v, size_t n)
+static bool is_locked(const struct back *k, const struct page_run *run)
 {
-	struct kage_batch *b = &k->calls;
-	size_t before = b->n;
-	struct kage_err *e;
+	const Kage__Mapping *m =
+		kage_memory_at(k->r->process->memory, run->first << KAGE_PAGE_SHIFT);
 
-	for (size_t i = 0; i < n; i++)
-		BATCH_TRY(b, "drop pages", SYS_madvise, V(v[i].first << KAGE_PAGE_SHIFT),
-			  V(v[i].count << KAGE_PAGE_SHIFT), V(MADV_DONTNEED));
-	e = b->n ? kage_batch_run(k->program, k->program->threads[0], b) : NULL;
-	for (size_t i = 0; i < n && !e; i++)
-		if (kage_batch_result(b, before + i) < 0)
-			e = put_zeros(k, &v[i]);
-	kage_batch_reset(b);
-	return e;
+	return m && m->locked;
 }
 
 static struct kage_err *drop(struct pages *p)
 {
-	size_t at = 0, n;
+	const struct page_run *v = p->drop.v;
 
-	do {
-		n = p->drop.n - at < BACK_CALLS_AT_ONCE ? p->drop.n - at : BACK_CALLS_AT_ONCE;
-		TRY(drop_some(p->k, p->drop.v + at, n));
-		at += n;
-	} while (at < p->drop.n);
-	return NULL;
+	for (size_t i = 0; i < p->drop.n; i++) {
+		if (is_locked(p->k, &v[i]))
+			TRY(put_zeros(p->k, &v[i]));
+		else
+			BATCH(&p->k->calls, "drop pages", SYS_madvise,
+			      V(v[i].first << KAGE_PAGE_SHIFT), V(v[i].count << KAGE_PAGE_SHIFT),
+			      V(MADV_DONTNEED));
+		TRY(back_flush_long(p->k));
+	}
+	return p->k->waits_for_calls ? back_flush(p->k) : NULL;
 }
 
 /* --- putting pages back ----------------------------------------------------------------------- */
