@@ -34,6 +34,9 @@ struct back_tracking {
 	struct kage_tracker *tracker; /* of the program; NULL: none */
 	const struct kage_twin *
 		twin; /* to which the program was taken back when all was protected; NULL: to none */
+	struct kage_vmaread
+		*vmas; /* tells which mappings have no page of its own; NULL: all are looked at */
+	bool sought;   /* VMAS was */
 };
 
 /** Forgets it, and takes the tracking away; the program may run. */

@@ -32,6 +32,7 @@ struct pages {
 	struct page_runs
 		written; /* of these, with tracking: since it was taken back the last time */
 	struct page_runs guards; /* that the program has */
+	struct page_runs huge;   /* with tracking: what is not tracked */
 	struct page_runs drop, copy;
 	struct kage_maps map; /* of the program, unless it is still the one that is known */
 	struct kage_vma *own; /* the mappings of it that can have such pages */
@@ -45,6 +46,7 @@ static void deinit(struct pages *p)
 	kage_runs_deinit(&p->now);
 	kage_runs_deinit(&p->written);
 	kage_runs_deinit(&p->guards);
+	kage_runs_deinit(&p->huge);
 	kage_maps_deinit(&p->map);
 	free(p->own);
 	kage_runs_deinit(&p->drop);
@@ -120,7 +122,7 @@ static struct kage_err *compare_run(struct pages *p, const struct page_run *run,
 	return NULL;
 }
 
-static struct kage_err *compare_frames(struct pages *p)
+static struct kage_err *compare_frames(struct pages *p, const struct page_runs *now)
 {
 	_cleanup_free_ uint64_t *entries = calloc(2 * ENTRIES, sizeof(*entries));
 	struct page_runs both = { 0 };
@@ -128,11 +130,45 @@ static struct kage_err *compare_frames(struct pages *p)
 
 	if (!entries)
 		return kage_err_nomem();
-	e = kage_runs_common(p->wanted, &p->now, &both);
+	e = kage_runs_common(p->wanted, now, &both);
 	for (size_t i = 0; !e && i < both.n; i++)
 		e = compare_run(p, &both.v[i], entries, entries + ENTRIES);
 	kage_runs_deinit(&both);
 	return e;
+}
+
+static bool is_huge(const struct kage_vma *v)
+{
+	return kage_vma_has(v, VMFLAG('h', 'g')) || kage_vma_has(v, VMFLAG('h', 't'));
+}
+
+static struct kage_err *compare_huge(struct pages *p, bool same_map)
+{
+	const struct kage_maps *map = same_map ? &p->k->now : &p->map;
+
+	for (size_t i = 0; i < map->n; i++)
+		if (kage_memory_is_private(&map->vmas[i]) && is_huge(&map->vmas[i]))
+			TRY(kage_pagemap_private(p->theirs, map->vmas[i].start, map->vmas[i].end,
+						 add, &p->huge));
+	kage_runs_sort(&p->huge);
+	TRY(compare_frames(p, &p->huge));
+	return kage_runs_add_all(&p->now, p->huge.v, p->huge.n);
+}
+
+/* Pages of the twin where the program's are tracked. */
+static uint64_t n_tracked(const struct pages *p)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0, m = 0; i < p->wanted->n; i++) {
+		const struct page_run *run = &p->wanted->v[i];
+
+		while (m < p->n_own && p->own[m].end >> KAGE_PAGE_SHIFT <= run->first)
+			m++;
+		if (m < p->n_own && p->own[m].start >> KAGE_PAGE_SHIFT <= run->first)
+			n += run->count;
+	}
+	return n;
 }
 
 /* --- tracking --------------------------------------------------------------------------------- */
@@ -163,6 +199,12 @@ static struct kage_err *note_nothing(void *user, uint64_t start, uint64_t end,
 	return NULL;
 }
 
+/* A huge page would be split by the first byte that is written to it; of those frames are compared. */
+static bool is_tracked_kind(const struct back *k, const struct kage_vma *v)
+{
+	return kage_memory_is_private(v) && !v->untouched && !is_huge(v) && !back_is_hand(k, v);
+}
+
 static struct kage_err *find_own(struct pages *p, bool same_map)
 {
 	const struct kage_maps *map = same_map ? &p->k->now : &p->map;
@@ -175,8 +217,7 @@ static struct kage_err *find_own(struct pages *p, bool same_map)
 	if (!p->own)
 		return kage_err_nomem();
 	for (size_t i = 0; i < map->n; i++)
-		if (kage_memory_is_private(&map->vmas[i]) && !map->vmas[i].untouched &&
-		    !back_is_hand(p->k, &map->vmas[i]))
+		if (is_tracked_kind(p->k, &map->vmas[i]))
 			p->own[p->n_own++] = map->vmas[i];
 	return NULL;
 }
@@ -197,7 +238,7 @@ static struct kage_err *track(struct pages *p)
 	struct kage_err *e = NULL;
 
 	t->twin = NULL;
-	if (kage_runs_total(p->wanted) < MANY_PAGES)
+	if (n_tracked(p) < MANY_PAGES)
 		return NULL;
 	TRY(back_flush(p->k));
 	if (t->tracker && kage_tracker_is_dead(t->tracker))
@@ -382,12 +423,14 @@ static struct kage_err *all(struct pages *p, const struct page_runs *kept, bool 
 	tracked = is_tracked(p->k);
 	if (tracked) {
 		TRY(look(p, note_state));
+		TRY(compare_huge(p, same_map));
+		kage_runs_sort(&p->now);
 		TRY(kage_runs_common(p->wanted, &p->written, &p->copy));
 	} else {
 		TRY(find_now(p, kept));
 		TRY(kage_pagemap_guards(p->theirs, 0, KAGE_ARCH_USER_CEILING, add, &p->guards));
 		kage_runs_sort(&p->guards);
-		TRY(compare_frames(p));
+		TRY(compare_frames(p, &p->now));
 	}
 	TRY(back_guards(p->k, &p->guards));
 	TRY(kage_runs_minus(p->wanted->v, p->wanted->n, p->now.v, p->now.n, &p->copy));
