@@ -306,6 +306,17 @@ static bool is_locked(const struct back *k, const struct page_run *run)
 	return m && m->locked;
 }
 
+/* Pages that stand in the image, because a fork does not take them along. */
+static bool has_rest(const struct back *k)
+{
+	const struct kage_pages *pages = k->r->image->pages;
+
+	for (size_t i = 0; i < pages->n_runs; i++)
+		if (pages->runs[i].space == k->r->process->memory->space)
+			return true;
+	return false;
+}
+
 static struct kage_err *drop(struct pages *p)
 {
 	const struct page_run *v = p->drop.v;
@@ -319,7 +330,7 @@ static struct kage_err *drop(struct pages *p)
 			      V(MADV_DONTNEED));
 		TRY(back_flush_long(p->k));
 	}
-	return p->k->waits_for_calls ? back_flush(p->k) : NULL;
+	return p->k->waits_for_calls || has_rest(p->k) ? back_flush(p->k) : NULL;
 }
 
 /* --- putting pages back ----------------------------------------------------------------------- */
