@@ -100,6 +100,7 @@ KAGE_API struct kage_err *kage_twin_wake(struct kage_ctx *ctx, const char *spec,
 struct kage_rollback_options {
 	enum kage_files_mode files;
 	enum kage_connections_mode connections; /* of those that it has no longer */
+	bool end_children; /* processes that it has started since are ended; else they are an obstacle */
 };
 
 struct kage_rollback_result {

@@ -44,6 +44,7 @@ void cloned_instant_deinit(struct cloned_instant *instant)
 	kage_maps_deinit(&instant->maps);
 	kage_fds_ids_free(instant->fds, instant->n_fds);
 	kage_runs_deinit(&instant->own);
+	free(instant->children);
 	*instant = (struct cloned_instant){ 0 };
 }
 
@@ -55,6 +56,7 @@ struct kage_err *cloned_copy(struct kage_capture *c, bool *ret_still)
 
 	/* Of an attempt before this one. */
 	kage_twin_end(take_ptr(k->twin));
+	cloned_instant_deinit(&k->instant);
 	if (why)
 		return kage_err_new(KAGE_UNSUPPORTED, "process %d must not be forked: %s",
 				    c->target->pid, why);
@@ -68,6 +70,7 @@ struct kage_err *cloned_copy(struct kage_capture *c, bool *ret_still)
 	}
 	k->n_asleep = 0;
 	c->tracking = KAGE__SOURCE__TRACKING__TWIN;
+	TRY(kage_children(c->target, &k->instant.children, &k->instant.n_children));
 	TRY(kage_memory_copy(c, c->target, kage_memory_is_not_carried));
 	return kage_twin_fork(c->target, thread, true, &k->twin);
 }
@@ -78,7 +81,6 @@ struct kage_err *cloned_finish(struct kage_capture *c)
 
 	TRY(twinned_check(c, c->clone->twin));
 	TRY(kage_memory_guards(c, c->clone->twin->process));
-	cloned_instant_deinit(instant);
 	TRY(kage_fds_ids(c, &instant->fds, &instant->n_fds));
 	instant->maps = c->maps;
 	c->maps = (struct kage_maps){ 0 };

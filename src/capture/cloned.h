@@ -16,6 +16,8 @@ struct cloned_instant {
 	struct kage_maps maps;
 	struct kage_fd_id *fds; /* of each description, in the order of the image's */
 	size_t n_fds;
+	pid_t *children; /* processes that it had started */
+	size_t n_children;
 	struct page_runs
 		own;    /* private pages that the twin has; it stands, so they stay the same */
 	bool knows_own; /* they were looked for */

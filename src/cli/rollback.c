@@ -15,6 +15,7 @@ enum { CONNECTIONS_REFUSE = 1, CONNECTIONS_RESET };
 
 struct rollback_values {
 	int to, files, connections;
+	bool end_children;
 };
 
 static const struct cli_option options[] = {
@@ -25,6 +26,8 @@ static const struct cli_option options[] = {
 	{ "connections", 0, "refuse|reset",
 	  "connections that it has no longer: refuse (default), or reset by the peer", CLI_CHOICE,
 	  .offset = offsetof(struct rollback_values, connections) },
+	{ "end-children", 0, NULL, "end processes that it has started since", CLI_FLAG,
+	  .offset = offsetof(struct rollback_values, end_children) },
 	{ 0 },
 };
 
@@ -53,6 +56,7 @@ static int run(struct cli *cli, const void *data, int argc, char **argv)
 		.files = v->files == FILES_RESTORE ? KAGE_FILES_RESTORE : KAGE_FILES_KEEP,
 		.connections = v->connections == CONNECTIONS_RESET ? KAGE_CONNECTIONS_RESET
 								   : KAGE_CONNECTIONS_REFUSE,
+		.end_children = v->end_children,
 	};
 	_cleanup_free_ char *spec = NULL;
 	struct kage_rollback_result result;

@@ -471,6 +471,7 @@ struct kage_err *kage_rollback(struct kage_ctx *ctx, const char *spec,
 	q.rollback = &m;
 	m.files_mode = o->files;
 	m.connections_mode = o->connections;
+	m.end_children = o->end_children;
 	TRY(ask_about(ctx, spec, &q, &m.which, NULL, &r, NULL));
 	if (!r->gone)
 		return kage_err_new(KAGE_CORRUPT, "the keeper's answer is not understood");

@@ -218,9 +218,10 @@ static struct kage_err *serve_wake(struct keeper *k, int to, const Kage__Keeper_
 static struct kage_err *roll_back(struct keeper *k, const Kage__Keeper__Rollback *q,
 				  struct brood_twin *t, struct back_result *ret_result)
 {
-	const struct kage_restore_options how = {
-		.files = (enum kage_files_mode)q->files_mode,
-		.connections = (enum kage_connections_mode)q->connections_mode,
+	const struct back_options how = {
+		.restore = { .files = (enum kage_files_mode)q->files_mode,
+			     .connections = (enum kage_connections_mode)q->connections_mode },
+		.end_children = q->end_children,
 	};
 	struct kage_target *program = k->brood.program;
 

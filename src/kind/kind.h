@@ -101,6 +101,11 @@ struct kage_restore {
 	struct kage_twin *twin; /* what the process is split off (restore/wake.c); NULL: nothing */
 	bool in_place; /* the stub is the program itself, which goes back (restore/back.c) */
 	struct {
+		const pid_t *had; /* borrowed; processes it had started then, which stay */
+		size_t n_had;
+		bool end; /* those that it has started since are ended; else they are refused */
+	} children;       /* in place */
+	struct {
 		int signal, fd; /* 0 and -1: none */
 		uint32_t value;
 	} event;                     /* with a twin: tells the program that it is a copy */
@@ -124,6 +129,12 @@ struct kage_restore {
  *  fail in the end. FATAL false: it works, but not as somebody might expect. */
 void kage_obstacle(struct kage_obstacles *o, bool fatal, const char *cure, const char *object,
 		   const char *why_fmt, ...) _printf_(5, 6);
+
+/* --- children (kind/surroundings.c) ------------------------------------------------------------ */
+
+/** The children of T, all of whose threads are listed: *RET_PIDS is freed by the caller. */
+struct kage_err *kage_children(const struct kage_target *t, pid_t **ret_pids, size_t *ret_n)
+	_must_check_;
 
 /* --- kinds that a process has once ----------------------------------------------------------- */
 

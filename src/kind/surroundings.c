@@ -6,10 +6,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -19,6 +22,8 @@
 #include "sys/text.h"
 
 extern const struct kage_kind kage_kind_surroundings;
+
+enum { END_MS = 5000 };
 
 static const struct {
 	const char *file, *what;
@@ -78,26 +83,148 @@ static struct kage_err *capture_namespaces(struct kage_capture *c)
 	return NULL;
 }
 
-static struct kage_err *check_children(struct kage_capture *c)
+struct children {
+	pid_t *v;
+	size_t n, max;
+};
+
+static struct kage_err *add_child(struct children *all, pid_t pid)
 {
-	for (size_t i = 0; i < c->target->n_own; i++) {
-		const struct kage_thread *thread = c->target->threads[i];
-		_cleanup_free_ char *text = NULL;
-		const char *p;
-		char path[64], object[48];
-		uint64_t child;
-		size_t size;
+	size_t max = all->max ? all->max * 2 : 16;
+	pid_t *grown;
+
+	if (all->n == all->max) {
+		grown = reallocarray(all->v, max, sizeof(*grown));
+		if (!grown)
+			return kage_err_nomem();
+		all->v = grown;
+		all->max = max;
+	}
+	all->v[all->n++] = pid;
+	return NULL;
+}
+
+static struct kage_err *add_children_of(const struct kage_target *t, pid_t tid,
+					struct children *all)
+{
+	_cleanup_free_ char *text = NULL;
+	const char *p;
+	char path[64];
+	uint64_t child;
+	size_t size;
+
+	snprintf(path, sizeof(path), "task/%d/children", tid);
+	TRY(kage_file_slurp(t->proc_fd, path, 16 << 20, &text, &size));
+	for (p = text; kage_text_number(&p, 10, &child); p += strspn(p, " "))
+		TRY(add_child(all, (pid_t)child));
+	return NULL;
+}
+
+struct kage_err *kage_children(const struct kage_target *t, pid_t **ret_pids, size_t *ret_n)
+{
+	struct children all = { 0 };
+
+	for (size_t i = 0; i < t->n_own; i++) {
+		const struct kage_thread *thread = t->threads[i];
+		struct kage_err *e;
 
 		if (thread->seen && !thread->seen->task.has_children)
 			continue;
-		snprintf(path, sizeof(path), "task/%d/children", thread->tid);
-		TRY(kage_file_slurp(c->target->proc_fd, path, 16 << 20, &text, &size));
-		for (p = text; kage_text_number(&p, 10, &child); p += strspn(p, " ")) {
-			snprintf(object, sizeof(object), "child process %" PRIu64, child);
-			kage_obstacle(c->obstacles, true,
-				      "wait until it has ended, or take images of it alone", object,
-				      "trees of processes cannot be restored yet");
+		e = add_children_of(t, thread->tid, &all);
+		if (e) {
+			free(all.v);
+			return e;
 		}
+	}
+	*ret_pids = all.v;
+	*ret_n = all.n;
+	return NULL;
+}
+
+static struct kage_err *check_children(struct kage_capture *c)
+{
+	_cleanup_free_ pid_t *pids = NULL;
+	char object[48];
+	size_t n = 0;
+
+	TRY(kage_children(c->target, &pids, &n));
+	for (size_t i = 0; i < n; i++) {
+		snprintf(object, sizeof(object), "child process %d", pids[i]);
+		kage_obstacle(c->obstacles, true,
+			      "wait until it has ended, or take images of it alone", object,
+			      "trees of processes cannot be restored yet");
+	}
+	return NULL;
+}
+
+/* --- in place --------------------------------------------------------------------------------- */
+
+static bool had_child(const struct kage_restore *r, pid_t pid)
+{
+	for (size_t i = 0; i < r->children.n_had; i++)
+		if (r->children.had[i] == pid)
+			return true;
+	return false;
+}
+
+/* Until its parent takes note of it. */
+static bool has_ended(pid_t pid)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[64];
+	const char *state;
+	size_t size;
+	struct kage_err *e;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	e = kage_file_slurp(AT_FDCWD, path, 1 << 20, &text, &size);
+	state = e ? NULL : kage_text_field(text, "State", &size);
+	err_drop(e);
+	return !state || *state == 'Z' || *state == 'X';
+}
+
+static struct kage_err *check_back(struct kage_restore *r)
+{
+	_cleanup_free_ pid_t *pids = NULL;
+	size_t n = 0;
+
+	TRY(kage_children(r->stub, &pids, &n));
+	for (size_t i = 0; i < n && !r->children.end; i++)
+		if (!had_child(r, pids[i]) && !has_ended(pids[i]))
+			return kage_err_new(
+				KAGE_BUSY,
+				"it has started process %d since, of which it would know nothing; "
+				"end that first, or let kage do it (--end-children)",
+				pids[i]);
+	return NULL;
+}
+
+static struct kage_err *end(pid_t pid)
+{
+	_cleanup_fd_ int pidfd = pidfd_open(pid, 0);
+	struct pollfd p = { .fd = pidfd, .events = POLLIN };
+
+	if (pidfd < 0)
+		return errno == ESRCH ? NULL : kage_err_sys(errno, "open process %d", pid);
+	if (pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
+		return kage_err_sys(errno, "end process %d", pid);
+	return poll(&p, 1, END_MS) == 1 ? NULL
+					: kage_err_new(KAGE_LIMIT, "process %d does not end", pid);
+}
+
+/* Those that it does not know end, and it takes note of that. */
+static struct kage_err *reset(struct kage_restore *r, struct kage_batch *b)
+{
+	_cleanup_free_ pid_t *pids = NULL;
+	size_t n = 0;
+
+	TRY(kage_children(r->stub, &pids, &n));
+	for (size_t i = 0; i < n; i++) {
+		if (had_child(r, pids[i]))
+			continue;
+		TRY(end(pids[i]));
+		BATCH_TRY(b, "take note of the end of a child", SYS_wait4, V(pids[i]), V(0),
+			  V(WNOHANG | __WALL), V(0));
 	}
 	return NULL;
 }
@@ -111,4 +238,6 @@ static struct kage_err *capture(struct kage_capture *c)
 const struct kage_kind kage_kind_surroundings = {
 	.name = "surroundings",
 	.capture = capture,
+	.check_back = check_back,
+	.reset = reset,
 };

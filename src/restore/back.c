@@ -487,18 +487,20 @@ void kage_back_untrack(struct back_tracking *tracking)
 struct kage_err *kage_back(struct kage_ctx *ctx, struct kage_target *program,
 			   struct kage_image *image, struct kage_twin *twin,
 			   struct cloned_instant *instant, struct back_tracking *tracking,
-			   const struct kage_restore_options *options,
-			   struct back_result *ret_result)
+			   const struct back_options *options, struct back_result *ret_result)
 {
 	uint64_t begin = kage_clock_mono_ns();
 	struct kage_restore r;
 	struct back k = {
 		.r = &r, .program = program, .then = instant, .tracking = tracking, .here = -1
 	};
-	struct kage_err *e = restore_init(&r, ctx, image, options);
+	struct kage_err *e = restore_init(&r, ctx, image, &options->restore);
 
 	r.twin = twin;
 	r.in_place = true;
+	r.children.had = instant->children;
+	r.children.n_had = instant->n_children;
+	r.children.end = options->end_children;
 	if (!e)
 		e = freeze(program);
 	if (!e)

@@ -22,6 +22,11 @@
 #include "target/tracker.h"
 #include "twin/hold.h"
 
+struct back_options {
+	struct kage_restore_options restore;
+	bool end_children; /* that it has started since; else they are refused */
+};
+
 struct back_result {
 	uint64_t pause_ns; /* that the program stood */
 	uint64_t pages;    /* written back */
@@ -48,8 +53,8 @@ void kage_back_untrack(struct back_tracking *tracking);
 struct kage_err *kage_back(struct kage_ctx *ctx, struct kage_target *program,
 			   struct kage_image *image, struct kage_twin *twin,
 			   struct cloned_instant *instant, struct back_tracking *tracking,
-			   const struct kage_restore_options *options,
-			   struct back_result *ret_result) _must_check_;
+			   const struct back_options *options, struct back_result *ret_result)
+	_must_check_;
 
 /* --- for the files of rollback ---------------------------------------------------------------- */
 
