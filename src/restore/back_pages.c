@@ -90,11 +90,11 @@ static struct kage_err *find_now(struct pages *p, const struct page_runs *kept)
 
 /* Documentation/admin-guide/mm/pagemap.rst: bits 0-54 say which frame, or where in swap; without the right to know they are
  * zero. */
+static const uint64_t where = (1ull << 55) - 1, how = 3ull << 62;
+
 static bool same_frame(uint64_t a, uint64_t b)
 {
-	const uint64_t where = (1ull << 55) - 1, how = 3ull << 62;
-
-	return (a & where) && ((a ^ b) & (where | how)) == 0;
+	return ((a ^ b) & (where | how)) == 0;
 }
 
 static struct kage_err *read_entries(int fd, uint64_t first, uint64_t n, uint64_t *entries)
@@ -107,6 +107,31 @@ static struct kage_err *read_entries(int fd, uint64_t first, uint64_t n, uint64_
 					   : kage_err_new(KAGE_CHANGED, "a page map ended early");
 }
 
+static struct kage_err *read_pages(struct kage_target *t, uint64_t first, uint64_t n, void *to)
+{
+	return kage_target_read(t, addr(first << KAGE_PAGE_SHIFT), to, n << KAGE_PAGE_SHIFT);
+}
+
+/* Without the right to know where they are. */
+static struct kage_err *compare_contents(struct pages *p, uint64_t first, uint64_t n)
+{
+	_cleanup_free_ uint8_t *mine = malloc(PIECE_PAGES << KAGE_PAGE_SHIFT);
+	_cleanup_free_ uint8_t *other = malloc(PIECE_PAGES << KAGE_PAGE_SHIFT);
+
+	if (!mine || !other)
+		return kage_err_nomem();
+	for (uint64_t done = 0, some; done < n; done += some) {
+		some = n - done < PIECE_PAGES ? n - done : PIECE_PAGES;
+		TRY(read_pages(p->k->program, first + done, some, mine));
+		TRY(read_pages(p->k->r->twin->process, first + done, some, other));
+		for (uint64_t i = 0; i < some; i++)
+			if (memcmp(mine + (i << KAGE_PAGE_SHIFT), other + (i << KAGE_PAGE_SHIFT),
+				   KAGE_PAGE_BYTES) != 0)
+				TRY(kage_runs_add(&p->copy, 0, first + done + i, 1));
+	}
+	return NULL;
+}
+
 /* Of the pages of RUN, which both have, those that are not the same. */
 static struct kage_err *compare_run(struct pages *p, const struct page_run *run, uint64_t *mine,
 				    uint64_t *other)
@@ -115,6 +140,10 @@ static struct kage_err *compare_run(struct pages *p, const struct page_run *run,
 		n = run->count - done < ENTRIES ? run->count - done : ENTRIES;
 		TRY(read_entries(p->theirs, run->first + done, n, mine));
 		TRY(read_entries(p->twins, run->first + done, n, other));
+		if (!((mine[0] | other[0]) & where)) {
+			TRY(compare_contents(p, run->first + done, n));
+			continue;
+		}
 		for (uint64_t i = 0; i < n; i++)
 			if (!same_frame(mine[i], other[i]))
 				TRY(kage_runs_add(&p->copy, 0, run->first + done + i, 1));

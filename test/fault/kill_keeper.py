@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # timeout: 3600
 """SIGKILL of a keeper at any instant, while it makes, holds and wakes twins: the program goes on, unharmed; twins end;
-lives are whole or not there.
+lives are whole or not there. While it takes the program back, that goes on whole, or ends: it is never half what it was.
 
 The keeper is killed when it begins its k-th system call, for every k with KAGE_SOAK=1, else for some; and at random
 instants. Twins are made of the program of kill_snap.py, which is busy and checks itself; woken are those of one with
@@ -19,7 +19,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from kagetest import Failed, KAGE, Process, Sandbox, SOAK, Tap, helper, seeded, status_of, threads_of, twins_of, wait_until
+from kagetest import Failed, descriptors_of, KAGE, Process, Sandbox, SOAK, Tap, helper, seeded, status_of, threads_of, twins_of, wait_until
 from kill_snap import Target, mappings, passes
 
 KILLS = 50        # by system call, when not all
@@ -183,6 +183,50 @@ class Waiting:
             raise Failed(f"{when}: still traced")
 
 
+class Undone:
+    """A program that is taken back: it may end with its keeper. Then there is another one."""
+
+    def __init__(self, box):
+        self.box = box
+        self.n_ended = 0
+        self.begin()
+
+    def begin(self):
+        self.process = self.box.start([helper("kind/threads")], log=f"log{self.n_ended}")
+        self.box.wait_log("ready", log=f"log{self.n_ended}", process=self.process)
+        self.pid = self.process.pid
+        self.before = (mappings(self.pid), descriptors_of(self.pid), sorted(threads_of(self.pid)))
+
+    def unharmed(self, when):
+        if self.process.alive():
+            if status_of(self.pid).get("TracerPid") != "0":
+                raise Failed(f"{when}: still traced")
+            now = (mappings(self.pid), descriptors_of(self.pid), sorted(threads_of(self.pid)))
+            if now != self.before:
+                raise Failed(f"{when}: it was {self.before}, and is {now}")
+            return
+        if self.process.wait() != -signal.SIGKILL:
+            raise Failed(f"{when}: it ended with {self.process.wait()}")
+        self.n_ended += 1
+        self.begin()
+
+
+def roll_back(box, target):
+    box.kage("clone", "-n", "k", target.pid, check=False)
+    box.kage("rollback", "k", check=False)
+    box.kage("rollback", "k", check=False)
+    box.kage("drop", "k", check=False)
+
+
+def last_judgement(box, target):
+    print(f"# {target.n_ended} programs ended with their keeper")
+    if not target.n_ended:
+        raise Failed("no keeper was killed in the middle")
+    box.write("go", "")
+    if target.process.wait() != 0 or "PASS" not in box.log(f"log{target.n_ended}"):
+        raise Failed(f"the log: {box.log(f'log{target.n_ended}')}")
+
+
 def last_life(box, target):
     name = box.clone(target.pid, name="k")
     life = box.wake(name)
@@ -208,6 +252,11 @@ def main():
         tap.run("waking: killed at its k-th system call", at_each_call, box, target, rng, wake)
         tap.run("waking: killed at random instants", at_random, box, target, rng, wake)
         tap.run("a last life and the target find nothing wrong", last_life, box, target)
+        with Sandbox(durable=False) as box:
+        target = Undone(box)
+        tap.run("taking back: killed at its k-th system call", at_each_call, box, target, rng, roll_back)
+        tap.run("taking back: killed at random instants", at_random, box, target, rng, roll_back)
+        tap.run("the last one finds nothing wrong", last_judgement, box, target)
     tap.done()
 
 
