@@ -130,6 +130,7 @@ bench: all $(BENCHES)
 	@B=$(B) bench/record
 	@B=$(B) bench/redis
 	@B=$(B) bench/restore
+	@B=$(B) bench/twins
 	@$(B)/bench/history
 
 $(B)/bench/%: bench/%.c $(B)/libkage.a

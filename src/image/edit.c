@@ -81,6 +81,17 @@ static void drop_description(Kage__Image *m, const Kage__Process *p, uint32_t de
 		forget_in(m->descriptions[i], description);
 }
 
+/* What stood in the way because of descriptor FD; labels begin with its number (kind/fds.h). */
+static void drop_obstacles(Kage__Image *m, int fd)
+{
+	char label[32];
+	size_t n = (size_t)snprintf(label, sizeof(label), "fd %d ", fd);
+
+	for (size_t i = m->n_obstacles; i-- > 0;)
+		if (strncmp(m->obstacles[i]->object, label, n) == 0)
+			remove_at(m->obstacles, m->n_obstacles, i);
+}
+
 bool kage_image_drop_fd(struct kage_image *image, int fd)
 {
 	Kage__Process *p = image->msg->n_processes ? image->msg->processes[0] : NULL;
@@ -94,6 +105,7 @@ bool kage_image_drop_fd(struct kage_image *image, int fd)
 		}
 	if (!description)
 		return false;
+	drop_obstacles(image->msg, fd);
 	for (size_t i = p->n_locks; i-- > 0;)
 		if (p->locks[i]->fd == (uint32_t)fd)
 			remove_at(p->locks, p->n_locks, i);

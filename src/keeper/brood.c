@@ -96,6 +96,16 @@ static struct kage_err *hold(struct brood_twin *t)
 	return kage_twin_hold(t->twin, bytes);
 }
 
+static void tell_obstacle(const struct brood *b, const Kage__Image *m)
+{
+	if (m->n_obstacles)
+		kage_ctx_notice(
+			b->ctx,
+			"the twin cannot be woken as it is, but the program be rolled back to it: %s: "
+			"%s",
+			m->obstacles[0]->object, m->obstacles[0]->why);
+}
+
 static struct kage_err *make(struct brood *b, struct brood_twin *t)
 {
 	uint64_t begin = kage_clock_mono_ns();
@@ -103,6 +113,7 @@ static struct kage_err *make(struct brood *b, struct brood_twin *t)
 	/* A fork of what is registered with a userfaultfd is refused, whosever that is. */
 	kage_back_untrack(&b->tracking);
 	TRY(capture_again(b, t));
+	tell_obstacle(b, t->image->msg);
 	TRY(hold(t));
 	t->total_ns = kage_clock_mono_ns() - begin;
 	snprintf(b->comm, sizeof(b->comm), "%s", t->image->msg->processes[0]->comm);
@@ -337,7 +348,10 @@ static bool drop_oldest(struct brood *b, const char *why)
 
 		if (t->dropped)
 			continue;
-		kage_ctx_notice(b->ctx, "%s@%" PRIu64 " is dropped: %s", b->name, t->number, why);
+		/* Else it was asked for. */
+		if (why)
+			kage_ctx_notice(b->ctx, "%s@%" PRIu64 " is dropped: %s", b->name, t->number,
+					why);
 		brood_drop(b, t);
 		return true;
 	}
@@ -348,7 +362,7 @@ size_t brood_fit(struct brood *b)
 {
 	size_t n = 0;
 
-	while (b->keep && n_kept(b) > b->keep && drop_oldest(b, "there are newer ones"))
+	while (b->keep && n_kept(b) > b->keep && drop_oldest(b, NULL))
 		n++;
 	while (n_kept(b) && b->max_memory && count(b) > b->max_memory &&
 	       drop_oldest(b, "twins have more memory than they may"))

@@ -66,7 +66,7 @@ struct kage_err *back_end_threads(struct back *k)
 			t->threads[n] = t->threads[n + 1];
 			k->masks[n] = k->masks[n + 1];
 		}
-				t->n_own = --t->n_threads;
+		t->n_own = --t->n_threads;
 		kage_thread_free(thread);
 	}
 	return NULL;
