@@ -39,7 +39,8 @@ static void tell(const char *path, uint64_t ns)
 int main(int argc, char **argv)
 {
 	size_t bytes = argc > 2 ? strtoul(argv[2], NULL, 10) << 20 : 0;
-	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *memory =
+		mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	sigset_t usr1, none;
 
 	if (memory == MAP_FAILED)
@@ -53,7 +54,7 @@ int main(int argc, char **argv)
 	signal(SIGUSR1, on_signal);
 	tell(argv[1], 0);
 	for (;;) {
-				uint64_t begin, took;
+		uint64_t begin, took;
 		pid_t pid;
 
 		sigsuspend(&none);
@@ -64,7 +65,7 @@ int main(int argc, char **argv)
 		pid = fork();
 		if (pid == 0)
 			_exit(0);
-				took = now_ns() - begin;
+		took = now_ns() - begin;
 		waitpid(pid, NULL, 0);
 		tell(argv[1], took);
 	}

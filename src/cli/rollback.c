@@ -24,7 +24,7 @@ static const struct cli_option options[] = {
 	{ "files", 0, "keep|restore", "what it wrote since: keep (default), or put back",
 	  CLI_CHOICE, .offset = offsetof(struct rollback_values, files) },
 	{ "connections", 0, "refuse|reset",
-	  "connections that it has no longer: refuse (default), or reset by the peer", CLI_CHOICE,
+	  "connections closed since: refuse (default), or reset by peer", CLI_CHOICE,
 	  .offset = offsetof(struct rollback_values, connections) },
 	{ "end-children", 0, NULL, "end processes that it has started since", CLI_FLAG,
 	  .offset = offsetof(struct rollback_values, end_children) },
