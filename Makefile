@@ -131,6 +131,7 @@ bench: all $(BENCHES)
 	@B=$(B) bench/redis
 	@B=$(B) bench/restore
 	@B=$(B) bench/twins
+	@$(B)/bench/rfork
 	@$(B)/bench/history
 
 $(B)/bench/%: bench/%.c $(B)/libkage.a
@@ -177,8 +178,10 @@ install: all
 	install -m 644 include/kage/*.h $(DESTDIR)$(PREFIX)/include/kage/
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@LIBDIR@|$(LIBDIR)|;s|@VERSION@|$(VERSION)|' src/kage.pc.in \
 		> $(DESTDIR)$(LIBDIR)/pkgconfig/kage.pc
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man3 \
+		$(DESTDIR)$(PREFIX)/share/man/man5
 	install -m 644 doc/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 doc/man/*.3 $(DESTDIR)$(PREFIX)/share/man/man3/
 	install -m 644 doc/man/*.5 $(DESTDIR)$(PREFIX)/share/man/man5/
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -m 644 scripts/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/kage

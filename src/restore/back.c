@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,23 @@ struct kage_err *back_flush_long(struct back *k)
 
 /* --- looking ---------------------------------------------------------------------------------- */
 
+/* clone(2): a number can be chosen with one of two capabilities, which are the program's own here. */
+static struct kage_err *check_missing(const struct back *k)
+{
+	const uint64_t enough = 1ull << CAP_SYS_ADMIN | 1ull << CAP_CHECKPOINT_RESTORE;
+	const Kage__Process *p = k->r->process;
+
+	for (size_t i = 0; i < p->n_threads; i++)
+		if (!kage_target_thread(k->program, p->threads[i]->tid) &&
+		    !(p->credentials->cap_effective & enough))
+			return kage_err_new(
+				KAGE_PERM,
+				"thread %d has ended since, and the program may not make one with its number "
+				"(CAP_CHECKPOINT_RESTORE); wake the twin instead",
+				p->threads[i]->tid);
+	return NULL;
+}
+
 static struct kage_err *check_threads(const struct back *k)
 {
 	const struct kage_target *t = k->program;
@@ -52,6 +70,7 @@ static struct kage_err *check_threads(const struct back *k)
 			"back in place yet; wake the twin instead",
 			t->pid);
 
+	TRY(check_missing(k));
 	for (size_t i = 0; i < t->n_threads; i++)
 		if (t->threads[i]->job_stopped)
 			return kage_err_new(

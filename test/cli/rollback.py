@@ -166,9 +166,12 @@ def unprivileged():
             os.setresuid(65534, 65534, 65534)
         python = Interpreter(box, prepare=become)
 
+        def run(*words):
+            return subprocess.run([KAGE, *map(str, words)], env=box.env, text=True, capture_output=True,
+                                  preexec_fn=become, stdin=subprocess.DEVNULL, check=False)
+
         def kage(*words):
-            done = subprocess.run([KAGE, *map(str, words)], env=box.env, text=True,
-                                  capture_output=True, preexec_fn=become, stdin=subprocess.DEVNULL, check=False)
+            done = run(*words)
             if done.returncode != 0:
                 raise Failed(f"{words}: {done.stderr}")
             return json.loads(done.stdout)
@@ -182,6 +185,14 @@ def unprivileged():
             if report["pages"] > 3000:
                 raise Failed(f"{report['pages']} pages were written back")
             python.expect("state['n'] += 1", n=2)
+        # A thread that is gone cannot be made again without rights: a refusal, and no harm.
+        python.do("t = threading.Thread(target=lambda: sys.stdin and time.sleep(0.2)); t.start()")
+        kage("clone", "--json", "-n", "t", python.pid)
+        python.do("t.join(); state['n'] = 3")
+        done = run("rollback", "t")
+        if done.returncode != 1 or "has ended since" not in done.stderr:
+            raise Failed(f"of a thread that is gone: {done.stderr}")
+        python.expect("pass", n=3)
         python.close()
 
 
