@@ -45,6 +45,7 @@ struct kage_err *kage_fds_start(struct kage_restore *r) _must_check_;
 struct kage_err *kage_fds_make_one(struct kage_restore *r, size_t i) _must_check_;
 struct kage_err *kage_fds_place_one(struct kage_restore *r, const Kage__Description *d,
 				    struct kage_batch *b) _must_check_;
+void kage_fds_place_owner(struct kage_restore *r, const Kage__Description *d, struct kage_batch *b);
 struct kage_err *kage_fds_start_one(struct kage_restore *r, size_t i) _must_check_;
 
 /** Whether D has an offset that can be set. */

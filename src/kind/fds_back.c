@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@ struct kage_fds_back {
 	struct kage_capture now;           /* only its descriptors are looked at */
 	const struct kage_fd_seen **keeps; /* of each description; NULL: it is made anew */
 	size_t n;
+	size_t n_children; /* that the program had, and that may have some of these */
 	int floor;
 };
 
@@ -78,6 +80,9 @@ static bool same_object(const struct kage_fd_id *id, const Kage__Description *d,
 
 	if ((d->flags & access) != (fd->description->flags & access))
 		return false;
+	/* Nothing tells which it is, and its time goes on. */
+	if (d->kind_case == KAGE__DESCRIPTION__KIND_TIMERFD)
+		return false;
 	/* Those without a name have an inode in common. The same state is as good as the same object. */
 	if (strncmp(id->link, "anon_inode:", 11) == 0)
 		return strcmp(id->link, fd->link) == 0 &&
@@ -96,13 +101,17 @@ static const struct kage_fd_seen *at_number(const struct kage_fds_back *k, uint3
 
 /* Whether the file that D has open is the one that has the contents of then. One without a name is the program's
  * alone; one with a name may have been put back as a new file. */
-static bool has_its_contents(const struct kage_restore *r, const Kage__Description *d)
+static bool has_its_contents(const struct kage_restore *r, const Kage__Description *d,
+			     const struct kage_fd_seen *fd)
 {
 	const Kage__FileObject *f = d->kind_case == KAGE__DESCRIPTION__KIND_FILE
 					    ? kage_image_file(r->image, d->file->file)
 					    : NULL;
 	struct stat st;
 
+	/* One with other seals cannot become what it was. */
+	if (d->kind_case == KAGE__DESCRIPTION__KIND_MEMFD)
+		return (uint32_t)fcntl(fd->ours, F_GET_SEALS) == d->memfd->seals;
 	if (!f || !S_ISREG(f->mode) || !f->content_space || !f->written)
 		return true;
 	if (f->unlinked)
@@ -129,7 +138,7 @@ static const struct kage_fd_seen *find(const struct kage_restore *r, const struc
 		if (r->process->descriptors[i]->description != d->id)
 			continue;
 		fd = at_number(k, r->process->descriptors[i]->fd);
-		if (fd && same_object(id, d, fd) && has_its_contents(r, d) && !is_taken(k, fd))
+		if (fd && same_object(id, d, fd) && has_its_contents(r, d, fd) && !is_taken(k, fd))
 			return fd;
 	}
 	return NULL;
@@ -166,6 +175,14 @@ static bool is_hung_up(const struct kage_fd_seen *fd)
 	return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
 }
 
+/* Also a datagram of no bytes. */
+static bool is_shut(const struct kage_fd_seen *fd)
+{
+	struct pollfd p = { .fd = fd->ours, .events = POLLIN | POLLRDHUP };
+
+	return poll(&p, 1, 0) > 0;
+}
+
 static bool has_waiting(const struct kage_fd_seen *fd)
 {
 	int waiting = 0;
@@ -191,12 +208,12 @@ static bool pair_changed(const Kage__Image *m, const struct kage_fds_back *k, si
 {
 	const Kage__UnixSocket *s = m->descriptions[i]->unix_socket;
 
-	if (!k->keeps[i] || s->received.len || has_waiting(k->keeps[i]))
+	if (!k->keeps[i] || s->received.len || has_waiting(k->keeps[i]) || is_shut(k->keeps[i]))
 		return true;
 	for (size_t o = 0; o < m->n_descriptions; o++)
 		if (m->descriptions[o]->id == s->peer_description)
 			return !k->keeps[o] || m->descriptions[o]->unix_socket->received.len ||
-			       has_waiting(k->keeps[o]);
+			       has_waiting(k->keeps[o]) || is_shut(k->keeps[o]);
 	return true;
 }
 
@@ -205,11 +222,25 @@ static bool must_go(const Kage__Image *m, const struct kage_fds_back *k, size_t 
 {
 	const Kage__Description *d = m->descriptions[i];
 
+	/* A process that it had started before may have it, too, and go on. */
+	if (k->keeps[i] && k->n_children)
+		return false;
+	if (d->kind_case == KAGE__DESCRIPTION__KIND_INOTIFY)
+		return k->keeps[i] && has_waiting(k->keeps[i]);
 	if (d->kind_case == KAGE__DESCRIPTION__KIND_PIPE)
 		return (has_both_ends(m, d) || (k->keeps[i] && is_hung_up(k->keeps[i]))) &&
 		       pipe_changed(m, k, d);
 	if (d->kind_case == KAGE__DESCRIPTION__KIND_UNIX_SOCKET)
 		return d->unix_socket->peer_description && pair_changed(m, k, i);
+	return false;
+}
+
+/* What was ready then may have been told since, and is told once only; added anew it is told again. */
+static bool has_edges(const Kage__Epoll *m)
+{
+	for (size_t i = 0; i < m->n_watches; i++)
+		if (m->watches[i]->events & (EPOLLET | EPOLLONESHOT))
+			return true;
 	return false;
 }
 
@@ -220,8 +251,9 @@ static void drop_epolls(const Kage__Image *m, struct kage_fds_back *k)
 
 	for (size_t i = 0; i < m->n_descriptions; i++)
 		all &= k->keeps[i] != NULL;
-	for (size_t i = 0; i < m->n_descriptions && !all; i++)
-		if (m->descriptions[i]->kind_case == KAGE__DESCRIPTION__KIND_EPOLL)
+	for (size_t i = 0; i < m->n_descriptions; i++)
+		if (m->descriptions[i]->kind_case == KAGE__DESCRIPTION__KIND_EPOLL &&
+		    (!all || has_edges(m->descriptions[i]->epoll)))
 			k->keeps[i] = NULL;
 }
 
@@ -295,6 +327,7 @@ struct kage_err *kage_fds_back_look(struct kage_restore *r, const struct kage_fd
 	k->n = r->image->msg->n_descriptions;
 	k->keeps = calloc(k->n + 1, sizeof(const struct kage_fd_seen *));
 	k->floor = 3;
+	k->n_children = r->children.n_had;
 	if (!k->keeps || n != k->n)
 		return kage_err_nomem();
 	e = kage_fds_see(r->ctx, r->stub, &k->now);
@@ -338,6 +371,19 @@ int kage_fds_back_ours(const struct kage_restore *r, const struct kage_fds_back 
 	return k->keeps[i] ? -1 : r->fds[i];
 }
 
+/* Whom it signals by now, unless it did then. */
+static void clear_owner(const Kage__Description *d, int fd)
+{
+	int now = d->flags & O_PATH ? -1 : fcntl(fd, F_GETFL);
+
+	if (now >= 0 && (now & O_ASYNC) && !(d->flags & O_ASYNC))
+		fcntl(fd, F_SETFL, now & ~O_ASYNC);
+	if (now >= 0 && !d->owner_signal)
+		fcntl(fd, F_SETSIG, 0);
+	if (now >= 0 && !d->owner)
+		fcntl(fd, F_SETOWN, 0);
+}
+
 struct kage_err *kage_fds_back_settle(struct kage_restore *r)
 {
 	const Kage__Image *m = r->image->msg;
@@ -346,6 +392,7 @@ struct kage_err *kage_fds_back_settle(struct kage_restore *r)
 		/* What was made begins there. */
 		if (!m->descriptions[i]->offset && kage_fds_has_offset(m->descriptions[i]))
 			lseek(r->fds[i], 0, SEEK_SET);
+		clear_owner(m->descriptions[i], r->fds[i]);
 		TRY_WRAP(kage_fds_set_state(m->descriptions[i], r->fds[i]), "set %s",
 			 kage_fds_label_of(r, m->descriptions[i]));
 	}
@@ -422,9 +469,12 @@ struct kage_err *kage_fds_back_place(struct kage_restore *r, const struct kage_f
 	for (size_t i = 0; i < r->process->n_descriptors; i++)
 		say_number(r, k, i, aside, there, b);
 	say_close(r, k, b);
-	for (size_t i = 0; i < k->n; i++)
+	for (size_t i = 0; i < k->n; i++) {
 		if (!k->keeps[i])
 			TRY(kage_fds_place_one(r, m->descriptions[i], b));
+		else
+			kage_fds_place_owner(r, m->descriptions[i], b);
+	}
 	return NULL;
 }
 

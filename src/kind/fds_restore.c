@@ -233,6 +233,14 @@ static int number_of(const struct kage_restore *r, const Kage__Description *d)
 	return -1;
 }
 
+void kage_fds_place_owner(struct kage_restore *r, const Kage__Description *d, struct kage_batch *b)
+{
+	int fd = number_of(r, d);
+
+	if (fd >= 0)
+		place_owner(r, d, fd, b);
+}
+
 struct kage_err *kage_fds_place_one(struct kage_restore *r, const Kage__Description *d,
 				    struct kage_batch *b)
 {

@@ -79,7 +79,15 @@ static struct kage_err *check_back(struct kage_restore *r)
 {
 	const Kage__Filesystem *m = r->process->filesystem;
 	const Kage__FileObject *root = m ? kage_image_file(r->image, m->root_file) : NULL;
+	const Kage__FileObject *cwd = m ? kage_image_file(r->image, m->cwd_file) : NULL;
+	struct stat st;
 
+	if (cwd && !same_directory(r, "cwd", cwd->path) &&
+	    (stat(cwd->path, &st) < 0 || st.st_ino != cwd->ino))
+		return kage_err_new(
+			KAGE_CHANGED,
+			"its working directory %s is not there any more, or another one",
+			cwd->path);
 	if (!m || same_directory(r, "root", root ? root->path : "/"))
 		return NULL;
 	return kage_err_new(KAGE_UNSUPPORTED, "it has taken another root directory since (chroot)");

@@ -116,11 +116,20 @@ static struct kage_err *finish(struct kage_restore *r, struct kage_batch *b)
 {
 	for (size_t i = 0; i < r->process->n_limits; i++) {
 		const Kage__Limit *m = r->process->limits[i];
-		struct rlimit mine, lim = { m->soft, m->hard };
+		struct rlimit mine = { RLIM_INFINITY, RLIM_INFINITY }, lim = { m->soft, m->hard };
 
 		if (prlimit(r->stub->pid, m->resource, NULL, &mine) == 0 &&
 		    mine.rlim_cur == lim.rlim_cur && mine.rlim_max == lim.rlim_max)
 			continue;
+		/* A hard limit that was lowered since stays; the soft one is set as far as it goes. */
+		if (r->in_place && lim.rlim_max > mine.rlim_max) {
+			const struct rlimit soft = { m->soft < mine.rlim_max ? m->soft
+									     : mine.rlim_max,
+						     mine.rlim_max };
+
+			BATCH_TRY(b, "set a limit", SYS_prlimit64, V(0), V(m->resource),
+				  DATA(kage_batch_data(b, &soft, sizeof(soft))), V(0));
+		}
 		BATCH_TRY(b, "set a limit", SYS_prlimit64, V(0), V(m->resource),
 			  DATA(kage_batch_data(b, &lim, sizeof(lim))), V(0));
 	}

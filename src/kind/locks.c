@@ -17,6 +17,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "kind/fds.h"
+#include "kind/obstacles.h"
 #include "sys/text.h"
 
 enum { LOCKS_MAX_BYTES = 64 << 20 };
@@ -182,6 +183,14 @@ static bool conflict(const Kage__FileLock *m, const struct line *l)
 	       (m->exclusive || l->exclusive) && m->start <= l->end && l->start <= m->end;
 }
 
+/* In place its own locks are not in the way. */
+static bool is_own(const struct kage_restore *r, const struct line *l)
+{
+	/* An OFD lock is shown without its owner. */
+	return r->in_place &&
+	       (l->pid == (uint64_t)r->stub->pid || l->kind == KAGE__FILE_LOCK__KIND__OFD);
+}
+
 static void check_lock(struct kage_restore *r, const Kage__FileLock *m, const char *text)
 {
 	const Kage__FileObject *f = file_of(r, m);
@@ -193,7 +202,7 @@ static void check_lock(struct kage_restore *r, const Kage__FileLock *m, const ch
 		struct line l;
 
 		if (!parse(p, &l) || l.ino != st.st_ino || l.major != major(st.st_dev) ||
-		    l.minor != minor(st.st_dev) || !conflict(m, &l))
+		    l.minor != minor(st.st_dev) || !conflict(m, &l) || is_own(r, &l))
 			continue;
 		kage_obstacle(r->obstacles, true, "let that process give it up, or end it", f->path,
 			      "the program holds a %s on it, and now process %" PRIu64 " does",
@@ -213,6 +222,12 @@ static struct kage_err *check(struct kage_restore *r)
 	for (size_t i = 0; i < r->process->n_locks; i++)
 		check_lock(r, r->process->locks[i], text);
 	return NULL;
+}
+
+static struct kage_err *check_back(struct kage_restore *r)
+{
+	TRY(check(r));
+	return kage_obstacles_refuse(r->obstacles);
 }
 
 static bool has_flock(const struct kage_restore *r, uint32_t fd)
@@ -288,6 +303,7 @@ const struct kage_kind kage_kind_locks = {
 	.name = "locks",
 	.capture = capture,
 	.check = check,
+	.check_back = check_back,
 	.finish = finish,
 	.print = print,
 };

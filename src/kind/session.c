@@ -85,6 +85,24 @@ static struct kage_err *build(struct kage_restore *r, struct kage_batch *b)
 	return NULL;
 }
 
+static struct kage_err *check_back(struct kage_restore *r)
+{
+	if (getsid(r->stub->pid) != r->process->sid)
+		return kage_err_new(
+			KAGE_UNSUPPORTED,
+			"it has begun a session since, which cannot be undone; wake the twin "
+			"instead");
+	return NULL;
+}
+
+/* It may have got a process group of its own. */
+static struct kage_err *reset(struct kage_restore *r, struct kage_batch *b)
+{
+	if (getpgid(r->stub->pid) != r->process->pgid)
+		BATCH_TRY(b, "return to its process group", SYS_setpgid, V(0), V(r->process->pgid));
+	return NULL;
+}
+
 /* From the background too: SIGTTOU must not stop us. */
 static int set_foreground(int tty, pid_t group)
 {
@@ -137,6 +155,8 @@ void kage_session_undo(struct kage_restore *r)
 
 const struct kage_kind kage_kind_session = {
 	.name = "session",
+	.check_back = check_back,
+	.reset = reset,
 	.prepare = prepare,
 	.build = build,
 };

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/capability.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -99,6 +100,36 @@ static void drop_kernels(struct kage_target *t)
 	}
 }
 
+/* Of proc_pid_limits(5), which unlike prlimit(2) shows those of other users: name, soft and hard limit, unit. */
+static struct kage_err *read_limit(struct back *k)
+{
+	_cleanup_free_ char *text = NULL;
+	const char *at;
+	size_t size;
+
+	TRY(kage_file_slurp(k->program->proc_fd, "limits", 1 << 16, &text, &size));
+	at = strstr(text, "Max open files");
+	if (!at || sscanf(at, "Max open files %*u %" SCNu64, &k->max_fds) != 1)
+		return kage_err_new(KAGE_CORRUPT, "/proc/%d/limits is not understood",
+				    k->program->pid);
+	return NULL;
+}
+
+/* Descriptors that are made anew are on their way under numbers above all others. */
+static struct kage_err *check_room(struct back *k)
+{
+	const uint64_t most = (uint64_t)k->floor + k->r->image->msg->n_descriptions + 64;
+
+	TRY(read_limit(k));
+	return k->max_fds >= most
+		       ? NULL
+		       : kage_err_new(
+				 KAGE_LIMIT,
+				 "it may not have descriptors as high as %llu, which is needed for "
+				 "the moment (RLIMIT_NOFILE: %llu)",
+				 (unsigned long long)most, (unsigned long long)k->max_fds);
+}
+
 static struct kage_err *look(struct back *k)
 {
 	TRY(check_threads(k));
@@ -106,8 +137,10 @@ static struct kage_err *look(struct back *k)
 	TRY(kage_files_put_back(k->r));
 	TRY(back_read_maps(k, &k->now));
 	TRY(kage_fds_back_look(k->r, k->then->fds, k->then->n_fds, &k->fds));
+	TRY(back_check_seals(k));
 	drop_kernels(k->program);
 	k->floor = kage_fds_back_floor(k->fds);
+	TRY(check_room(k));
 	return back_find_spaces(k);
 }
 
@@ -230,16 +263,12 @@ static void let_go(struct back *k)
 /* --- descriptors for the program -------------------------------------------------------------- */
 
 /* Their numbers are higher than it may want to have; its own limit comes back with the image's. */
-static struct kage_err *raise_limit(const struct back *k)
+static void say_limit(const struct back *k, struct kage_batch *b)
 {
-	struct rlimit l;
+	const struct rlimit l = { k->max_fds, k->max_fds };
 
-	if (prlimit(k->program->pid, RLIMIT_NOFILE, NULL, &l) < 0)
-		return kage_err_sys(errno, "read the limit of open files");
-	l.rlim_cur = l.rlim_max;
-	if (prlimit(k->program->pid, RLIMIT_NOFILE, &l, NULL) < 0)
-		return kage_err_sys(errno, "raise the limit of open files");
-	return NULL;
+	BATCH(b, "raise the limit of open files", SYS_prlimit64, V(0), V(RLIMIT_NOFILE),
+	      DATA(kage_batch_data(b, &l, sizeof(l))), V(0));
 }
 
 static struct kage_err *connect_to_it(struct back *k)
@@ -248,8 +277,8 @@ static struct kage_err *connect_to_it(struct back *k)
 	size_t pair;
 	int theirs[2];
 
-	TRY(raise_limit(k));
 	kage_batch_init(&b);
+	say_limit(k, &b);
 	pair = kage_batch_data(&b, NULL, 2 * sizeof(int) + sizeof(int64_t));
 	BATCH(&b, "make a pair of sockets", SYS_socketpair, V(AF_UNIX), V(SOCK_STREAM), V(0),
 	      DATA(pair));

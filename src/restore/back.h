@@ -72,6 +72,7 @@ struct back {
 	uint64_t *masks;           /* signal masks of its threads as of the freeze */
 	struct kage_fds_back *fds; /* what becomes of its descriptors */
 	bool *has_space;           /* of each object of shared memory: the program has it still */
+	uint64_t max_fds;          /* its hard limit of open files */
 	int floor;                 /* a number above all of its descriptors */
 	int here;    /* our end of a socket to it; its own has number `floor`; -1: none yet */
 	int n_there; /* descriptors that it has received, from `floor` + 1 on */
@@ -93,6 +94,9 @@ struct kage_err *back_make_threads(struct back *k) _must_check_;
 
 /** Reads the map of the program. */
 struct kage_err *back_read_maps(struct back *k, struct kage_maps *ret_maps) _must_check_;
+
+/** Refuses mappings that can neither be changed nor taken away. */
+struct kage_err *back_check_seals(const struct back *k) _must_check_;
 
 /** Whether VMA is ours, in the program for a while. */
 bool back_is_hand(const struct back *k, const struct kage_vma *vma);

@@ -90,6 +90,23 @@ static bool same_mapping(const struct kage_vma *a, const struct kage_vma *b, uin
 			   a->offset + (at - a->start) == b->offset + (at - b->start));
 }
 
+/* mseal(2): nobody can take these away. */
+struct kage_err *back_check_seals(const struct back *k)
+{
+	for (size_t i = 0; i < k->now.n; i++) {
+		const struct kage_vma *now = &k->now.vmas[i];
+		const struct kage_vma *then = kage_maps_find(&k->then->maps, now->start);
+
+		if (kage_vma_has(now, VMFLAG('s', 'l')) && !is_kernels(now) &&
+		    !(then && kage_vma_has(then, VMFLAG('s', 'l'))))
+			return kage_err_new(
+				KAGE_UNSUPPORTED,
+				"it has sealed memory at %#llx since (mseal); wake the twin instead",
+				(unsigned long long)now->start);
+	}
+	return NULL;
+}
+
 static struct kage_err *add_fresh(struct sweep *s, uint64_t start, uint64_t end)
 {
 	const Kage__Mapping *m = kage_memory_at(s->k->r->process->memory, start);
@@ -254,14 +271,22 @@ struct kage_err *back_guards(struct back *k, const struct page_runs *now)
 
 /* --- all -------------------------------------------------------------------------------------- */
 
+/* It may be in several pieces. */
+static uint64_t heap_end(const struct kage_maps *m)
+{
+	uint64_t end = 0;
+
+	for (size_t i = 0; i < m->n; i++)
+		if (strcmp(m->vmas[i].path, "[heap]") == 0)
+			end = m->vmas[i].end;
+	return end;
+}
+
 /* The end of the heap, up to the byte. The map is another one behind that only where it has gained or lost pages. */
 static struct kage_err *set_break(struct back *k)
 {
-	const struct kage_vma *then = kage_maps_named(&k->then->maps, "[heap]");
-	const struct kage_vma *now = kage_maps_named(&k->now, "[heap]");
-
 	BATCH(&k->calls, "set the end of its heap", SYS_brk, V(k->r->process->memory->brk));
-	if (then && now && then->start == now->start && then->end == now->end)
+	if (heap_end(&k->then->maps) == heap_end(&k->now))
 		return NULL;
 	TRY(back_flush(k));
 	kage_maps_deinit(&k->now);

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "kind/memory.h"
 #include "restore/restore.h"
+#include "sys/kernel.h"
 #include "sys/pagemap.h"
 
 enum {
@@ -327,6 +328,18 @@ static struct kage_err *put_zeros(struct back *k, const struct page_run *run)
 	return NULL;
 }
 
+/* Asked of a page of ours that is worth nothing. */
+static bool can_drop_locked(void)
+{
+	void *page = mmap(NULL, KAGE_PAGE_BYTES, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	bool can = page != MAP_FAILED && madvise(page, KAGE_PAGE_BYTES, KMADV_DONTNEED_LOCKED) == 0;
+
+	if (page != MAP_FAILED)
+		munmap(page, KAGE_PAGE_BYTES);
+	return can;
+}
+
 static bool is_locked(const struct back *k, const struct page_run *run)
 {
 	const Kage__Mapping *m =
@@ -348,15 +361,16 @@ static bool has_rest(const struct back *k)
 
 static struct kage_err *drop(struct pages *p)
 {
+	const bool locked_too = can_drop_locked();
 	const struct page_run *v = p->drop.v;
 
 	for (size_t i = 0; i < p->drop.n; i++) {
-		if (is_locked(p->k, &v[i]))
+		if (!locked_too && is_locked(p->k, &v[i]))
 			TRY(put_zeros(p->k, &v[i]));
 		else
 			BATCH(&p->k->calls, "drop pages", SYS_madvise,
 			      V(v[i].first << KAGE_PAGE_SHIFT), V(v[i].count << KAGE_PAGE_SHIFT),
-			      V(MADV_DONTNEED));
+			      V(locked_too ? KMADV_DONTNEED_LOCKED : MADV_DONTNEED));
 		TRY(back_flush_long(p->k));
 	}
 	return p->k->waits_for_calls || has_rest(p->k) ? back_flush(p->k) : NULL;

@@ -57,6 +57,18 @@ static int by_mapping(struct back *k, const struct kage_vma *then)
 	return -1;
 }
 
+/* memfd_create(2): what may not be written to cannot get its contents back, unless nobody could write to it at all. */
+static struct kage_err *check_seals(int fd)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	if (seals > 0 && (seals & F_SEAL_FUTURE_WRITE) && !(seals & F_SEAL_WRITE))
+		return kage_err_new(KAGE_UNSUPPORTED,
+				    "it has shared memory that only old mappings can write to "
+				    "(F_SEAL_FUTURE_WRITE); wake the twin instead");
+	return NULL;
+}
+
 static struct kage_err *find(struct back *k, size_t i)
 {
 	struct kage_restore *r = k->r;
@@ -74,7 +86,7 @@ static struct kage_err *find(struct back *k, size_t i)
 			r->spaces[i] = by_mapping(k, then);
 	}
 	k->has_space[i] = r->spaces[i] >= 0;
-	return NULL;
+	return k->has_space[i] ? check_seals(r->spaces[i]) : NULL;
 }
 
 struct kage_err *back_find_spaces(struct back *k)
@@ -148,6 +160,8 @@ static struct kage_err *put(struct back *k, int fd, const Kage__Space *space,
 	struct page_runs *data = &sets[0], *then = &sets[1], *holes = &sets[2];
 	const struct kage_pages *pages = k->r->image->pages;
 
+	if (fcntl(fd, F_GET_SEALS) > 0 && (fcntl(fd, F_GET_SEALS) & F_SEAL_WRITE))
+		return NULL; /* as it was */
 	TRY(set_size(fd, space->size_bytes));
 	TRY(find_data(fd, data));
 	for (size_t i = 0; i < pages->n_runs; i++)

@@ -202,25 +202,26 @@ static struct kage_err *read_some(int iter, char **buf, size_t *size, size_t *ca
 	return NULL;
 }
 
-static struct kage_err *read_all(int prog, union bpf_iter_link_info visit, char **buf, size_t *size)
+static struct kage_err *read_all(int prog, union bpf_iter_link_info visit, size_t enough,
+				 char **buf, size_t *size)
 {
 	_cleanup_fd_ int iter = -1;
 	size_t capacity = 0;
 	bool more = true;
 
 	TRY(start(prog, visit, &iter));
-	while (more)
+	while (more && *size < enough)
 		TRY(read_some(iter, buf, size, &capacity, &more));
 	return NULL;
 }
 
-static struct kage_err *read_it(int prog, union bpf_iter_link_info visit, char **ret_buf,
-				size_t *ret_size)
+static struct kage_err *read_it(int prog, union bpf_iter_link_info visit, size_t enough,
+				char **ret_buf, size_t *ret_size)
 {
 	_cleanup_free_ char *buf = NULL;
 
 	*ret_size = 0;
-	TRY(read_all(prog, visit, &buf, ret_size));
+	TRY(read_all(prog, visit, enough, &buf, ret_size));
 	*ret_buf = take_ptr(buf);
 	return NULL;
 }
@@ -229,12 +230,20 @@ struct kage_err *kage_iter_read_process(int prog, pid_t tgid, char **ret_buf, si
 {
 	union bpf_iter_link_info visit = { .task = { .pid = (uint32_t)tgid } };
 
-	return read_it(prog, visit, ret_buf, ret_size);
+	return read_it(prog, visit, SIZE_MAX, ret_buf, ret_size);
 }
 
 struct kage_err *kage_iter_read_thread(int prog, pid_t tid, char **ret_buf, size_t *ret_size)
 {
 	union bpf_iter_link_info visit = { .task = { .tid = (uint32_t)tid } };
 
-	return read_it(prog, visit, ret_buf, ret_size);
+	return read_it(prog, visit, SIZE_MAX, ret_buf, ret_size);
+}
+
+struct kage_err *kage_iter_read_enough(int prog, pid_t tid, size_t enough, char **ret_buf,
+				       size_t *ret_size)
+{
+	union bpf_iter_link_info visit = { .task = { .tid = (uint32_t)tid } };
+
+	return read_it(prog, visit, enough, ret_buf, ret_size);
 }

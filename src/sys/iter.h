@@ -40,4 +40,9 @@ struct kage_err *kage_iter_read_process(int prog, pid_t tgid, char **ret_buf, si
 struct kage_err *kage_iter_read_thread(int prog, pid_t tid, char **ret_buf, size_t *ret_size)
 	_must_check_;
 
+/** The same for an iterator that visits what a thread has, not threads. One of mappings begins again with what filled its last
+ *  buffer where that was full (Linux 6.18), without end: it ends when it has written ENOUGH bytes. */
+struct kage_err *kage_iter_read_enough(int prog, pid_t tid, size_t enough, char **ret_buf,
+				       size_t *ret_size) _must_check_;
+
 #endif

@@ -21,6 +21,9 @@
 #define KPAGE_IS_SOFT_DIRTY (1 << 7)
 #define KPAGE_IS_GUARD      (1 << 8) /* since 6.15 */
 
+/* include/uapi/asm-generic/mman-common.h, since 5.18 */
+#define KMADV_DONTNEED_LOCKED 24
+
 #define KPM_SCAN_WP_MATCHING   (1 << 0)
 #define KPM_SCAN_CHECK_WPASYNC (1 << 1)
 

@@ -54,13 +54,14 @@ struct kage_err *kage_vmaread_flags(struct arena *a, uint64_t bits, const uint16
 	return NULL;
 }
 
-static struct kage_err *read_bits(int prog, pid_t pid, struct kage_vma_record **ret_records,
-				  size_t *ret_n)
+/* At most MOST of them. */
+static struct kage_err *read_bits(int prog, pid_t pid, size_t most,
+				  struct kage_vma_record **ret_records, size_t *ret_n)
 {
 	char *buf;
 	size_t size;
 
-	TRY(kage_iter_read_thread(prog, pid, &buf, &size));
+	TRY(kage_iter_read_enough(prog, pid, most * sizeof(**ret_records), &buf, &size));
 	*ret_records = (struct kage_vma_record *)(void *)buf;
 	*ret_n = size / sizeof(**ret_records);
 	return NULL;
@@ -88,13 +89,18 @@ static struct kage_err *flag_vsyscall(struct kage_maps *m, struct kage_vma *v)
 	return kage_vmaread_flags(&m->arena, bits, &v->flags, &v->n_flags);
 }
 
+static size_t n_of_process(const struct kage_maps *m)
+{
+	return m->n - (kage_maps_named(m, "[vsyscall]") != NULL);
+}
+
 static struct kage_err *fill(int prog, pid_t pid, struct kage_maps *m, bool *ret_all)
 {
 	_cleanup_free_ struct kage_vma_record *records = NULL;
 	size_t n, used = 0;
 
 	*ret_all = true;
-	TRY(read_bits(prog, pid, &records, &n));
+	TRY(read_bits(prog, pid, n_of_process(m), &records, &n));
 	for (size_t i = 0; i < m->n && *ret_all; i++) {
 		struct kage_vma *v = &m->vmas[i];
 

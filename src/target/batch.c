@@ -456,6 +456,11 @@ static struct kage_err *run_to_event(struct kage_target *t, struct kage_thread *
 			TRY(end_call(thread));
 		if (stop.what != STOP_SIGNAL)
 			continue;
+		/* It cannot be blocked. */
+		if (stop.signal == SIGSTOP) {
+			t->stop_again = true;
+			continue;
+		}
 		if (stop.signal == t->site->event_signal &&
 		    ptrace(PTRACE_GETSIGINFO, thread->tid, NULL, &info) == 0 &&
 		    info.si_code == SI_TKILL &&

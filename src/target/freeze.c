@@ -582,12 +582,16 @@ void kage_target_thaw(struct kage_target *t, bool kill)
 		reap(t);
 	else
 		kage_site_leave(t);
-	for (size_t i = 0; i < t->n_threads; i++) {
+	/* The end of a leader is told only when all others have been waited for. */
+	for (size_t i = t->n_threads; i-- > 0;) {
 		if (t->threads[i]->attached && !kill)
 			release(t, t->threads[i]);
 		kage_thread_free(t->threads[i]);
 	}
 	t->n_threads = 0;
+	if (t->stop_again && !kill)
+		pidfd_send_signal(t->pidfd, SIGSTOP, NULL, 0);
+	t->stop_again = false;
 	kage_asleep_forget(t);
 	t->frozen = false;
 	kage_target_unblock_signals(t);

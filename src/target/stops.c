@@ -93,6 +93,7 @@ struct kage_err *kage_target_step_syscall(struct kage_target *t, struct kage_thr
 			return kage_err_new(KAGE_GONE, "process %d ended", t->pid);
 		}
 		thread->stopped = true;
+		t->stop_again |= stop.what == STOP_SIGNAL && stop.signal == SIGSTOP;
 	} while (stop.what != STOP_SYSCALL && stop.what != STOP_CLONE);
 	return NULL;
 }

@@ -64,10 +64,11 @@ struct kage_target {
 	bool stop_all;                      /* none is left asleep */
 	bool stop_resumed;                  /* none in a call that the kernel resumes */
 	bool frozen;
-	bool gone;              /* it ended while we held it */
-	bool ours;              /* a stub of ours: dies with us, and need not be put back */
-	unsigned attempts;      /* to freeze it at one instant, this one included */
-	uint64_t paused_ns;     /* that any of its threads stood, in earlier attempts */
+	bool gone;          /* it ended while we held it */
+	bool stop_again;    /* a SIGSTOP came for a thread in a batch; it gets it when it goes on */
+	bool ours;          /* a stub of ours: dies with us, and need not be put back */
+	unsigned attempts;  /* to freeze it at one instant, this one included */
+	uint64_t paused_ns; /* that any of its threads stood, in earlier attempts */
 	uint64_t stopped_at_ns; /* CLOCK_MONOTONIC: the first of its threads; 0: none */
 	sigset_t caller_mask;   /* of our own thread, to be set again by thaw */
 	bool chld_eaten;        /* a SIGCHLD of the caller may have been consumed while waiting */
