@@ -114,8 +114,9 @@ static bool has_its_contents(const struct kage_restore *r, const Kage__Descripti
 		return (uint32_t)fcntl(fd->ours, F_GET_SEALS) == d->memfd->seals;
 	if (!f || !S_ISREG(f->mode) || !f->content_space || !f->written)
 		return true;
+	/* But what it prints to it was given by who started it. */
 	if (f->unlinked)
-		return false;
+		return fd->fd <= STDERR_FILENO;
 	return r->options->files != KAGE_FILES_RESTORE ||
 	       (stat(f->path, &st) == 0 && st.st_ino == f->ino);
 }

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -75,6 +76,15 @@ static bool same_directory(const struct kage_restore *r, const char *link, const
 	       now.st_dev == then.st_dev && now.st_ino == then.st_ino;
 }
 
+/* Whether its working directory is CWD, wherever that is by now. */
+static bool is_in(const struct kage_restore *r, const Kage__FileObject *cwd)
+{
+	struct stat now;
+
+	return fstatat(r->stub->proc_fd, "cwd", &now, 0) == 0 && now.st_ino == cwd->ino &&
+	       major(now.st_dev) == cwd->dev_major && minor(now.st_dev) == cwd->dev_minor;
+}
+
 static struct kage_err *check_back(struct kage_restore *r)
 {
 	const Kage__Filesystem *m = r->process->filesystem;
@@ -82,8 +92,7 @@ static struct kage_err *check_back(struct kage_restore *r)
 	const Kage__FileObject *cwd = m ? kage_image_file(r->image, m->cwd_file) : NULL;
 	struct stat st;
 
-	if (cwd && !same_directory(r, "cwd", cwd->path) &&
-	    (stat(cwd->path, &st) < 0 || st.st_ino != cwd->ino))
+	if (cwd && !is_in(r, cwd) && (stat(cwd->path, &st) < 0 || st.st_ino != cwd->ino))
 		return kage_err_new(
 			KAGE_CHANGED,
 			"its working directory %s is not there any more, or another one",
@@ -101,7 +110,7 @@ static struct kage_err *reset(struct kage_restore *r, struct kage_batch *b)
 
 	if (!m)
 		return NULL;
-	if (cwd && !same_directory(r, "cwd", cwd->path))
+	if (cwd && !is_in(r, cwd))
 		BATCH(b, "go to its working directory", SYS_chdir,
 		      DATA(kage_batch_string(b, cwd->path)));
 	BATCH(b, "set its umask", SYS_umask, V(m->umask));

@@ -7,6 +7,8 @@ The subject is an interpreter as sandboxes drive it: a python3 that executes eac
 another; and a redis with a client that stays connected.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -14,6 +16,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from kagetest import (Failed, KAGE, Process, Sandbox, Skip, SOAK, Tap, descriptors_of, read, threads_of, state_of, wait_until)
@@ -149,16 +154,12 @@ def unprivileged():
     """A program and a user without rights: frames cannot be seen, contents are compared."""
     if os.geteuid() != 0:
         raise Skip("machine: not root, who can become somebody else")
-    with Sandbox() as box:
-        os.chmod(box.dir, 0o777)
-        home = os.path.join(box.dir, "home")
-        run = os.path.join(box.dir, "run-nobody")
-        for path in (home, run):
-            os.mkdir(path)
-            os.chown(path, 65534, 65534)
-            os.chmod(path, 0o700)
-        box.env["KAGE_RUN"] = run
-        box.env["HOME"] = home
+    with contextlib.ExitStack() as stack:
+        box = stack.enter_context(Sandbox())
+        # The box lies in a directory of ours, which others may not enter.
+        home = stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm"))
+        os.chown(home, 65534, 65534)
+        box.env["KAGE_RUN"] = box.env["HOME"] = home
 
         def become():
             os.setgroups([])
@@ -301,7 +302,7 @@ def children():
         python.close()
 
 
-def threads():
+def coming_and_going():
     """Threads that end and begin all the time."""
     with Sandbox() as box:
         python = Interpreter(box)
@@ -313,6 +314,101 @@ def threads():
             back(box)
             python.expect("state['alive'] = sum(t.is_alive() for t in ts)", n=1, alive=3)
         python.close()
+
+
+def many_mappings():
+    with Sandbox() as box:
+        python = Interpreter(box)
+        python.do("import mmap; m = mmap.mmap(-1, 4096 * 6000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS); "
+                  "base = ctypes.addressof(ctypes.c_char.from_buffer(m)); libc = ctypes.CDLL(None)")
+        protect = "[libc.mprotect(ctypes.c_void_p(base + 8192 * i), 4096, {}) for i in range(3000)]"
+        python.do(protect.format(1))
+        box.clone(python.pid)
+        before = shape(python.pid)
+        if len(before[0]) < 6000:
+            raise Failed(f"only {len(before[0])} mappings")
+        for _ in range(3):
+            python.do(protect.format(3) + "; m[::4096] = bytes(6000)")
+            back(box)
+            if shape(python.pid) != before:
+                raise Failed("its mappings are others")
+        python.expect("state['x'] = m[4096]", x=0)
+        python.close()
+
+
+def small_things():
+    """What a descriptor has besides an offset, and ends of pairs."""
+    with Sandbox() as box:
+        python = Interpreter(box)
+        python.do("import fcntl, select; a, b = socket.socketpair(); e = os.eventfd(1); p = select.epoll(); "
+                  "p.register(e, select.EPOLLIN | select.EPOLLET); r, w = os.pipe(); os.write(w, b'kept')")
+        box.clone(python.pid)
+        for _ in range(3):
+            python.expect("state['n'] = len(p.poll(0))", n=1)
+            python.do("p.poll(0); a.shutdown(socket.SHUT_WR); os.read(r, 4); os.write(w, b'no')")
+            python.do("fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid()); fcntl.fcntl(0, fcntl.F_SETFL, os.O_ASYNC)")
+            back(box)
+            python.expect("pass")
+            python.expect("a.send(b'x'); state['said'] = [b.recv(1).decode(), os.read(r, 9).decode()]", said=["x", "kept"])
+            back(box)
+        python.close()
+
+
+def in_the_way():
+    """What others have taken since; nothing is changed then."""
+    with Sandbox() as box:
+        python = Interpreter(box)
+        python.do("import fcntl; os.mkdir('home'); os.chdir('home'); f = open('../locked', 'w'); fcntl.flock(f, fcntl.LOCK_EX)")
+        box.clone(python.pid)
+        python.do("fcntl.flock(f, fcntl.LOCK_UN); os.chdir('..'); state['since'] = 1")
+        with open(box.path("locked"), "w", encoding="ascii") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            refused(box, "lock", "t")
+            python.expect("pass", since=1)
+        os.rename(box.path("home"), box.path("away"))
+        refused(box, "working directory", "t")
+        python.expect("pass", since=1)
+        os.rename(box.path("away"), box.path("home"))
+        back(box)
+        python.expect("state['cwd'] = os.path.basename(os.getcwd())", cwd="home")
+        python.close()
+
+
+def stopped_in_the_middle():
+    """SIGSTOP cannot be blocked: it waits for the end, or refuses."""
+    with Sandbox() as box:
+        python = Interpreter(box)
+        box.clone(python.pid)
+        done = threading.Event()
+
+        def stop_and_go():
+            while not done.is_set():
+                python.process.signal(signal.SIGSTOP)
+                time.sleep(0.002)
+                python.process.signal(signal.SIGCONT)
+                time.sleep(0.004)
+        other = threading.Thread(target=stop_and_go)
+        other.start()
+        try:
+            for i in range(ROUNDS // 2):
+                python.do(f"state['i'] = {i}")
+                failed = box.kage("rollback", "t", check=False)
+                if failed.returncode == 0:
+                    python.expect("pass")
+                elif "let it go on" not in failed.stderr:
+                    raise Failed(failed.stderr)
+                else:
+                    back_at_last(box)
+        finally:
+            done.set()
+            other.join()
+            python.process.signal(signal.SIGCONT)
+        python.expect("pass")
+        python.close()
+
+
+def back_at_last(box):
+    wait_until("a moment at which it runs", lambda: box.kage("rollback", "t", check=False).returncode == 0)
 
 
 def refusals():
@@ -347,7 +443,11 @@ def main():
     tap.run("redis and its clients", redis)
     tap.run("files that it wrote", files)
     tap.run("children", children)
-    tap.run("threads that come and go", threads)
+    tap.run("threads that come and go", coming_and_going)
+    tap.run("thousands of mappings", many_mappings)
+    tap.run("owners, edges, shut ends", small_things)
+    tap.run("what others have taken since", in_the_way)
+    tap.run("stopped in the middle", stopped_in_the_middle)
     tap.run("refusals", refusals)
     tap.done()
 

@@ -252,7 +252,7 @@ def main():
         tap.run("waking: killed at its k-th system call", at_each_call, box, target, rng, wake)
         tap.run("waking: killed at random instants", at_random, box, target, rng, wake)
         tap.run("a last life and the target find nothing wrong", last_life, box, target)
-        with Sandbox(durable=False) as box:
+    with Sandbox(durable=False) as box:
         target = Undone(box)
         tap.run("taking back: killed at its k-th system call", at_each_call, box, target, rng, roll_back)
         tap.run("taking back: killed at random instants", at_random, box, target, rng, roll_back)
