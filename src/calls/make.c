@@ -222,6 +222,8 @@ static bool ends(const struct kage_syscall *s)
 	       s->number == SYS_tgkill || s->number == SYS_tkill;
 }
 
+enum { EXEC_TRIES = 8 };
+
 static bool executes(const struct kage_syscall *s)
 {
 	return s->number == SYS_execve || s->number == SYS_execveat;
@@ -257,7 +259,6 @@ static struct kage_err *make(struct kage_target *t, struct kage_taskread *reader
 		c.tid = t->pid;
 	if (reader)
 		TRY(kage_target_get_ready(t, reader));
-	add_call(s);
 	e = kage_target_call(t, &c);
 	if (e && kage_err_code(e) == KAGE_GONE && ends(s)) {
 		err_drop(e);
@@ -285,10 +286,19 @@ struct kage_err *kage_syscall_make(struct kage_ctx *ctx, pid_t pid,
 		err_drop(e);
 		e = NULL;
 	}
+	add_call(s);
 	if (!e)
 		e = kage_target_open(ctx, pid, &t);
 	if (!e)
 		e = make(t, reader, options, s);
+	/* One that executes another program just then, before anything was done in it, is that. */
+	for (int i = 1; i < EXEC_TRIES && t && e && kage_err_code(e) == KAGE_CHANGED; i++) {
+		err_drop(e);
+		kage_target_close(take_ptr(t));
+		e = kage_target_open(ctx, pid, &t);
+		if (!e)
+			e = make(t, reader, options, s);
+	}
 	kage_target_close(t);
 	kage_taskread_close(reader);
 	return e ? kage_err_wrap(e, "make %s in process %d", s->name, pid) : NULL;

@@ -219,7 +219,8 @@ static struct kage_err *enter_live(struct kage_target *t, struct kage_thread *th
 
 	/* Where its vDSO was known to be there may be anything now. */
 	if (kage_target_replaced(t))
-		return kage_err_new(KAGE_GONE, "process %d has executed another program", t->pid);
+		return kage_err_new(KAGE_CHANGED, "process %d has executed another program",
+				    t->pid);
 	bytes = page_ceil(bytes > AREA_MIN_BYTES ? bytes : AREA_MIN_BYTES);
 	if (!t->site)
 		TRY(make_site(t));
