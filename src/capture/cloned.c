@@ -28,7 +28,6 @@ static struct kage_thread *choose(const struct kage_capture *c)
 
 	for (size_t i = 0; i < c->target->n_own; i++) {
 		struct kage_thread *t = c->target->threads[i];
-
 		bool stands = t->stopped && t->attached;
 
 		if (n_filters(c, t) >= fewest || (c->target->stop_all && !stands))

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Changes to an image in memory, by who restores it otherwise than it was. */
+#include <stdio.h>
 #include <string.h>
 
 #include "image/image.h"
@@ -81,14 +82,15 @@ static void drop_description(Kage__Image *m, const Kage__Process *p, uint32_t de
 		forget_in(m->descriptions[i], description);
 }
 
-/* What stood in the way because of descriptor FD; labels begin with its number (kind/fds.h). */
+/* What stood in the way because of descriptor FD: labels begin with "fd 7 (" or "fd 7: " (kind/fds.h, kind/unix.c). */
 static void drop_obstacles(Kage__Image *m, int fd)
 {
 	char label[32];
-	size_t n = (size_t)snprintf(label, sizeof(label), "fd %d ", fd);
+	size_t n = (size_t)snprintf(label, sizeof(label), "fd %d", fd);
 
 	for (size_t i = m->n_obstacles; i-- > 0;)
-		if (strncmp(m->obstacles[i]->object, label, n) == 0)
+		if (strncmp(m->obstacles[i]->object, label, n) == 0 &&
+		    strchr(" :", m->obstacles[i]->object[n]))
 			remove_at(m->obstacles, m->n_obstacles, i);
 }
 

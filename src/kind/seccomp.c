@@ -145,29 +145,31 @@ static bool begins_with(const Kage__Thread *msg, const Kage__Thread *born_as)
 
 /* With a filter in place the batch's own end must still get through; see restore/life.c, which runs
  * this batch last and then only uses ptrace. */
-static struct kage_err *count_filters(const struct kage_restore *r, const Kage__Thread *msg,
-				      size_t *ret_n)
+/* What thread MSG, of R's process, has by now. Kernels before 5.9 do not show how many filters. */
+static struct kage_err *filters_of(const struct kage_restore *r, const Kage__Thread *msg,
+				   uint64_t *ret_mode, uint64_t *ret_n)
 {
 	_cleanup_free_ char *text = NULL;
-	uint64_t n = msg->n_seccomp_filters;
 	char path[64];
 	size_t size;
 
 	snprintf(path, sizeof(path), "task/%d/status", msg->tid);
 	TRY(kage_file_slurp(r->stub->proc_fd, path, 1 << 20, &text, &size));
-	kage_text_u64(text, "Seccomp_filters", 10, &n);
-	*ret_n = n;
+	*ret_mode = 0;
+	*ret_n = msg->n_seccomp_filters;
+	kage_text_u64(text, "Seccomp", 10, ret_mode);
+	kage_text_u64(text, "Seccomp_filters", 10, ret_n);
 	return NULL;
 }
 
 static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread *msg,
 				     struct kage_batch *b)
 {
-	size_t n = 0;
+	uint64_t n = 0, mode;
 
 	/* In place a thread that had ended was made anew, with the leader's; the others have theirs. */
 	if (r->in_place && msg->n_seccomp_filters) {
-		TRY(count_filters(r, msg, &n));
+		TRY(filters_of(r, msg, &mode, &n));
 	} else if (r->born_as) {
 		n = r->born_as->n_seccomp_filters;
 		if (!begins_with(msg, r->born_as))
@@ -189,16 +191,9 @@ static struct kage_err *build_thread(struct kage_restore *r, const Kage__Thread 
 /* Filters only ever come, so as many are the same. */
 static struct kage_err *check_one(struct kage_restore *r, const Kage__Thread *msg)
 {
-	_cleanup_free_ char *text = NULL;
-	uint64_t mode = 0, n = 0;
-	char path[64];
-	size_t size;
+	uint64_t mode, n;
 
-	snprintf(path, sizeof(path), "task/%d/status", msg->tid);
-	TRY(kage_file_slurp(r->stub->proc_fd, path, 1 << 20, &text, &size));
-	kage_text_u64(text, "Seccomp", 10, &mode);
-	if (!kage_text_u64(text, "Seccomp_filters", 10, &n)) /* before 5.9 */
-		n = msg->n_seccomp_filters;
+	TRY(filters_of(r, msg, &mode, &n));
 	if (mode == msg->seccomp_mode && n == msg->n_seccomp_filters)
 		return NULL;
 	return kage_err_new(

@@ -199,13 +199,32 @@ static struct kage_err *check_back(struct kage_restore *r)
 	return NULL;
 }
 
-static struct kage_err *end(pid_t pid)
+/* Its number may be another process's by now, where the program does not wait for children (SIGCHLD ignored). */
+static bool is_child(pid_t pid, pid_t parent)
+{
+	_cleanup_free_ char *text = NULL;
+	uint64_t ppid = 0;
+	char path[64];
+	size_t size;
+	struct kage_err *e;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	e = kage_file_slurp(AT_FDCWD, path, 1 << 20, &text, &size);
+	if (!e)
+		kage_text_u64(text, "PPid", 10, &ppid);
+	err_drop(e);
+	return ppid == (uint64_t)parent;
+}
+
+static struct kage_err *end(pid_t pid, pid_t parent)
 {
 	_cleanup_fd_ int pidfd = pidfd_open(pid, 0);
 	struct pollfd p = { .fd = pidfd, .events = POLLIN };
 
 	if (pidfd < 0)
 		return errno == ESRCH ? NULL : kage_err_sys(errno, "open process %d", pid);
+	if (!is_child(pid, parent))
+		return NULL;
 	if (pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
 		return kage_err_sys(errno, "end process %d", pid);
 	return poll(&p, 1, END_MS) == 1 ? NULL
@@ -222,7 +241,7 @@ static struct kage_err *reset(struct kage_restore *r, struct kage_batch *b)
 	for (size_t i = 0; i < n; i++) {
 		if (had_child(r, pids[i]))
 			continue;
-		TRY(end(pids[i]));
+		TRY(end(pids[i], r->stub->pid));
 		BATCH_TRY(b, "take note of the end of a child", SYS_wait4, V(pids[i]), V(0),
 			  V(WNOHANG | __WALL), V(0));
 	}

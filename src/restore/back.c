@@ -70,7 +70,6 @@ static struct kage_err *check_threads(const struct back *k)
 			"process %d is in a PID namespace of its own: such programs cannot go "
 			"back in place yet; wake the twin instead",
 			t->pid);
-
 	TRY(check_missing(k));
 	for (size_t i = 0; i < t->n_threads; i++)
 		if (t->threads[i]->job_stopped)

@@ -470,6 +470,7 @@ static struct kage_err *open_pagemap(const struct kage_target *t, int *ret_fd)
 static struct kage_err *all(struct pages *p, const struct page_runs *kept, bool same_map)
 {
 	bool tracked;
+
 	TRY(open_pagemap(p->k->program, &p->theirs));
 	TRY(open_pagemap(p->k->r->twin->process, &p->twins));
 	TRY(find_wanted(p));

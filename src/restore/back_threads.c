@@ -62,10 +62,8 @@ struct kage_err *back_end_threads(struct back *k)
 		if (had(k, thread->tid))
 			continue;
 		TRY_WRAP(end_thread(k, thread), "end thread %d", thread->tid);
-		for (size_t n = i; n + 1 < t->n_threads; n++) {
+		for (size_t n = i; n + 1 < t->n_threads; n++)
 			t->threads[n] = t->threads[n + 1];
-			k->masks[n] = k->masks[n + 1];
-		}
 		t->n_own = --t->n_threads;
 		kage_thread_free(thread);
 	}
