@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -118,25 +119,23 @@ struct kage_err *wake_say_descriptors(struct kage_restore *r, struct kage_batch 
 static const char last_number[] = "/proc/sys/kernel/ns_last_pid";
 
 /* The kernel gives the number behind this one next, unless it is taken or somebody else makes a process just now. */
-static struct kage_err *set_last_number(long number)
+static struct kage_err *set_last_number(int fd, long number)
 {
-	_cleanup_fd_ int fd = open(last_number, O_WRONLY | O_CLOEXEC);
 	char text[32];
 	int n = snprintf(text, sizeof(text), "%ld", number);
 
-	if (fd < 0)
-		return kage_err_sys(errno, "open %s", last_number);
-	return kage_file_write(fd, text, (size_t)n, -1, last_number);
+	return kage_file_write(fd, text, (size_t)n, 0, last_number);
 }
 
 static const struct kage_twin_birth any_number = { .pidns = -1, .own_ns = -1 };
 
-static struct kage_err *try_for(struct kage_restore *r, pid_t number, struct kage_target **ret_life)
+static struct kage_err *try_for(struct kage_restore *r, int fd, pid_t number,
+				struct kage_target **ret_life)
 {
 	for (int i = 0; i < NUMBER_TRIES; i++) {
 		struct kage_target *life = NULL;
 
-		TRY(set_last_number(number - 1));
+		TRY(set_last_number(fd, number - 1));
 		TRY(kage_twin_split(r->twin, &any_number, &life));
 		if (life->pid == number) {
 			*ret_life = life;
@@ -149,17 +148,23 @@ static struct kage_err *try_for(struct kage_restore *r, pid_t number, struct kag
 }
 
 /* A program without rights cannot choose a number for its copy. We can make it likely, and see. Others go on getting
- * theirs from where the kernel was. */
+ * theirs from where the kernel was. Two that do this at a time would each spoil the number of the other. */
 static struct kage_err *try_for_number(struct kage_restore *r, pid_t number,
 				       struct kage_target **ret_life)
 {
+	_cleanup_fd_ int fd = open(last_number, O_RDWR | O_CLOEXEC);
 	_cleanup_free_ char *before = NULL;
 	struct kage_err *e;
 	size_t size;
 
+	if (fd < 0)
+		return kage_err_sys(errno, "open %s", last_number);
+	while (flock(fd, LOCK_EX) < 0)
+		if (errno != EINTR)
+			return kage_err_sys(errno, "lock %s", last_number);
 	TRY(kage_file_slurp(AT_FDCWD, last_number, 64, &before, &size));
-	e = try_for(r, number, ret_life);
-	err_drop(set_last_number(strtol(before, NULL, 10)));
+	e = try_for(r, fd, number, ret_life);
+	err_drop(set_last_number(fd, strtol(before, NULL, 10)));
 	return e;
 }
 
