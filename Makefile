@@ -21,7 +21,7 @@ Q := $(if $(filter 1,$(V)),,@)
 
 # --- what is compiled ------------------------------------------------------------------------
 # The order is the order of layers: each folder includes only those before it (scripts/check-layers).
-LAYERS := base image git store sys arch arch/x86_64 target calls kind look core twin capture restore keeper
+LAYERS := base image git store sys arch arch/x86_64 target calls kind look core twin capture restore trigger keeper
 LIB_SRCS := $(foreach d,$(LAYERS),$(wildcard src/$(d)/*.c))
 LIB_ASMS := $(foreach d,$(LAYERS),$(wildcard src/$(d)/*.S))
 CLI_SRCS := $(wildcard src/cli/*.c)

@@ -31,28 +31,97 @@ static const struct {
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
-static struct kage_err *find_number(struct kage_syscall *s, const char *name)
+struct kage_err *calls_find_number(const char *name, uint64_t *ret_number)
 {
 	char *end;
 
 	if (isdigit((unsigned char)name[0])) {
-		s->number = strtoull(name, &end, 0);
-		if (*end)
-			return kage_err_new(KAGE_INVALID, "'%s' is no system call", name);
-		name = kage_arch_syscall_name(s->number) ? kage_arch_syscall_name(s->number) : name;
-	} else {
-		for (s->number = 0; s->number < NUMBERS_END; s->number++) {
-			const char *known = kage_arch_syscall_name(s->number);
-
-			if (known && strcmp(known, name) == 0)
-				break;
-		}
-		if (s->number == NUMBERS_END)
-			return kage_err_new(KAGE_INVALID,
-					    "no system call '%s' is known; write its number", name);
+		*ret_number = strtoull(name, &end, 0);
+		return *end ? kage_err_new(KAGE_INVALID, "'%s' is no system call", name) : NULL;
 	}
-	s->name = strdup(name);
+	for (*ret_number = 0; *ret_number < NUMBERS_END; ++*ret_number) {
+		const char *known = kage_arch_syscall_name(*ret_number);
+
+		if (known && strcmp(known, name) == 0)
+			return NULL;
+	}
+	return kage_err_new(KAGE_INVALID, "no system call '%s' is known; write its number", name);
+}
+
+static struct kage_err *find_number(struct kage_syscall *s, const char *name)
+{
+	TRY(calls_find_number(name, &s->number));
+	s->name = strdup(kage_arch_syscall_name(s->number) ? kage_arch_syscall_name(s->number)
+							   : name);
 	return s->name ? NULL : kage_err_nomem();
+}
+
+struct kage_err *calls_read_value(const char *name, size_t i, const char *word, uint64_t *ret_value,
+				  bool *ret_narrow)
+{
+	struct kage_syscall s = { .n = i };
+	const struct calls_argument *a = &s.form.args[i];
+	struct kage_err *e;
+
+	TRY(find_number(&s, name));
+	kage_batch_init(&s.batch);
+	calls_form_of(s.name, &s.form);
+	e = calls_read_argument(&s, word);
+	if (!e && s.args[i].given != GIVEN_VALUE)
+		e = kage_err_new(KAGE_INVALID,
+				 "'%s' is no number, and what an argument points to can be "
+				 "compared by ~ only",
+				 word);
+	*ret_value = s.args[i].value;
+	*ret_narrow = s.form.known && i < s.form.n && a->type.way == WAY_VALUE &&
+		      a->type.kind == TYPE_ATOM && a->type.atom.size == sizeof(int32_t);
+	if (*ret_narrow)
+		*ret_value = (uint64_t)(int64_t)(int32_t)*ret_value;
+	kage_batch_deinit(&s.batch);
+	free(s.name);
+	return e;
+}
+
+/* Where the word at TEXT ends. */
+static size_t word_bytes(const char *text)
+{
+	size_t n = 0;
+	int depth = 0;
+	bool quoted = false;
+
+	for (; text[n] && (quoted || depth || text[n] != ' '); n++) {
+		if (quoted && text[n] == '\\' && text[n + 1])
+			n++;
+		else if (text[n] == '"')
+			quoted = !quoted;
+		else if (!quoted && (text[n] == '{' || text[n] == '['))
+			depth++;
+		else if (!quoted && (text[n] == '}' || text[n] == ']'))
+			depth--;
+	}
+	return n;
+}
+
+struct kage_err *calls_parse_line(const char *line, struct kage_syscall **ret_call)
+{
+	char *words[1 + CALL_ARGS + 1] = { NULL };
+	struct kage_err *e = NULL;
+	size_t n = 0;
+
+	for (line += strspn(line, " "); *line && n < ARRAY_SIZE(words); n++) {
+		size_t bytes = word_bytes(line);
+
+		words[n] = strndup(line, bytes);
+		if (!words[n])
+			e = kage_err_nomem();
+		line += bytes;
+		line += strspn(line, " ");
+	}
+	if (!e)
+		e = kage_syscall_parse((const char *const *)words, n, ret_call);
+	while (n)
+		free(words[--n]);
+	return e;
 }
 
 static struct kage_err *permitted(const struct kage_syscall *s)
@@ -206,7 +275,7 @@ static struct kage_err *set_mask(void *user, struct kage_target *t, struct kage_
 	return kage_thread_set_mask(thread, mask);
 }
 
-static void add_call(struct kage_syscall *s)
+void calls_add(struct kage_syscall *s)
 {
 	struct kage_arg args[CALL_ARGS] = { 0 };
 
@@ -229,17 +298,26 @@ static bool executes(const struct kage_syscall *s)
 	return s->number == SYS_execve || s->number == SYS_execveat;
 }
 
-static void note_result(struct kage_syscall *s, const struct target_call *c)
+static void note_value(struct kage_syscall *s, int64_t value)
 {
-	int64_t value = c->instead || c->replaced ? 0 : kage_batch_result(&s->batch, 0);
-
-	s->result.tid = c->in_tid;
-	s->result.gave_up = c->gave_up;
-	s->result.pause_ns = c->pause_ns;
 	if (value < 0 && value >= -4095)
 		s->result.error = (int)-value;
 	s->result.value = s->result.error ? -1 : value;
 	s->made = true;
+}
+
+void calls_note_result(struct kage_syscall *s, pid_t tid)
+{
+	s->result.tid = tid;
+	note_value(s, kage_batch_result(&s->batch, 0));
+}
+
+static void note_result(struct kage_syscall *s, const struct target_call *c)
+{
+	s->result.tid = c->in_tid;
+	s->result.gave_up = c->gave_up;
+	s->result.pause_ns = c->pause_ns;
+	note_value(s, c->instead || c->replaced ? 0 : kage_batch_result(&s->batch, 0));
 }
 
 static struct kage_err *make(struct kage_target *t, struct kage_taskread *reader,
@@ -286,7 +364,7 @@ struct kage_err *kage_syscall_make(struct kage_ctx *ctx, pid_t pid,
 		err_drop(e);
 		e = NULL;
 	}
-	add_call(s);
+	calls_add(s);
 	if (!e)
 		e = kage_target_open(ctx, pid, &t);
 	if (!e)

@@ -32,6 +32,23 @@ struct kage_err *calls_read_argument(struct kage_syscall *s, const char *word) _
 /** Fills in what was not given: room for results, and counts. */
 struct kage_err *calls_read_rest(struct kage_syscall *s) _must_check_;
 
+/** The number of the call that is named NAME, or written as a number. */
+struct kage_err *calls_find_number(const char *name, uint64_t *ret_number) _must_check_;
+
+/** What WORD says as argument I of the call NAME: constants or a number. *RET_NARROW: only 32 bits of it count, which are
+ *  signed. */
+struct kage_err *calls_read_value(const char *name, size_t i, const char *word, uint64_t *ret_value,
+				  bool *ret_narrow) _must_check_;
+
+/** As kage_syscall_parse(), from words in one line: what stands in quotes, brackets or braces is one word. */
+struct kage_err *calls_parse_line(const char *line, struct kage_syscall **ret_call) _must_check_;
+
+/** Adds the call to its own batch, which can then be run. */
+void calls_add(struct kage_syscall *s);
+
+/** Notes what the batch has brought, which thread TID has run. */
+void calls_note_result(struct kage_syscall *s, pid_t tid);
+
 /** How many bytes behind argument I there are to be shown, after the call. */
 size_t calls_bytes_behind(const struct kage_syscall *s, size_t i);
 

@@ -294,8 +294,8 @@ static struct kage_err *take(struct kage_capture *c)
 {
 	TRY(look(c));
 	TRY(kage_ctx_poll(c->ctx));
-	/* A target that is to be kept stays with the thread that has stopped it. */
-	if (c->keep_still)
+	/* A target that is to be kept stays with the thread that has stopped it, one that is held with its tracer. */
+	if (c->keep_still || c->target->held)
 		TRY(see_and_let_go(c));
 	else
 		TRY(see_in_own_thread(c));

@@ -97,6 +97,8 @@ extern const struct cli_command cli_twins;
 extern const struct cli_command cli_wake;
 extern const struct cli_command cli_drop;
 extern const struct cli_command cli_rollback;
+extern const struct cli_command cli_on;
+extern const struct cli_command cli_off;
 extern const struct cli_command cli_call;
 extern const struct cli_command cli_check;
 extern const struct cli_command cli_core;

@@ -28,6 +28,8 @@ const struct cli_command *const cli_commands[] = {
 	&cli_wake,
 	&cli_drop,
 	&cli_rollback,
+	&cli_on,
+	&cli_off,
 	&cli_call,
 	&cli_check,
 	&cli_core,

@@ -76,7 +76,8 @@ static struct kage_err *capture_again(struct brood *b, struct brood_twin *t)
 	for (int i = 1; i < KAGE_EXEC_TRIES && e; i++) {
 		pid_t pid = b->program->pid;
 
-		if (!kage_target_replaced(b->program) && kage_err_code(e) != KAGE_CHANGED)
+		if (b->program->held || (!kage_target_replaced(b->program) &&
+					 kage_err_code(e) != KAGE_CHANGED))
 			break;
 		err_drop(e);
 		kage_twin_end(take_ptr(t->twin));
@@ -121,7 +122,7 @@ static struct kage_err *make(struct brood *b, struct brood_twin *t)
 }
 
 /* All twins are of one process. One that is gone gives its number to others. */
-static struct kage_err *open_program(struct brood *b, pid_t pid, uint64_t start_ticks)
+struct kage_err *brood_open(struct brood *b, pid_t pid, uint64_t start_ticks)
 {
 	if (b->program && (b->program->pid != pid || b->program->start_ticks != start_ticks))
 		return kage_err_new(
@@ -132,6 +133,8 @@ static struct kage_err *open_program(struct brood *b, pid_t pid, uint64_t start_
 		TRY(kage_capture_open(b->ctx, pid, &b->program));
 	if (b->program->start_ticks != start_ticks)
 		return kage_err_new(KAGE_GONE, "process %d has ended", pid);
+	if (!b->comm[0])
+		kage_target_comm(b->program, b->comm);
 	return NULL;
 }
 
@@ -148,7 +151,7 @@ struct kage_err *brood_add(struct brood *b, pid_t pid, uint64_t start_ticks,
 		free(t);
 		return kage_err_nomem();
 	}
-	e = open_program(b, pid, start_ticks);
+	e = brood_open(b, pid, start_ticks);
 	if (!e)
 		e = make(b, t);
 	if (e) {

@@ -39,6 +39,9 @@ struct brood {
 	unsigned keep;       /* 0: all */
 };
 
+/** Opens process PID, which started at START_TICKS, as the one that all twins of B are of. KAGE_BUSY when that is another one. */
+struct kage_err *brood_open(struct brood *b, pid_t pid, uint64_t start_ticks) _must_check_;
+
 /** Makes a twin of process PID, which started at START_TICKS and is the one that all twins of B are of. *RET_DROPPED: how
  *  many older ones had to go. */
 struct kage_err *brood_add(struct brood *b, pid_t pid, uint64_t start_ticks,

@@ -26,6 +26,7 @@
 #include "capture/versions.h"
 #include "keeper/brood.h"
 #include "keeper/talk.h"
+#include "keeper/triggers.h"
 #include "restore/back.h"
 #include "restore/wake.h"
 #include "store/store.h"
@@ -45,6 +46,7 @@ enum {
 struct keeper {
 	struct kage_ctx *ctx;
 	struct brood brood;
+	struct triggers triggers;
 	char name[KAGE_TWINS_NAME_BYTES];
 	int listening, lock, signals, timer;
 	int connections[CONNECTIONS];
@@ -224,6 +226,7 @@ static struct kage_err *roll_back(struct keeper *k, const Kage__Keeper__Rollback
 		.end_children = q->end_children,
 	};
 	struct kage_target *program = k->brood.program;
+	struct kage_err *e;
 
 	if (!brood_program_lives(&k->brood))
 		return kage_err_new(KAGE_GONE,
@@ -235,8 +238,22 @@ static struct kage_err *roll_back(struct keeper *k, const Kage__Keeper__Rollback
 				    program->pid);
 	if (q->pid && q->pid != program->pid)
 		return kage_err_new(KAGE_NOTFOUND, "%s is of process %d", k->name, program->pid);
-	return kage_back(k->ctx, program, t->image, t->twin, &t->instant, &k->brood.tracking, &how,
-			 ret_result);
+	e = kage_back(k->ctx, program, t->image, t->twin, &t->instant, &k->brood.tracking, &how,
+		      ret_result);
+	/* It has gone on by itself. */
+	return e ? e : watch_again(&k->triggers.watch);
+}
+
+/* By a trigger. */
+static struct kage_err *back_to(void *user, const char *which)
+{
+	Kage__Keeper__Rollback q = KAGE__KEEPER__ROLLBACK__INIT;
+	struct keeper *k = user;
+	struct back_result result = { 0 };
+	struct brood_twin *t;
+
+	TRY(brood_find(&k->brood, which, &t));
+	return roll_back(k, &q, t, &result);
 }
 
 static struct kage_err *serve_rollback(struct keeper *k, int to, const Kage__Keeper__Rollback *q)
@@ -258,6 +275,16 @@ static struct kage_err *serve_rollback(struct keeper *k, int to, const Kage__Kee
 	return reply(k, to, &r, false, -1);
 }
 
+/* Whoever has taken away the last wants to find none, so the name goes before the answer; and nobody is to make one in a
+ * keeper without a name. */
+static void end_if_idle(struct keeper *k)
+{
+	if (k->brood.n || triggers_any(&k->triggers))
+		return;
+	talk_unlisten(k->name);
+	k->ending = true;
+}
+
 static struct kage_err *serve_drop(struct keeper *k, int to, const Kage__Keeper__Drop *q)
 {
 	Reply r = KAGE__KEEPER__REPLY__INIT;
@@ -270,13 +297,46 @@ static struct kage_err *serve_drop(struct keeper *k, int to, const Kage__Keeper_
 		for (size_t i = k->brood.n; i-- > 0;)
 			brood_drop(&k->brood, k->brood.v[i]);
 	}
-	/* Whoever has dropped the last wants to find none, so the name goes before the answer; and nobody is to make one
-	 * in a keeper without a name. */
-	if (!k->brood.n) {
-		talk_unlisten(k->name);
-		k->ending = true;
-	}
+	end_if_idle(k);
 	return reply(k, to, &r, false, -1);
+}
+
+static struct kage_err *serve_on(struct keeper *k, int to, const Kage__Keeper__On *q)
+{
+	Reply r = KAGE__KEEPER__REPLY__INIT;
+	Kage__Keeper__Trigger m = KAGE__KEEPER__TRIGGER__INIT;
+	uint64_t id = 0;
+
+	TRY(brood_open(&k->brood, q->pid, q->start_ticks));
+	TRY(triggers_add(&k->triggers, q, &id));
+	for (size_t i = 0; triggers_tell(&k->triggers, i, &m) && m.number != id; i++)
+		;
+	r.trigger = &m;
+	return reply(k, to, &r, false, -1);
+}
+
+static struct kage_err *serve_off(struct keeper *k, int to, const Kage__Keeper__Off *q)
+{
+	Reply r = KAGE__KEEPER__REPLY__INIT;
+
+	TRY(triggers_remove(&k->triggers, q->number));
+	end_if_idle(k);
+	return reply(k, to, &r, false, -1);
+}
+
+static struct kage_err *serve_triggers(struct keeper *k, int to)
+{
+	Reply last = KAGE__KEEPER__REPLY__INIT;
+	Kage__Keeper__Trigger m = KAGE__KEEPER__TRIGGER__INIT;
+
+	for (size_t i = 0; triggers_tell(&k->triggers, i, &m); i++) {
+		Reply r = KAGE__KEEPER__REPLY__INIT;
+
+		m.comm = k->brood.comm;
+		r.trigger = &m;
+		TRY(reply(k, to, &r, true, -1));
+	}
+	return reply(k, to, &last, false, -1);
 }
 
 /* In the child. */
@@ -367,6 +427,12 @@ static struct kage_err *serve_one(struct keeper *k, int to, const Request *q,
 		return serve_drop(k, to, q->drop);
 	case KAGE__KEEPER__REQUEST__WHAT_SNAP:
 		return serve_snap(k, to, q->snap);
+	case KAGE__KEEPER__REQUEST__WHAT_ON:
+		return serve_on(k, to, q->on);
+	case KAGE__KEEPER__REQUEST__WHAT_OFF:
+		return serve_off(k, to, q->off);
+	case KAGE__KEEPER__REQUEST__WHAT_TRIGGERS:
+		return serve_triggers(k, to);
 	default:
 		return kage_err_new(
 			KAGE_UNSUPPORTED,
@@ -445,9 +511,10 @@ static void take_signal(struct keeper *k)
 	struct signalfd_siginfo si;
 
 	while (read(k->signals, &si, sizeof(si)) == (ssize_t)sizeof(si)) {
-		if (si.ssi_signo == SIGCHLD)
+		if (si.ssi_signo == SIGCHLD) {
+			triggers_take(&k->triggers, (pid_t)si.ssi_pid);
 			reap(k);
-		else
+		} else
 			k->ending = true;
 	}
 }
@@ -487,7 +554,7 @@ static void serve_ready(struct keeper *k, const struct pollfd *p, size_t n)
 /* Whether somebody may still ask for the first twin. */
 static bool is_needed(const struct keeper *k)
 {
-	return !k->ending && (k->brood.n || k->n_connections);
+	return !k->ending && (k->brood.n || k->n_connections || triggers_any(&k->triggers));
 }
 
 static void loop(struct keeper *k)
@@ -545,6 +612,9 @@ struct kage_err *kage_twins_keep(struct kage_ctx *ctx, const char *name, int fir
 			    .timer = -1 };
 	struct kage_err *e;
 
+	k.triggers = (struct triggers){
+		.ctx = ctx, .brood = &k.brood, .back = back_to, .user = &k
+	};
 	TRY(talk_check_name(name));
 	snprintf(k.name, sizeof(k.name), "%s", name);
 	kage_ctx_set_notice(ctx, on_notice, &k);
@@ -558,6 +628,7 @@ struct kage_err *kage_twins_keep(struct kage_ctx *ctx, const char *name, int fir
 		reply_failure(&k, first_fd, e);
 		e = NULL;
 	}
+	triggers_end(&k.triggers);
 	brood_deinit(&k.brood);
 	for (size_t i = 0; i < k.n_connections; i++)
 		close(k.connections[i]);

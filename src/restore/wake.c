@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/signame.h"
 #include "kind/memory.h"
 #include "restore/pidns.h"
 #include "restore/restore.h"
@@ -261,21 +262,6 @@ static bool is_eventfd(const struct kage_restore *r, long fd)
 	return false;
 }
 
-static int signal_number(const char *name)
-{
-	if (strncmp(name, "SIG", 3) == 0)
-		name += 3;
-	for (int i = 1; i < NSIG; i++) {
-		const char *abbrev = sigabbrev_np(i);
-
-		if (abbrev && strcmp(abbrev, name) == 0)
-			return i;
-	}
-	if (strncmp(name, "RTMIN+", 6) == 0 && name[6] >= '0' && name[6] <= '9' && !name[7])
-		return SIGRTMIN + (name[6] - '0');
-	return 0;
-}
-
 static struct kage_err *parse(struct kage_restore *r, const char *text, const char *whence)
 {
 	char *end;
@@ -292,7 +278,7 @@ static struct kage_err *parse(struct kage_restore *r, const char *text, const ch
 		return kage_err_new(KAGE_INVALID, "%s: '%s' is no eventfd of the program", whence,
 				    text);
 	}
-	r->event.signal = signal_number(text);
+	r->event.signal = kage_signal_number(text);
 	if (r->event.signal && r->event.signal != SIGKILL && r->event.signal != SIGSTOP)
 		return NULL;
 	return kage_err_new(

@@ -77,7 +77,7 @@ static bool find_maps(int prog, struct kage_exits *ret)
 			ret->rules = take_fd(&fd);
 		else if (strcmp(map.name, "hits") == 0 && ret->hits < 0)
 			ret->hits = take_fd(&fd);
-		}
+	}
 	return ret->rules >= 0 && ret->hits >= 0 && is_of_our_version(ret->rules);
 }
 
@@ -215,12 +215,13 @@ void kage_exits_unset(const struct kage_exits *x, pid_t tgid, unsigned number)
 	(void)element(BPF_MAP_DELETE_ELEM, x->rules, &key, NULL);
 }
 
-bool kage_exits_take(const struct kage_exits *x, pid_t tid, struct kage_exit_hit *ret_hit)
+bool kage_exits_take(const struct kage_exits *x, pid_t tid, int signal,
+		     struct kage_exit_hit *ret_hit)
 {
 	const uint32_t key = (uint32_t)tid;
 
 	if (x->hits < 0 || element(BPF_MAP_LOOKUP_ELEM, x->hits, &key, ret_hit) < 0 ||
-	    ret_hit->state != HIT_SENT)
+	    ret_hit->state != HIT_SENT || ret_hit->signal != (uint32_t)signal)
 		return false;
 	(void)element(BPF_MAP_DELETE_ELEM, x->hits, &key, NULL);
 	return true;

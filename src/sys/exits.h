@@ -33,7 +33,8 @@ struct kage_err *kage_exits_set(const struct kage_exits *x, pid_t tgid, unsigned
 				const struct kage_exit_rule *rule) _must_check_;
 void kage_exits_unset(const struct kage_exits *x, pid_t tgid, unsigned number);
 
-/** Whether thread TID was sent a signal that it has not been asked for since; tells for what, and forgets it. */
-bool kage_exits_take(const struct kage_exits *x, pid_t tid, struct kage_exit_hit *ret_hit);
+/** Whether thread TID, which is about to receive SIGNAL, was sent it for a call; tells which, and forgets it. */
+bool kage_exits_take(const struct kage_exits *x, pid_t tid, int signal,
+		     struct kage_exit_hit *ret_hit);
 
 #endif

@@ -25,9 +25,11 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "sys/taskread.h"
+#include "sys/text.h"
 #include "target/ambush.h"
 #include "target/asleep.h"
 #include "target/batch.h"
+#include "target/held.h"
 #include "target/sender.h"
 #include "target/target.h"
 
@@ -76,6 +78,20 @@ static bool is_ending(const struct kage_target *t)
 	return poll(&p, 1, ENDING_MS) > 0;
 }
 
+/* Made by a thread that is held; ptrace(2) says of clone events who traces it. */
+static bool is_ours_from_birth(const struct kage_target *t, const struct kage_thread *thread)
+{
+	_cleanup_free_ char *text = NULL;
+	uint64_t tracer = 0;
+	char path[64];
+	size_t size;
+
+	snprintf(path, sizeof(path), "task/%d/status", thread->tid);
+	err_drop(kage_file_slurp(t->proc_fd, path, 1 << 20, &text, &size));
+	return text && kage_text_u64(text, "TracerPid", 10, &tracer) &&
+	       tracer == (uint64_t)gettid();
+}
+
 struct kage_err *kage_target_seize(struct kage_target *t, struct kage_thread *thread)
 {
 	if (ptrace(PTRACE_SEIZE, thread->tid, NULL, (void *)(uintptr_t)PTRACE_O_TRACESYSGOOD) < 0) {
@@ -83,6 +99,10 @@ struct kage_err *kage_target_seize(struct kage_target *t, struct kage_thread *th
 
 		if (num == ESRCH)
 			return NULL;
+		if (num == EPERM && t->held && is_ours_from_birth(t, thread)) {
+			thread->attached = true;
+			return NULL;
+		}
 		/* A thread on its way out cannot be attached either. */
 		if (num == EPERM && (thread->tid != t->pid || is_ending(t)))
 			return NULL;
@@ -239,6 +259,9 @@ static struct kage_err *stands(struct kage_target *t, struct kage_thread *thread
 	thread->stopped = true;
 	thread->interrupted = false;
 	thread->job_stopped = stop->what == STOP_EVENT && stop->signal != SIGTRAP;
+	if (t->held) /* what it makes for us nobody is to hear of */
+		ptrace(PTRACE_SETOPTIONS, thread->tid, NULL,
+		       (void *)(uintptr_t)PTRACE_O_TRACESYSGOOD);
 	TRY(kage_arch_get_regs(thread->tid, false, &thread->regs));
 	if (!is_of_kernel(thread) && kage_arch_undo_eintr(&thread->regs)) {
 		kage_arch_shorten_wait(&thread->regs, time_left(thread));
@@ -261,6 +284,8 @@ static struct kage_err *look_whether_stands(struct kage_target *t, struct kage_t
 		*ret_ended = true;
 	else if (stop.what == STOP_EVENT || kage_sender_sent(thread, &stop))
 		return stands(t, thread, &stop);
+	else if (kage_held_meets(t, thread, &stop))
+		return NULL;
 	else
 		/* A signal was on its way: deliver it. The interrupt is still pending and stops the
 		 * thread at the handler's first instruction. */
@@ -328,7 +353,7 @@ static struct kage_err *wait_all(struct kage_target *t)
 static void drop_unseen(struct kage_target *t)
 {
 	for (size_t i = t->n_threads; i-- > 0;)
-		if (!t->threads[i]->stopped && !t->threads[i]->seen)
+		if (!t->threads[i]->stopped && !t->threads[i]->seen && !t->held)
 			drop_thread(t, t->threads[i]->tid);
 }
 
@@ -404,6 +429,10 @@ static void release(struct kage_target *t, struct kage_thread *thread)
 	struct kage_err *e;
 	void *sig = NULL;
 
+	if (t->held) {
+		kage_held_release(t, thread, 0);
+		return;
+	}
 	/* It is traced but does not stop (ambush.c): the end of our own thread lets it go. */
 	if (thread->asleep)
 		return;
@@ -458,7 +487,8 @@ static void let_one_run(struct kage_target *t, struct kage_thread *thread)
 	if (!thread->stopped)
 		return;
 	release(t, thread);
-	thread->attached = thread->stopped = false;
+	if (!t->held)
+		thread->attached = thread->stopped = false;
 }
 
 static void count_pause(struct kage_target *t)
@@ -500,9 +530,11 @@ struct kage_err *kage_target_freeze(struct kage_target *t, const struct kage_fre
 	else
 		begin(t);
 	t->attempts++;
-	if (!t->stop_all)
+	if (t->held && kage_held_any_kept(t))
+		kage_target_note_stop(t);
+	if (!t->stop_all && !t->held)
 		e = kage_asleep_choose_instant(t, how->span_ns);
-	if (!e && !t->stop_all)
+	if (!e && !t->stop_all && !t->held)
 		e = kage_ambush(t);
 	if (!e)
 		e = freeze(t);
@@ -574,6 +606,24 @@ static void reap(struct kage_target *t)
 	t->gone = true;
 }
 
+static void forget_threads(struct kage_target *t)
+{
+	while (t->n_threads)
+		kage_thread_free(t->threads[--t->n_threads]);
+}
+
+/* Of threads that are held only that is kept. */
+static void forget_freeze(struct kage_target *t)
+{
+	for (size_t i = 0; i < t->n_threads; i++) {
+		struct kage_thread *thread = t->threads[i];
+
+		thread->asleep = thread->restless = false;
+		thread->n_events = 0;
+		thread->seen = NULL;
+	}
+}
+
 void kage_target_thaw(struct kage_target *t, bool kill)
 {
 	if (!t->frozen)
@@ -583,12 +633,13 @@ void kage_target_thaw(struct kage_target *t, bool kill)
 	else
 		kage_site_leave(t);
 	/* The end of a leader is told only when all others have been waited for. */
-	for (size_t i = t->n_threads; i-- > 0;) {
+	for (size_t i = t->n_threads; i-- > 0;)
 		if (t->threads[i]->attached && !kill)
 			release(t, t->threads[i]);
-		kage_thread_free(t->threads[i]);
-	}
-	t->n_threads = 0;
+	if (t->held && !kill)
+		forget_freeze(t);
+	else
+		forget_threads(t);
 	if (t->stop_again && !kill)
 		pidfd_send_signal(t->pidfd, SIGSTOP, NULL, 0);
 	t->stop_again = false;

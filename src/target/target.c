@@ -71,7 +71,9 @@ static struct kage_err *check_status(int proc_fd, pid_t pid)
 	if (kage_text_u64(text, "Tgid", 10, &tgid) && tgid != (uint64_t)pid)
 		return kage_err_new(KAGE_INVALID,
 				    "%d is a thread of process %" PRIu64 "; name that", pid, tgid);
-	if (kage_text_u64(text, "TracerPid", 10, &tracer) && tracer) {
+	/* Our own thread traces those that were born of a target that it holds (target/held.h). */
+	if (kage_text_u64(text, "TracerPid", 10, &tracer) && tracer &&
+	    tracer != (uint64_t)gettid()) {
 		read_comm((pid_t)tracer, tracer_comm, sizeof(tracer_comm));
 		return kage_err_new(KAGE_BUSY,
 				    "process %d is held by %s (process %" PRIu64
@@ -174,14 +176,26 @@ static struct kage_err *cannot_trace(const struct kage_target *t, int num)
 				  "that you lack, or forbids it (PR_SET_DUMPABLE)");
 }
 
+static struct kage_err *open_memory(struct kage_target *t)
+{
+	t->mem_fd = openat(t->proc_fd, "mem", O_RDWR | O_CLOEXEC);
+	if (t->mem_fd < 0)
+		return cannot_trace(t, errno);
+	return kage_site_find_zone(t);
+}
+
+struct kage_err *kage_target_renew(struct kage_target *t)
+{
+	close_fd(t->mem_fd);
+	kage_site_destroy(take_ptr(t->site));
+	return open_memory(t);
+}
+
 static struct kage_err *open_target(struct kage_target *t)
 {
 	TRY(open_proc(t));
 	TRY(check_status(t->proc_fd, t->pid));
-	t->mem_fd = openat(t->proc_fd, "mem", O_RDWR | O_CLOEXEC);
-	if (t->mem_fd < 0)
-		return cannot_trace(t, errno);
-	TRY(kage_site_find_zone(t));
+	TRY(open_memory(t));
 	/* The directory, the memory and the pidfd are of one process: the pidfd came first and it
 	 * still lives, so its number was not given to another one meanwhile. */
 	return kage_target_alive(t);
@@ -228,6 +242,11 @@ void kage_target_close(struct kage_target *t)
 	kage_site_destroy(t->site);
 	kage_sender_deinit(&t->sender);
 	free(t);
+}
+
+void kage_target_comm(const struct kage_target *t, char ret_comm[17])
+{
+	read_comm(t->pid, ret_comm, 17);
 }
 
 struct kage_err *kage_target_alive(const struct kage_target *t)

@@ -23,6 +23,19 @@
 #include "base/ctx.h"
 #include "base/types.h"
 
+/* What ended a wait. */
+struct kage_stop {
+	enum {
+		STOP_EVENT,   /* PTRACE_EVENT_STOP: interrupted, or job control */
+		STOP_SIGNAL,  /* about to receive `signal` */
+		STOP_SYSCALL, /* at the beginning or end of a system call */
+		STOP_CLONE,   /* about to go on after clone; other events likewise */
+		STOP_ENDED,   /* the thread is no more */
+	} what;
+	int signal;
+	int status; /* as of waitpid */
+};
+
 struct kage_thread {
 	pid_t tid;
 	pid_t inner_tid;   /* in its own PID namespace, when that is not ours; else 0 */
@@ -32,10 +45,13 @@ struct kage_thread {
 	bool job_stopped;  /* it stood already, by SIGSTOP or the like */
 	bool asleep;       /* it is not stopped, because it sleeps; ptrace does not know it */
 	bool restless;     /* it was left asleep once and woke up */
+	bool kept;         /* it stands until its holder lets it go (target/held.h) */
+	bool has_met;      /* while others were being stopped: */
 	int event;         /* will stop it in its program (target/sender.h); -1: none */
 	int event_signal;  /* by this */
 	unsigned n_events; /* so often it had one */
 	const struct kage_taskthread *seen; /* in t->info; NULL without a reader */
+	struct kage_stop met;
 	uint64_t sigmask;                   /* as of the freeze */
 	struct kage_regs regs;              /* as of the freeze, general and extended */
 };
@@ -66,6 +82,9 @@ struct kage_target {
 	bool frozen;
 	bool gone;          /* it ended while we held it */
 	bool stop_again;    /* a SIGSTOP came for a thread in a batch; it gets it when it goes on */
+	bool held;             /* its threads stay traced when it is thawed (target/held.h) */
+	unsigned held_for;     /* of enum kage_held_for */
+	uint64_t held_signals; /* that its holder wants to see */
 	bool ours;          /* a stub of ours: dies with us, and need not be put back */
 	unsigned attempts;  /* to freeze it at one instant, this one included */
 	uint64_t paused_ns; /* that any of its threads stood, in earlier attempts */
@@ -165,8 +184,14 @@ struct kage_err *kage_target_write_forced(struct kage_target *t, kage_addr to, c
 /** Duplicates descriptor FD of the target into this process (pidfd_getfd(2)), close-on-exec. */
 struct kage_err *kage_target_get_fd(struct kage_target *t, int fd, int *ret_fd) _must_check_;
 
+/** The name of its command; "?" when it has ended. */
+void kage_target_comm(const struct kage_target *t, char ret_comm[17]);
+
 /** KAGE_GONE if the target has ended. */
 struct kage_err *kage_target_alive(const struct kage_target *t) _must_check_;
+
+/** T has executed another program just now: what was known of its memory is forgotten. */
+struct kage_err *kage_target_renew(struct kage_target *t) _must_check_;
 
 /** Whether T lives but has executed another program since it was opened: its memory is not the one that
  *  we hold. */
@@ -177,18 +202,7 @@ struct kage_thread *kage_target_thread(struct kage_target *t, pid_t tid);
 
 /* --- for the files of this folder and for restore -------------------------------------------- */
 
-/* What ended a wait. */
-struct kage_stop {
-	enum {
-		STOP_EVENT,   /* PTRACE_EVENT_STOP: interrupted, or job control */
-		STOP_SIGNAL,  /* about to receive `signal` */
-		STOP_SYSCALL, /* at the beginning or end of a system call */
-		STOP_CLONE,   /* about to go on after clone; other events likewise */
-		STOP_ENDED,   /* the thread is no more */
-	} what;
-	int signal;
-	int status; /* as of waitpid */
-};
+
 
 /** Waits until thread TID stops, at most TIMEOUT_NS; KAGE_LIMIT after that. */
 struct kage_err *kage_target_wait(struct kage_target *t, pid_t tid, uint64_t timeout_ns,

@@ -58,8 +58,6 @@ struct {
 	__type(value, struct kage_exit_hit);
 } hits SEC(".maps");
 
-
-
 static __always_inline __u64 value_of(const struct kage_exit_hit *h, __u32 what, __u32 tid)
 {
 	if (what == EXIT_RESULT)

@@ -9,7 +9,7 @@ enum {
 	EXIT_ARGS = 6,
 	EXIT_CONDITIONS = 4,
 	EXIT_PREFIX_BYTES = 64,
-	
+
 	EXIT_ENTRIES = 8192,
 };
 

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "target/held.h"
+
+#include <errno.h>
+
+#include <signal.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "target/sender.h"
+
+static uintptr_t options_for(unsigned held_for)
+{
+	uintptr_t o = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC;
+
+	if (held_for & HELD_FOR_BIRTHS)
+		o |= PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK;
+	if (held_for & HELD_FOR_EXIT)
+		o |= PTRACE_O_TRACEEXIT;
+	return o;
+}
+
+static void set_options(const struct kage_thread *thread, uintptr_t o)
+{
+	ptrace(PTRACE_SETOPTIONS, thread->tid, NULL, (void *)o);
+}
+
+/* --- going on ------------------------------------------------------------------------------------ */
+
+static void go_on(struct kage_target *t, struct kage_thread *thread, int signal)
+{
+	void *sig = (void *)(uintptr_t)signal;
+
+	set_options(thread, options_for(t->held_for));
+	thread->stopped = thread->kept = thread->has_met = false;
+	/* It stands by a signal, and is to stand on until SIGCONT. */
+	if (thread->job_stopped)
+		ptrace(PTRACE_LISTEN, thread->tid, NULL, NULL);
+	else if (t->held_for & HELD_FOR_CALLS)
+		ptrace(PTRACE_SYSCALL, thread->tid, NULL, sig);
+	else
+		ptrace(PTRACE_CONT, thread->tid, NULL, sig);
+}
+
+void kage_held_release(struct kage_target *t, struct kage_thread *thread, int signal)
+{
+	kage_sender_end(thread);
+	thread->interrupted = false; /* if it has not stopped yet, it will, and go on: see held_next */
+	if (!thread->asleep && !thread->kept && thread->stopped)
+		go_on(t, thread, signal);
+}
+
+void kage_target_let(struct kage_target *t, struct kage_thread *thread, int signal)
+{
+	go_on(t, thread, signal);
+}
+
+void kage_target_let_to_end(struct kage_target *t, struct kage_thread *thread)
+{
+	set_options(thread, options_for(t->held_for));
+	thread->stopped = thread->kept = thread->has_met = false;
+	ptrace(PTRACE_SYSCALL, thread->tid, NULL, NULL);
+}
+
+bool kage_held_any_kept(const struct kage_target *t)
+{
+	for (size_t i = 0; i < t->n_threads; i++)
+		if (t->threads[i]->kept)
+			return true;
+	return false;
+}
+
+/* --- what a thread has met ----------------------------------------------------------------------- */
+
+static bool is_for_holder(const struct kage_target *t, const struct kage_thread *thread, int signal)
+{
+	siginfo_t si;
+
+	if (t->held_signals >> (signal - 1) & 1)
+		return true;
+	/* What BPF programs send is from the kernel. */
+	return (signal == SIGURG || signal == SIGWINCH || signal == SIGCHLD) &&
+	       ptrace(PTRACE_GETSIGINFO, thread->tid, NULL, &si) == 0 && si.si_code == SI_KERNEL;
+}
+
+static bool at_end_of_call(const struct kage_thread *thread)
+{
+	struct __ptrace_syscall_info info = { 0 };
+
+	return ptrace(PTRACE_GET_SYSCALL_INFO, thread->tid, sizeof(info), &info) > 0 &&
+	       info.op == PTRACE_SYSCALL_INFO_EXIT;
+}
+
+/* What it makes for us while it is kept nobody is to hear of. */
+static void keep(struct kage_thread *thread)
+{
+	thread->kept = thread->stopped = true;
+	thread->job_stopped = false;
+	set_options(thread, PTRACE_O_TRACESYSGOOD);
+}
+
+bool kage_held_meets(struct kage_target *t, struct kage_thread *thread,
+		     const struct kage_stop *stop)
+{
+	if (!t->held || stop->what == STOP_EVENT || stop->what == STOP_ENDED)
+		return false;
+	if (stop->what == STOP_SIGNAL && !is_for_holder(t, thread, stop->signal))
+		return false;
+	keep(thread);
+	thread->met = *stop;
+	thread->has_met = true;
+	return true;
+}
+
+static pid_t event_message(const struct kage_thread *thread)
+{
+	unsigned long message = 0;
+
+	ptrace(PTRACE_GETEVENTMSG, thread->tid, NULL, &message);
+	return (pid_t)message;
+}
+
+/* Of the others nobody is told; who has executed the program has the number of the first. */
+static void forget_others(struct kage_target *t)
+{
+	while (t->n_threads > 1)
+		kage_thread_free(t->threads[--t->n_threads]);
+}
+
+static void describe_event(struct kage_thread *thread, int event, struct kage_held_stop *ret)
+{
+	switch (event) {
+	case PTRACE_EVENT_CLONE:
+	case PTRACE_EVENT_FORK:
+	case PTRACE_EVENT_VFORK:
+		ret->what = HELD_BIRTH;
+		ret->born = event_message(thread);
+		break;
+	case PTRACE_EVENT_EXEC:
+		ret->what = HELD_EXEC;
+		break;
+	case PTRACE_EVENT_EXIT:
+		ret->what = HELD_EXIT;
+		break;
+	default:
+		ret->what = HELD_NOTHING;
+	}
+	
+}
+
+static void describe(struct kage_thread *thread, const struct kage_stop *stop,
+		     struct kage_held_stop *ret)
+{
+	ret->what = HELD_NOTHING;
+	switch (stop->what) {
+	case STOP_ENDED:
+		ret->what = HELD_ENDED;
+		break;
+	case STOP_EVENT:
+		thread->stopped = true;
+		thread->job_stopped = stop->signal != SIGTRAP;
+		break;
+	case STOP_SIGNAL:
+		ret->what = HELD_SIGNAL;
+		ret->signal = stop->signal;
+		break;
+	case STOP_SYSCALL:
+		thread->stopped = true;
+		thread->job_stopped = false;
+		if (at_end_of_call(thread))
+			ret->what = HELD_CALL;
+		break;
+	case STOP_CLONE:
+		thread->stopped = true;
+		thread->job_stopped = false;
+		describe_event(thread, stop->status >> 16, ret);
+	}
+}
+
+static void drop(struct kage_target *t, struct kage_thread *thread)
+{
+	size_t i = 0;
+
+	while (t->threads[i] != thread)
+		i++;
+	memmove(&t->threads[i], &t->threads[i + 1], (--t->n_threads - i) * sizeof(*t->threads));
+	kage_thread_free(thread);
+}
+
+static bool next_stop(struct kage_thread *thread, struct kage_stop *ret)
+{
+	bool changed = false;
+
+	if (thread->has_met) {
+		*ret = thread->met;
+		thread->has_met = false;
+		return true;
+	}
+	if (thread->kept)
+		return false;
+	err_drop(kage_target_poll(thread->tid, ret, &changed));
+	return changed;
+}
+
+bool kage_target_held_next(struct kage_target *t, struct kage_thread *thread,
+			   struct kage_held_stop *ret)
+{
+	struct kage_stop stop;
+
+	*ret = (struct kage_held_stop){ HELD_NOTHING };
+	if (!next_stop(thread, &stop))
+		return false;
+	describe(thread, &stop, ret);
+	if (ret->what == HELD_NOTHING)
+		go_on(t, thread, 0);
+	else if (ret->what == HELD_ENDED)
+		drop(t, thread);
+	else
+		keep(thread);
+	if (ret->what == HELD_EXEC)
+		forget_others(t);
+	return true;
+}
+
+/* --- taking hold and letting go ------------------------------------------------------------------ */
+
+/* Traced since its birth, by us. */
+static struct kage_err *add_born(struct kage_target *t, pid_t tid)
+{
+	struct kage_thread *thread = kage_target_add_thread(t, tid);
+
+	if (!thread)
+		return kage_err_nomem();
+	thread->attached = true;
+	return NULL;
+}
+
+struct kage_err *kage_target_hold(struct kage_target *t, unsigned held_for)
+{
+	const struct kage_freeze all = { .stop_all = true };
+	struct kage_err *e;
+
+	t->held = true;
+	t->held_for = held_for;
+	e = kage_target_freeze(t, &all);
+	if (e) {
+		kage_target_unhold(t);
+		return e;
+	}
+	kage_target_thaw(t, false);
+	return NULL;
+}
+
+struct kage_err *kage_target_hold_born(struct kage_target *t, unsigned held_for)
+{
+	t->held = true;
+	t->held_for = held_for;
+	return add_born(t, t->pid);
+}
+
+void kage_target_held_for(struct kage_target *t, unsigned held_for)
+{
+	t->held_for = held_for;
+}
+
+/* A signal that a thread was about to receive it receives, unless it was for the holder. */
+static void deliver_met(struct kage_target *t)
+{
+	for (size_t i = 0; i < t->n_threads; i++) {
+		struct kage_thread *thread = t->threads[i];
+
+		thread->kept = false;
+		if (thread->has_met && thread->met.what == STOP_SIGNAL &&
+		    !is_for_holder(t, thread, thread->met.signal))
+			go_on(t, thread, thread->met.signal);
+		thread->has_met = false;
+	}
+}
+
+void kage_target_unhold(struct kage_target *t)
+{
+	const struct kage_freeze all = { .stop_all = true };
+
+	if (!t->held)
+		return;
+	t->held_signals = 0;
+	deliver_met(t);
+	err_drop(kage_target_freeze(t, &all));
+	deliver_met(t);
+	t->held = false;
+	kage_target_thaw(t, false);
+	/* After a failure the end of the calling thread lets them go. */
+	while (t->n_threads)
+		kage_thread_free(t->threads[--t->n_threads]);
+}

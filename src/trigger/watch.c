@@ -1,0 +1,651 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "trigger/watch.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "target/held.h"
+
+/* In place of a result while the kernel is going to make the call again (include/linux/errno.h there). */
+enum { RESTART_FIRST = 512, RESTART_LAST = 516 };
+
+struct watch_standing {
+	pid_t pid, tid;
+	int signal; /* that the thread is to receive */
+	unsigned n; /* actions */
+};
+
+/* --- the table ----------------------------------------------------------------------------------- */
+
+static bool makes_thread(unsigned number)
+{
+	return number == SYS_clone || number == SYS_clone3 || number == SYS_fork ||
+	       number == SYS_vfork;
+}
+
+/* Behind these the table tells what it could not before. */
+static bool helps(unsigned number)
+{
+	return number == SYS_rt_sigprocmask || number == SYS_restart_syscall;
+}
+
+/* What the kernel can look at for NUMBER. False: nobody waits for that call. */
+static bool kernel_rule(const struct watch *w, unsigned number, struct kage_exit_rule *ret)
+{
+	const struct trigger_rule *only = NULL;
+	size_t n = 0;
+
+	*ret = (struct kage_exit_rule){ 0 };
+	for (size_t i = 0; i < w->n_rules; i++) {
+		if (w->rules[i]->on != ON_CALL || w->rules[i]->number != number)
+			continue;
+		only = w->rules[i];
+		n++;
+	}
+	if (n == 1)
+		trigger_rule_for_kernel(only, ret);
+	return n > 0;
+}
+
+static bool has_calls(const struct watch *w)
+{
+	for (size_t i = 0; i < w->n_rules; i++)
+		if (w->rules[i]->on == ON_CALL && !makes_thread(w->rules[i]->number))
+			return true;
+	return false;
+}
+
+static struct kage_err *set_number(struct watch *w, unsigned number)
+{
+	struct kage_exit_rule rule;
+	bool wanted = !makes_thread(number) && kernel_rule(w, number, &rule);
+
+	if (!wanted && helps(number) && has_calls(w)) {
+		rule = (struct kage_exit_rule){ .helps = 1 };
+		wanted = true;
+	}
+	for (size_t i = 0; i < w->n_programs; i++) {
+		if (wanted)
+			TRY(kage_exits_set(&w->exits, w->programs[i]->pid, number, &rule));
+		else if (w->is_set[number])
+			kage_exits_unset(&w->exits, w->programs[i]->pid, number);
+	}
+	w->is_set[number] = wanted;
+	return NULL;
+}
+
+static void unset_program(struct watch *w, pid_t pid)
+{
+	for (unsigned n = 0; n < WATCH_NUMBERS; n++)
+		if (w->is_set[n])
+			kage_exits_unset(&w->exits, pid, n);
+}
+
+/* --- for what the program is held ---------------------------------------------------------------- */
+
+static unsigned held_for(const struct watch *w, uint64_t *ret_signals)
+{
+	unsigned f = 0;
+
+	*ret_signals = 0;
+	for (size_t i = 0; i < w->n_rules; i++) {
+		const struct trigger_rule *r = w->rules[i];
+
+		if (r->follow || (r->on == ON_CALL && makes_thread(r->number)))
+			f |= HELD_FOR_BIRTHS;
+		if (r->on == ON_EXIT)
+			f |= HELD_FOR_EXIT;
+		if (r->on == ON_SIGNAL)
+			*ret_signals |= 1ull << (r->signal - 1);
+	}
+	if (!w->by_table && has_calls(w))
+		f |= HELD_FOR_CALLS;
+	return f;
+}
+
+/* What the rules ask for is told to the kernel. */
+static struct kage_err *settle(struct watch *w)
+{
+	uint64_t signals;
+	unsigned f = held_for(w, &signals);
+
+	for (unsigned n = 0; w->by_table && n < WATCH_NUMBERS; n++)
+		TRY(set_number(w, n));
+	for (size_t i = 0; i < w->n_programs; i++) {
+		struct kage_target *t = w->programs[i];
+		bool slower = f & ~t->held_for;
+
+		t->held_signals = signals;
+		kage_target_held_for(t, f);
+		/* It is told to threads when they go on. */
+		if (slower && t->held) {
+			const struct kage_freeze all = { .stop_all = true };
+
+			TRY(kage_target_freeze(t, &all));
+			kage_target_thaw(t, false);
+		}
+	}
+	return NULL;
+}
+
+static void drop_program(struct watch *w, size_t i)
+{
+	unset_program(w, w->programs[i]->pid);
+	if (i > 0)
+		kage_target_close(w->programs[i]);
+	memmove(&w->programs[i], &w->programs[i + 1],
+		(--w->n_programs - i) * sizeof(struct kage_target *));
+}
+
+static void let_all_go(struct watch *w)
+{
+	while (w->n_programs) {
+		kage_target_unhold(w->programs[w->n_programs - 1]);
+		drop_program(w, w->n_programs - 1);
+	}
+}
+
+static void settle_or_say(struct watch *w)
+{
+	struct kage_err *e;
+
+	/* One for whom an action goes on is let go afterwards. */
+	if (!w->n_rules && w->n_standing)
+		return;
+	if (!w->n_rules) {
+		let_all_go(w);
+		return;
+	}
+	e = settle(w);
+	if (e)
+		kage_ctx_notice(w->ctx, "triggers: %s", kage_err_message(e));
+	err_drop(e);
+}
+
+/* --- rules --------------------------------------------------------------------------------------- */
+
+struct trigger_rule *watch_find(const struct watch *w, uint64_t id)
+{
+	for (size_t i = 0; i < w->n_rules; i++)
+		if (w->rules[i]->id == id)
+			return w->rules[i];
+	return NULL;
+}
+
+static void forget_rule(struct watch *w, size_t i)
+{
+	trigger_rule_free(w->rules[i]);
+	memmove(&w->rules[i], &w->rules[i + 1], (--w->n_rules - i) * sizeof(*w->rules));
+}
+
+void watch_remove(struct watch *w, struct trigger_rule *rule)
+{
+	for (size_t i = 0; i < w->n_rules; i++)
+		if (w->rules[i] == rule)
+			forget_rule(w, i--);
+	settle_or_say(w);
+}
+
+static struct kage_err *open_table(struct watch *w)
+{
+	const char *forced = secure_getenv("KAGE_TRIGGER_RUNG");
+	struct kage_err *e;
+
+	if (w->is_open)
+		return NULL;
+	w->is_open = true;
+	w->exits = KAGE_EXITS_NONE;
+	if (forced && strcmp(forced, "ptrace") == 0)
+		return NULL;
+	e = kage_exits_open(&w->exits);
+	if (e && kage_err_code(e) != KAGE_PERM && kage_err_code(e) != KAGE_UNSUPPORTED)
+		return e;
+	w->by_table = !e;
+	if (e)
+		kage_ctx_notice(w->ctx, "%s; calls are met by ptrace instead, which slows all calls "
+					"of the program down",
+				kage_err_message(e));
+	err_drop(e);
+	return NULL;
+}
+
+static struct kage_err *add_program(struct watch *w, struct kage_target *t)
+{
+	struct kage_target **grown =
+		reallocarray(w->programs, w->n_programs + 1, sizeof(*w->programs));
+
+	if (!grown)
+		return kage_err_nomem();
+	w->programs = grown;
+	grown[w->n_programs++] = t;
+	return NULL;
+}
+
+static struct kage_err *begin(struct watch *w, struct kage_target *t)
+{
+	TRY(open_table(w));
+	if (!w->n_programs)
+		TRY(add_program(w, t));
+	if (!t->held)
+		TRY(kage_target_hold(t, 0));
+	return settle(w);
+}
+
+struct kage_err *watch_add(struct watch *w, struct kage_target *t, struct trigger_rule *rule)
+{
+	struct trigger_rule **grown = reallocarray(w->rules, w->n_rules + 1, sizeof(*w->rules));
+	struct kage_err *e;
+
+	if (!grown) {
+		trigger_rule_free(rule);
+		return kage_err_nomem();
+	}
+	w->rules = grown;
+	grown[w->n_rules++] = rule;
+	rule->id = ++w->last_id;
+	e = begin(w, t);
+	if (e)
+		watch_remove(w, rule);
+	return e;
+}
+
+/* --- what is met --------------------------------------------------------------------------------- */
+
+static bool is_met(struct trigger_rule *r, const struct watch_event *event)
+{
+	if (r->on != event->on || (r->tid && r->tid != event->tid))
+		return false;
+	if (r->on == ON_SIGNAL)
+		return r->signal == event->signal;
+	return r->on != ON_CALL ||
+	       (r->number == event->hit.number &&
+		trigger_rule_meets(r, event->target, event->tid, &event->hit));
+}
+
+static void act(struct watch *w, struct trigger_rule *r, const struct watch_event *event,
+		bool *ret_begun)
+{
+	struct kage_err *e;
+
+	if (event->hit.time_ns)
+		trigger_rule_note_delay(r, kage_clock_mono_ns() - event->hit.time_ns);
+	r->n_done++;
+	e = w->act(w->user, r, event, ret_begun);
+	if (!e)
+		return;
+	r->n_failed++;
+	free(r->last_error);
+	r->last_error = strdup(kage_err_message(e));
+	err_drop(e);
+}
+
+/* Returns whether some are used up now. *RET_BEGUN: how many actions go on. */
+static bool fire(struct watch *w, const struct watch_event *event, unsigned *ret_begun)
+{
+	bool over = false;
+
+	*ret_begun = 0;
+
+	for (size_t i = 0; i < w->n_rules; i++) {
+		struct trigger_rule *r = w->rules[i];
+
+		bool begun = false;
+
+		if (!r->follow && event->target != w->programs[0])
+			continue;
+		if (is_met(r, event) && trigger_rule_counts(r))
+			act(w, r, event, &begun);
+		*ret_begun += begun;
+		over |= trigger_rule_is_over(r);
+	}
+	return over;
+}
+
+static void bury_rules(struct watch *w)
+{
+	for (size_t i = w->n_rules; i-- > 0;)
+		if (trigger_rule_is_over(w->rules[i]))
+			forget_rule(w, i);
+	settle_or_say(w);
+}
+
+static struct watch_standing *find_standing(const struct watch *w, pid_t pid)
+{
+	for (size_t i = 0; i < w->n_standing; i++)
+		if (w->standing[i].pid == pid)
+			return &w->standing[i];
+	return NULL;
+}
+
+/* All threads of T are kept, or go on. */
+static struct kage_err *keep_all(struct kage_target *t)
+{
+	const struct kage_freeze all = { .stop_all = true };
+
+	TRY(kage_target_freeze(t, &all));
+	for (size_t i = 0; i < t->n_threads; i++)
+		t->threads[i]->kept |= t->threads[i]->stopped;
+	kage_target_thaw(t, false);
+	return NULL;
+}
+
+static void let_all(struct kage_target *t, const struct watch_standing *s)
+{
+	for (size_t i = 0; i < t->n_threads; i++) {
+		struct kage_thread *thread = t->threads[i];
+
+		if (thread->kept && !thread->has_met)
+			kage_target_let(t, thread, thread->tid == s->tid ? s->signal : 0);
+	}
+}
+
+/* As long as actions go on nothing of the program does. */
+static struct kage_err *stand(struct watch *w, const struct watch_event *event, int signal,
+			      unsigned n)
+{
+	struct watch_standing *grown =
+		reallocarray(w->standing, w->n_standing + 1, sizeof(*w->standing));
+
+	if (!grown)
+		return kage_err_nomem();
+	w->standing = grown;
+	grown[w->n_standing++] =
+		(struct watch_standing){ event->target->pid, event->tid, signal, n };
+	return keep_all(event->target);
+}
+
+void watch_done(struct watch *w, pid_t pid)
+{
+	struct watch_standing *s = find_standing(w, pid), was;
+
+	if (!s || --s->n)
+		return;
+	was = *s;
+	*s = w->standing[--w->n_standing];
+	for (size_t i = 0; i < w->n_programs; i++)
+		if (w->programs[i]->pid == pid)
+			let_all(w->programs[i], &was);
+	watch_take(w, 0);
+	settle_or_say(w);
+}
+
+/* EVENT is over: its thread goes on, if it is there still. */
+static void fire_and_let(struct watch *w, const struct watch_event *event, int signal)
+{
+	unsigned n_begun;
+	bool over = fire(w, event, &n_begun);
+	struct kage_thread *thread = kage_target_thread(event->target, event->tid);
+	struct kage_err *e = NULL;
+
+	if (n_begun)
+		e = stand(w, event, signal, n_begun);
+	else if (thread && thread->kept)
+		kage_target_let(event->target, thread, signal);
+	if (e)
+		kage_ctx_notice(w->ctx, "process %d: %s", event->target->pid, kage_err_message(e));
+	err_drop(e);
+	if (over)
+		bury_rules(w);
+}
+
+static void meet_signal(struct watch *w, struct kage_target *t, struct kage_thread *thread,
+			int signal)
+{
+	struct watch_event event = { .target = t, .tid = thread->tid };
+	siginfo_t si = { 0 };
+
+	if (w->by_table && kage_exits_take(&w->exits, thread->tid, signal, &event.hit)) {
+		/* Two of a kind are one: then it is somebody's own, too. */
+		ptrace(PTRACE_GETSIGINFO, thread->tid, NULL, &si);
+		fire_and_let(w, &event, si.si_code == SI_KERNEL ? 0 : signal);
+		return;
+	}
+	event.on = ON_SIGNAL;
+	event.signal = signal;
+	fire_and_let(w, &event, signal);
+}
+
+static void meet_call(struct watch *w, struct kage_target *t, struct kage_thread *thread)
+{
+	struct watch_event event = { .on = ON_CALL, .target = t, .tid = thread->tid };
+	struct kage_regs regs;
+	uint64_t number = 0;
+	struct kage_err *e = kage_arch_get_regs(thread->tid, false, &regs);
+
+	if (!e && kage_arch_in_syscall(&regs, &number)) {
+		event.hit.number = (uint32_t)number;
+		event.hit.result = kage_arch_result(&regs);
+		for (int i = 0; i < EXIT_ARGS; i++)
+			event.hit.args[i] = kage_arch_arg(&regs, i);
+		if (event.hit.result > -RESTART_FIRST || event.hit.result < -RESTART_LAST) {
+			fire_and_let(w, &event, 0);
+			return;
+		}
+	}
+	err_drop(e);
+	kage_target_let(t, thread, 0);
+}
+
+/* --- births and ends ----------------------------------------------------------------------------- */
+
+static bool is_thread_of(const struct kage_target *t, pid_t tid)
+{
+	char path[64];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "task/%d", tid);
+	return fstatat(t->proc_fd, path, &st, 0) == 0;
+}
+
+static bool follows(const struct watch *w)
+{
+	for (size_t i = 0; i < w->n_rules; i++)
+		if (w->rules[i]->follow)
+			return true;
+	return false;
+}
+
+/* Traced from birth, but of nobody's interest. It stops first of all. */
+static void let_born_go(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
+		;
+	ptrace(PTRACE_DETACH, pid, NULL, NULL);
+}
+
+static struct kage_err *follow(struct watch *w, const struct kage_target *parent, pid_t pid)
+{
+	struct kage_target *t = NULL;
+	struct kage_err *e;
+
+	TRY(kage_target_open(w->ctx, pid, &t));
+	t->held_signals = parent->held_signals;
+	e = kage_target_hold_born(t, parent->held_for);
+	if (!e)
+		e = add_program(w, t);
+	if (e) {
+		t->held = false;
+		kage_target_close(t);
+		return e;
+	}
+	return settle(w);
+}
+
+static void meet_born(struct watch *w, struct kage_target *t, pid_t born)
+{
+	struct kage_thread *thread;
+	struct kage_err *e;
+
+	if (is_thread_of(t, born)) {
+		thread = kage_target_thread(t, born);
+		thread = thread ? thread : kage_target_add_thread(t, born);
+		if (thread)
+			thread->attached = true;
+		return;
+	}
+	e = follows(w) ? follow(w, t, born) : NULL;
+	if (e)
+		kage_ctx_notice(w->ctx, "process %d is not followed: %s", born, kage_err_message(e));
+	if (e || !follows(w))
+		let_born_go(born);
+	err_drop(e);
+}
+
+static bool waits_for_births(const struct watch *w)
+{
+	for (size_t i = 0; i < w->n_rules; i++)
+		if (w->rules[i]->on == ON_CALL && makes_thread(w->rules[i]->number))
+			return true;
+	return false;
+}
+
+static void meet_exec(struct watch *w, struct kage_target *t, struct kage_thread *thread)
+{
+	struct watch_event event = { .on = ON_EXEC, .target = t, .tid = thread->tid };
+	struct kage_err *e = kage_target_renew(t);
+
+	if (e)
+		kage_ctx_notice(w->ctx, "process %d has executed another program: %s", t->pid,
+				kage_err_message(e));
+	err_drop(e);
+	fire_and_let(w, &event, 0);
+}
+
+static void meet(struct watch *w, struct kage_target *t, struct kage_thread *thread,
+		 const struct kage_held_stop *stop)
+{
+	struct watch_event event = { .on = ON_EXIT, .target = t };
+
+	switch (stop->what) {
+	case HELD_SIGNAL:
+		meet_signal(w, t, thread, stop->signal);
+		break;
+	case HELD_CALL:
+		meet_call(w, t, thread);
+		break;
+	case HELD_BIRTH:
+		meet_born(w, t, stop->born);
+		if (waits_for_births(w))
+			kage_target_let_to_end(t, thread);
+		else
+			kage_target_let(t, thread, 0);
+		break;
+	case HELD_EXEC:
+		meet_exec(w, t, thread);
+		break;
+	case HELD_EXIT:
+		event.tid = thread->tid;
+		fire_and_let(w, &event, 0);
+		break;
+	case HELD_NOTHING:
+	case HELD_ENDED:
+		break;
+	}
+}
+
+/* --- the loop ------------------------------------------------------------------------------------ */
+
+static bool take_from(struct watch *w, struct kage_target *t, struct kage_thread *thread)
+{
+	struct kage_held_stop stop;
+
+	if (find_standing(w, t->pid) || !kage_target_held_next(t, thread, &stop))
+		return false;
+	meet(w, t, thread, &stop);
+	return true;
+}
+
+/* One that has something to say; what it has done may have changed all lists. */
+static bool take_any(struct watch *w)
+{
+	for (size_t p = 0; p < w->n_programs; p++)
+		for (size_t i = w->programs[p]->n_threads; i-- > 0;)
+			if (take_from(w, w->programs[p], w->programs[p]->threads[i]))
+				return true;
+	return false;
+}
+
+static void take_one(struct watch *w, pid_t tid)
+{
+	for (size_t p = 0; p < w->n_programs; p++) {
+		struct kage_thread *thread = kage_target_thread(w->programs[p], tid);
+
+		if (thread) {
+			take_from(w, w->programs[p], thread);
+			return;
+		}
+	}
+}
+
+static void bury_programs(struct watch *w)
+{
+	for (size_t p = w->n_programs; p-- > 0;) {
+		struct kage_target *t = w->programs[p];
+
+		if (t->n_threads)
+			continue;
+		t->held = false;
+		/* Without the first there is nobody to say more of but those that are followed. */
+		if (p > 0 || w->n_programs == 1)
+			drop_program(w, p);
+	}
+	if (w->n_programs || !w->n_rules)
+		return;
+	while (w->n_rules)
+		forget_rule(w, w->n_rules - 1);
+}
+
+void watch_take(struct watch *w, pid_t tid)
+{
+	if (tid)
+		take_one(w, tid);
+	while (take_any(w))
+		;
+	bury_programs(w);
+}
+
+struct kage_err *watch_again(struct watch *w)
+{
+	struct kage_target *t = w->n_programs ? w->programs[0] : NULL;
+
+	if (!t || !t->held)
+		return NULL;
+	t->held = false;
+	while (t->n_threads)
+		kage_thread_free(t->threads[--t->n_threads]);
+	TRY(kage_target_hold(t, t->held_for));
+	return settle(w);
+}
+
+const char *watch_rung(const struct watch *w)
+{
+	return w->by_table ? "bpf" : "ptrace";
+}
+
+void watch_end(struct watch *w)
+{
+	while (w->n_rules)
+		forget_rule(w, w->n_rules - 1);
+	w->n_standing = 0;
+	let_all_go(w);
+	free(w->standing);
+	w->standing = NULL;
+	free(w->programs);
+	free(w->rules);
+	w->programs = NULL;
+	w->rules = NULL;
+	if (w->is_open)
+		kage_exits_close(&w->exits);
+	w->is_open = false;
+}
