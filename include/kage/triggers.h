@@ -37,9 +37,9 @@ struct kage_trigger_options {
 
 	const char *action; /* "snap", "clone", "stop", "call:NAME ARG…", "exec:COMMAND", "count" */
 
-	const char *name;    /* of the program's twins and images; NULL: that of its command */
+	const char *name;         /* of the program's twins and images; NULL: that of its command */
 	struct kage_store *store; /* "snap": for the images */
-	const char *program; /* path of kage(1), which is the keeper; NULL: "kage" in PATH */
+	const char *program;      /* path of kage(1), which is the keeper; NULL: "kage" in PATH */
 };
 
 enum { KAGE_TRIGGER_ID_BYTES = KAGE_TWINS_NAME_BYTES + 24 };
@@ -47,7 +47,8 @@ enum { KAGE_TRIGGER_ID_BYTES = KAGE_TWINS_NAME_BYTES + 24 };
 struct kage_trigger_result {
 	char id[KAGE_TRIGGER_ID_BYTES]; /* NAME:NUMBER */
 	pid_t keeper_pid;
-	char rung[16]; /* how calls are met: "bpf", or "ptrace", which stops the program at each call */
+	char rung
+		[16]; /* how calls are met: "bpf", or "ptrace", which stops the program at each call */
 };
 
 /** Adds a trigger for process PID. */
@@ -59,13 +60,15 @@ struct kage_trigger_entry {
 	char id[KAGE_TRIGGER_ID_BYTES];
 	pid_t pid;
 	char comm[17];
-	char *told; /* as it was asked, as options of kage-on(1) */
+	char *told;       /* as it was asked, as options of kage-on(1) */
 	char *last_error; /* why the last action failed, or NULL */
 	char rung[16];
-	uint64_t n_met, n_done, n_failed; /* met; actions that were begun; those of them that failed */
+	uint64_t n_met, n_done,
+		n_failed; /* met; actions that were begun; those of them that failed */
 	uint64_t max;
-	uint64_t last_ns;  /* CLOCK_REALTIME, when it was met; 0: never */
-	uint64_t delay_ns; /* from the call's end to the beginning of the action: median of the latest; 0: none */
+	uint64_t last_ns; /* CLOCK_REALTIME, when it was met; 0: never */
+	uint64_t
+		delay_ns; /* from the call's end to the beginning of the action: median of the latest; 0: none */
 	pid_t keeper_pid;
 };
 

@@ -46,8 +46,6 @@ struct kage_err *kage_arch_set_regs(pid_t tid, bool with_xstate, const struct ka
 /** Whether the thread is inside a system call, and which. */
 bool kage_arch_in_syscall(const struct kage_regs *regs, uint64_t *ret_number);
 
-
-
 /** The name of system call NUMBER, or NULL. */
 const char *kage_arch_syscall_name(uint64_t number);
 

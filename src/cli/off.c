@@ -32,8 +32,9 @@ const struct cli_command cli_off = {
 	.name = "off",
 	.arguments = "TRIGGER…",
 	.summary = "take triggers away",
-	.details = "  Takes away each TRIGGER, such as redis:1, as 'kage on' has named it; redis stands for\n"
-		   "  all of that program.",
+	.details =
+		"  Takes away each TRIGGER, such as redis:1, as 'kage on' has named it; redis stands for\n"
+		"  all of that program.",
 	.options = options,
 	.min_args = 1,
 	.max_args = -1,

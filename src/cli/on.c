@@ -27,7 +27,8 @@ static const struct cli_option options[] = {
 	  .offset = offsetof(struct on_values, results) },
 	{ "signal", 's', "SIGNAL", "before SIGNAL is delivered to it", CLI_TEXT,
 	  .offset = offsetof(struct on_values, signal) },
-	{ "exit", 0, NULL, "before one of its threads ends", CLI_FLAG, .offset = offsetof(struct on_values, exit) },
+	{ "exit", 0, NULL, "before one of its threads ends", CLI_FLAG,
+	  .offset = offsetof(struct on_values, exit) },
 	{ "exec", 0, NULL, "when it has executed another program, before its first step", CLI_FLAG,
 	  .offset = offsetof(struct on_values, exec) },
 	{ "thread", 't', "TID", "only in that thread", CLI_NUMBER,
@@ -113,7 +114,8 @@ static void print(const struct cli *cli, const struct kage_trigger_list *list)
 						   .n_columns = ARRAY_SIZE(columns) };
 
 	if (!list->n) {
-		cli_note(cli, "there are no triggers; 'kage on PID --call NAME --do ACTION' makes one");
+		cli_note(cli,
+			 "there are no triggers; 'kage on PID --call NAME --do ACTION' makes one");
 		return;
 	}
 	for (size_t i = 0; i < list->n; i++)
@@ -160,8 +162,9 @@ static int set(struct cli *cli, pid_t pid, const struct on_values *v)
 		.max = v->once ? 1 : (uint64_t)v->max,
 		.follow = v->follow,
 		.action = v->action,
-		.name = own_name && strlen(own_name) < KAGE_TWINS_NAME_BYTES - 8 ? own_name : v->name,
-		
+		.name = own_name && strlen(own_name) < KAGE_TWINS_NAME_BYTES - 8 ? own_name
+										 : v->name,
+
 		.program = "/proc/self/exe",
 	};
 	struct kage_trigger_result result;
@@ -175,9 +178,9 @@ static int set(struct cli *cli, pid_t pid, const struct on_values *v)
 	if (e)
 		return cli_fail(cli, e);
 	if (cli->json)
-		cli_json_print_take(json_pack("{s:o, s:i, s:i, s:o}", "id", cli_json_text(result.id),
-					      "pid", (int)pid, "keeper_pid", (int)result.keeper_pid,
-					      "rung", cli_json_text(result.rung)));
+		cli_json_print_take(json_pack(
+			"{s:o, s:i, s:i, s:o}", "id", cli_json_text(result.id), "pid", (int)pid,
+			"keeper_pid", (int)result.keeper_pid, "rung", cli_json_text(result.rung)));
 	else
 		puts(result.id);
 	return CLI_DONE;

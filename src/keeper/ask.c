@@ -50,7 +50,8 @@ struct kage_err *kage_clone(struct kage_ctx *ctx, pid_t pid,
 	m.pid = pid;
 	m.max_memory = o->max_memory;
 	m.keep = o->keep;
-	TRY_WRAP(request_start_of(pid, &m.start_ticks, comm, sizeof(comm)), "clone process %d", pid);
+	TRY_WRAP(request_start_of(pid, &m.start_ticks, comm, sizeof(comm)), "clone process %d",
+		 pid);
 	TRY_WRAP(request_of_program(
 			 ctx, &(struct request_program){ pid, comm, o->name, o->program }, &q, &r),
 		 "clone process %d", pid);

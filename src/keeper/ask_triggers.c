@@ -34,7 +34,6 @@ static void fill(const struct kage_trigger_options *o, Kage__Keeper__On *m)
 	m->max = o->max;
 	m->follow = o->follow;
 	m->action = or_empty(o->action);
-	
 }
 
 /* Before anybody is asked, and a keeper made. */
@@ -68,8 +67,7 @@ static struct kage_err *on(struct kage_ctx *ctx, pid_t pid, const struct kage_tr
 	fill(o, &m);
 	m.store = or_empty(path);
 	TRY(request_start_of(pid, &m.start_ticks, comm, sizeof(comm)));
-	TRY(request_of_program(ctx,
-			       &(struct request_program){ pid, comm, o->name, o->program }, &q,
+	TRY(request_of_program(ctx, &(struct request_program){ pid, comm, o->name, o->program }, &q,
 			       &r));
 	if (!r->trigger)
 		return kage_err_new(KAGE_CORRUPT, "the keeper's answer is not understood");
@@ -209,10 +207,16 @@ struct kage_err *kage_trigger_off(struct kage_ctx *ctx, const char *id)
 	_cleanup_reply_ Reply *r = NULL;
 	char name[KAGE_TWINS_NAME_BYTES];
 	_cleanup_fd_ int fd = -1;
+	struct kage_err *e;
 
 	TRY(split(id, name, &m.number));
 	q.what_case = KAGE__KEEPER__REQUEST__WHAT_OFF;
 	q.off = &m;
-	TRY(talk_connect(name, &fd));
+	e = talk_connect(name, &fd);
+	if (e && kage_err_code(e) == KAGE_NOTFOUND) {
+		err_drop(e);
+		return kage_err_new(KAGE_NOTFOUND, "there are no triggers called %s", name);
+	}
+	TRY(e);
 	return request_ask(ctx, fd, &q, NULL, 0, &r, NULL);
 }

@@ -76,8 +76,8 @@ static struct kage_err *capture_again(struct brood *b, struct brood_twin *t)
 	for (int i = 1; i < KAGE_EXEC_TRIES && e; i++) {
 		pid_t pid = b->program->pid;
 
-		if (b->program->held || (!kage_target_replaced(b->program) &&
-					 kage_err_code(e) != KAGE_CHANGED))
+		if (b->program->held ||
+		    (!kage_target_replaced(b->program) && kage_err_code(e) != KAGE_CHANGED))
 			break;
 		err_drop(e);
 		kage_twin_end(take_ptr(t->twin));

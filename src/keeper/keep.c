@@ -240,8 +240,9 @@ static struct kage_err *roll_back(struct keeper *k, const Kage__Keeper__Rollback
 		return kage_err_new(KAGE_NOTFOUND, "%s is of process %d", k->name, program->pid);
 	e = kage_back(k->ctx, program, t->image, t->twin, &t->instant, &k->brood.tracking, &how,
 		      ret_result);
-	/* It has gone on by itself. */
-	return e ? e : watch_again(&k->triggers.watch);
+	if (!e)
+		watch_went_back(&k->triggers.watch);
+	return e;
 }
 
 /* By a trigger. */
@@ -612,9 +613,8 @@ struct kage_err *kage_twins_keep(struct kage_ctx *ctx, const char *name, int fir
 			    .timer = -1 };
 	struct kage_err *e;
 
-	k.triggers = (struct triggers){
-		.ctx = ctx, .brood = &k.brood, .back = back_to, .user = &k
-	};
+	k.triggers =
+		(struct triggers){ .ctx = ctx, .brood = &k.brood, .back = back_to, .user = &k };
 	TRY(talk_check_name(name));
 	snprintf(k.name, sizeof(k.name), "%s", name);
 	kage_ctx_set_notice(ctx, on_notice, &k);

@@ -55,7 +55,7 @@ struct kage_err *request_next_reply(struct kage_ctx *ctx, int fd, Reply **ret_re
 }
 
 struct kage_err *request_ask(struct kage_ctx *ctx, int fd, const Request *q, const int *fds,
-			    size_t n, Reply **ret_reply, int *ret_fd)
+			     size_t n, Reply **ret_reply, int *ret_fd)
 {
 	struct kage_err *e = talk_send(fd, &q->base, fds, n);
 
@@ -166,7 +166,7 @@ struct kage_err *request_start_of(pid_t pid, uint64_t *ret_ticks, char *ret_comm
 
 /* Asks the keeper of NAME, or a new one. *RET_AGAIN: it was about to end, or another one has become it. */
 static struct kage_err *once(struct kage_ctx *ctx, const char *name, const char *program,
-				   const Request *q, Reply **ret_reply, bool *ret_again)
+			     const Request *q, Reply **ret_reply, bool *ret_again)
 {
 	_cleanup_fd_ int fd = -1;
 	struct kage_err *e = talk_connect(name, &fd);
@@ -184,7 +184,7 @@ static struct kage_err *once(struct kage_ctx *ctx, const char *name, const char 
 }
 
 static struct kage_err *of_name(struct kage_ctx *ctx, const char *name, const char *program,
-				 const Request *q, Reply **ret_reply)
+				const Request *q, Reply **ret_reply)
 {
 	bool again = true;
 	struct kage_err *e = NULL;

@@ -39,7 +39,7 @@ static void go_on(struct kage_target *t, struct kage_thread *thread, int signal)
 	/* It stands by a signal, and is to stand on until SIGCONT. */
 	if (thread->job_stopped)
 		ptrace(PTRACE_LISTEN, thread->tid, NULL, NULL);
-	else if (t->held_for & HELD_FOR_CALLS)
+	else if (t->held_for & HELD_FOR_CALLS || thread->executing)
 		ptrace(PTRACE_SYSCALL, thread->tid, NULL, sig);
 	else
 		ptrace(PTRACE_CONT, thread->tid, NULL, sig);
@@ -48,7 +48,8 @@ static void go_on(struct kage_target *t, struct kage_thread *thread, int signal)
 void kage_held_release(struct kage_target *t, struct kage_thread *thread, int signal)
 {
 	kage_sender_end(thread);
-	thread->interrupted = false; /* if it has not stopped yet, it will, and go on: see held_next */
+	thread->interrupted =
+		false; /* if it has not stopped yet, it will, and go on: see held_next */
 	if (!thread->asleep && !thread->kept && thread->stopped)
 		go_on(t, thread, signal);
 }
@@ -140,7 +141,9 @@ static void describe_event(struct kage_thread *thread, int event, struct kage_he
 		ret->born = event_message(thread);
 		break;
 	case PTRACE_EVENT_EXEC:
-		ret->what = HELD_EXEC;
+		/* Not all of the old program is forgotten yet: rseq(2) is after this (bprm_execve() in fs/exec.c). */
+		thread->executing = true;
+		ret->what = HELD_NOTHING;
 		break;
 	case PTRACE_EVENT_EXIT:
 		ret->what = HELD_EXIT;
@@ -148,7 +151,6 @@ static void describe_event(struct kage_thread *thread, int event, struct kage_he
 	default:
 		ret->what = HELD_NOTHING;
 	}
-	
 }
 
 static void describe(struct kage_thread *thread, const struct kage_stop *stop,
@@ -171,7 +173,7 @@ static void describe(struct kage_thread *thread, const struct kage_stop *stop,
 		thread->stopped = true;
 		thread->job_stopped = false;
 		if (at_end_of_call(thread))
-			ret->what = HELD_CALL;
+			ret->what = thread->executing ? HELD_EXEC : HELD_CALL;
 		break;
 	case STOP_CLONE:
 		thread->stopped = true;
@@ -214,14 +216,16 @@ bool kage_target_held_next(struct kage_target *t, struct kage_thread *thread,
 	if (!next_stop(thread, &stop))
 		return false;
 	describe(thread, &stop, ret);
+	if (thread->executing)
+		forget_others(t);
+	if (ret->what == HELD_EXEC)
+		thread->executing = false;
 	if (ret->what == HELD_NOTHING)
 		go_on(t, thread, 0);
 	else if (ret->what == HELD_ENDED)
 		drop(t, thread);
 	else
 		keep(thread);
-	if (ret->what == HELD_EXEC)
-		forget_others(t);
 	return true;
 }
 

@@ -27,11 +27,11 @@ struct kage_held_stop {
 	enum {
 		HELD_NOTHING, /* that needs to be known; it goes on */
 		HELD_SIGNAL,  /* about to receive `signal` */
-		HELD_CALL,    /* at the end of a system call (HELD_FOR_CALLS, or after HELD_BIRTH) */
-		HELD_BIRTH,   /* in a system call that has made the thread or process `born` */
-		HELD_EXEC,    /* another program now, before its first instruction; all other threads are gone */
-		HELD_EXIT,    /* about to end */
-		HELD_ENDED,   /* the thread is no more; `thread` is not valid any longer */
+		HELD_CALL,  /* at the end of a system call (HELD_FOR_CALLS, or after HELD_BIRTH) */
+		HELD_BIRTH, /* in a system call that has made the thread or process `born` */
+		HELD_EXEC,    /* at the end of execve(2): another program; all other threads are gone */
+		HELD_EXIT,  /* about to end */
+		HELD_ENDED, /* the thread is no more; `thread` is not valid any longer */
 	} what;
 	int signal;
 	pid_t born;

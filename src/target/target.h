@@ -46,14 +46,15 @@ struct kage_thread {
 	bool asleep;       /* it is not stopped, because it sleeps; ptrace does not know it */
 	bool restless;     /* it was left asleep once and woke up */
 	bool kept;         /* it stands until its holder lets it go (target/held.h) */
+	bool executing;    /* at the end of its call it is another program */
 	bool has_met;      /* while others were being stopped: */
 	int event;         /* will stop it in its program (target/sender.h); -1: none */
 	int event_signal;  /* by this */
 	unsigned n_events; /* so often it had one */
 	const struct kage_taskthread *seen; /* in t->info; NULL without a reader */
 	struct kage_stop met;
-	uint64_t sigmask;                   /* as of the freeze */
-	struct kage_regs regs;              /* as of the freeze, general and extended */
+	uint64_t sigmask;      /* as of the freeze */
+	struct kage_regs regs; /* as of the freeze, general and extended */
 };
 
 enum { SENDER_SIGNALS = 3 };
@@ -80,14 +81,14 @@ struct kage_target {
 	bool stop_all;                      /* none is left asleep */
 	bool stop_resumed;                  /* none in a call that the kernel resumes */
 	bool frozen;
-	bool gone;          /* it ended while we held it */
-	bool stop_again;    /* a SIGSTOP came for a thread in a batch; it gets it when it goes on */
-	bool held;             /* its threads stay traced when it is thawed (target/held.h) */
-	unsigned held_for;     /* of enum kage_held_for */
-	uint64_t held_signals; /* that its holder wants to see */
-	bool ours;          /* a stub of ours: dies with us, and need not be put back */
-	unsigned attempts;  /* to freeze it at one instant, this one included */
-	uint64_t paused_ns; /* that any of its threads stood, in earlier attempts */
+	bool gone;         /* it ended while we held it */
+	bool stop_again;   /* a SIGSTOP came for a thread in a batch; it gets it when it goes on */
+	bool held;         /* its threads stay traced when it is thawed (target/held.h) */
+	unsigned held_for; /* of enum kage_held_for */
+	uint64_t held_signals;  /* that its holder wants to see */
+	bool ours;              /* a stub of ours: dies with us, and need not be put back */
+	unsigned attempts;      /* to freeze it at one instant, this one included */
+	uint64_t paused_ns;     /* that any of its threads stood, in earlier attempts */
 	uint64_t stopped_at_ns; /* CLOCK_MONOTONIC: the first of its threads; 0: none */
 	sigset_t caller_mask;   /* of our own thread, to be set again by thaw */
 	bool chld_eaten;        /* a SIGCHLD of the caller may have been consumed while waiting */
@@ -201,8 +202,6 @@ bool kage_target_replaced(const struct kage_target *t);
 struct kage_thread *kage_target_thread(struct kage_target *t, pid_t tid);
 
 /* --- for the files of this folder and for restore -------------------------------------------- */
-
-
 
 /** Waits until thread TID stops, at most TIMEOUT_NS; KAGE_LIMIT after that. */
 struct kage_err *kage_target_wait(struct kage_target *t, pid_t tid, uint64_t timeout_ns,

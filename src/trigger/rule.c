@@ -107,7 +107,7 @@ static bool read_errno(const char *text, uint64_t *ret)
 
 		if (!name || strcmp(name, text) != 0)
 			continue;
-		*ret = (uint64_t)-(int64_t)i;
+		*ret = (uint64_t) - (int64_t)i;
 		return true;
 	}
 	return false;
@@ -227,8 +227,9 @@ static const struct {
 	enum trigger_action action;
 	bool has_argument;
 } actions[] = {
-	{ "count", DO_COUNT, false }, { "snap", DO_SNAP, false }, { "clone", DO_CLONE, false },
-	{ "stop", DO_STOP, false },   { "call:", DO_CALL, true }, { "exec:", DO_EXEC, true },
+	{ "count", DO_COUNT, false },       { "snap", DO_SNAP, false },
+	{ "clone", DO_CLONE, false },       { "stop", DO_STOP, false },
+	{ "call:", DO_CALL, true },         { "exec:", DO_EXEC, true },
 	{ "rollback", DO_ROLLBACK, false }, { "rollback:", DO_ROLLBACK, true },
 };
 
@@ -236,12 +237,12 @@ static struct kage_err *check_action(const struct trigger_rule *r)
 {
 	struct kage_syscall *call = NULL;
 
-	if (r->on == ON_EXIT &&
-	    (r->action == DO_CLONE || r->action == DO_ROLLBACK || r->action == DO_CALL ||
-	     r->action == DO_STOP))
-		return kage_err_new(KAGE_UNSUPPORTED,
-				    "who is about to end makes no calls any more, is not stopped, "
-				    "not forked and not taken back: --exit goes with snap, exec and count");
+	if (r->on == ON_EXIT && (r->action == DO_CLONE || r->action == DO_ROLLBACK ||
+				 r->action == DO_CALL || r->action == DO_STOP))
+		return kage_err_new(
+			KAGE_UNSUPPORTED,
+			"who is about to end makes no calls any more, is not stopped, "
+			"not forked and not taken back: --exit goes with snap, exec and count");
 	if (r->action != DO_CALL)
 		return NULL;
 	TRY(calls_parse_line(r->argument, &call));
@@ -461,8 +462,8 @@ void trigger_rule_for_kernel(const struct trigger_rule *r, struct kage_exit_rule
 {
 	*ret = (struct kage_exit_rule){ 0 };
 	if (r->tid)
-		ret->conditions[ret->n++] = (struct kage_exit_condition){ EXIT_THREAD, EXIT_EQ, 0,
-									  (uint64_t)r->tid };
+		ret->conditions[ret->n++] =
+			(struct kage_exit_condition){ EXIT_THREAD, EXIT_EQ, 0, (uint64_t)r->tid };
 	for (size_t i = 0; i < r->n_conditions; i++) {
 		const struct trigger_condition *c = &r->conditions[i];
 

@@ -28,17 +28,27 @@ struct trigger_rule {
 	pid_t tid;       /* 0: any */
 	struct trigger_condition *conditions;
 	size_t n_conditions;
-	uint64_t first, step; /* of those that meet it: the first that counts, and then each so many; 0: no other */
-	uint64_t max;         /* 0: any number */
-	bool follow;          /* also in processes that it makes */
-	enum trigger_action { DO_COUNT, DO_SNAP, DO_CLONE, DO_ROLLBACK, DO_STOP, DO_CALL, DO_EXEC } action;
+	uint64_t first,
+		step; /* of those that meet it: the first that counts, and then each so many; 0: no other */
+	uint64_t max; /* 0: any number */
+	bool follow;  /* also in processes that it makes */
+	enum trigger_action {
+		DO_COUNT,
+		DO_SNAP,
+		DO_CLONE,
+		DO_ROLLBACK,
+		DO_STOP,
+		DO_CALL,
+		DO_EXEC
+	} action;
 	char *argument; /* behind the action's name */
 	char *store;    /* of DO_SNAP: its path; the caller's to set */
 	char *told;     /* as it was asked, in words */
 	uint64_t n_met, n_done, n_failed;
 	uint64_t last_ns; /* CLOCK_REALTIME, when it was met last; 0: never */
 	char *last_error; /* of the last action, if that failed */
-	uint64_t *delays; /* from the end of the call to the beginning of the action, of the latest: a ring */
+	uint64_t *
+		delays; /* from the end of the call to the beginning of the action, of the latest: a ring */
 	size_t n_delays;
 };
 

@@ -2,6 +2,7 @@
 #include "trigger/watch.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -211,8 +212,9 @@ static struct kage_err *open_table(struct watch *w)
 		return e;
 	w->by_table = !e;
 	if (e)
-		kage_ctx_notice(w->ctx, "%s; calls are met by ptrace instead, which slows all calls "
-					"of the program down",
+		kage_ctx_notice(w->ctx,
+				"%s; calls are met by ptrace instead, which slows all calls "
+				"of the program down",
 				kage_err_message(e));
 	err_drop(e);
 	return NULL;
@@ -266,9 +268,8 @@ static bool is_met(struct trigger_rule *r, const struct watch_event *event)
 		return false;
 	if (r->on == ON_SIGNAL)
 		return r->signal == event->signal;
-	return r->on != ON_CALL ||
-	       (r->number == event->hit.number &&
-		trigger_rule_meets(r, event->target, event->tid, &event->hit));
+	return r->on != ON_CALL || (r->number == event->hit.number &&
+				    trigger_rule_meets(r, event->target, event->tid, &event->hit));
 }
 
 static void act(struct watch *w, struct trigger_rule *r, const struct watch_event *event,
@@ -285,16 +286,17 @@ static void act(struct watch *w, struct trigger_rule *r, const struct watch_even
 	r->n_failed++;
 	free(r->last_error);
 	r->last_error = strdup(kage_err_message(e));
+	kage_ctx_notice(w->ctx, "trigger %" PRIu64 ": %s", r->id, kage_err_message(e));
 	err_drop(e);
 }
 
-/* Returns whether some are used up now. *RET_BEGUN: how many actions go on. */
-static bool fire(struct watch *w, const struct watch_event *event, unsigned *ret_begun)
+/* Returns whether some are used up now. To *N_BEGUN is added how many actions go on. */
+static bool fire(struct watch *w, const struct watch_event *event, unsigned *n_begun)
 {
 	bool over = false;
 
-	*ret_begun = 0;
-
+	w->acting = event->tid;
+	w->forget_signal = false;
 	for (size_t i = 0; i < w->n_rules; i++) {
 		struct trigger_rule *r = w->rules[i];
 
@@ -304,9 +306,10 @@ static bool fire(struct watch *w, const struct watch_event *event, unsigned *ret
 			continue;
 		if (is_met(r, event) && trigger_rule_counts(r))
 			act(w, r, event, &begun);
-		*ret_begun += begun;
+		*n_begun += begun;
 		over |= trigger_rule_is_over(r);
 	}
+	w->acting = 0;
 	return over;
 }
 
@@ -379,13 +382,14 @@ void watch_done(struct watch *w, pid_t pid)
 }
 
 /* EVENT is over: its thread goes on, if it is there still. */
-static void fire_and_let(struct watch *w, const struct watch_event *event, int signal)
+static void let_after(struct watch *w, const struct watch_event *event, int signal, bool over,
+		      unsigned n_begun)
 {
-	unsigned n_begun;
-	bool over = fire(w, event, &n_begun);
 	struct kage_thread *thread = kage_target_thread(event->target, event->tid);
 	struct kage_err *e = NULL;
 
+	if (w->forget_signal)
+		signal = 0;
 	if (n_begun)
 		e = stand(w, event, signal, n_begun);
 	else if (thread && thread->kept)
@@ -395,6 +399,14 @@ static void fire_and_let(struct watch *w, const struct watch_event *event, int s
 	err_drop(e);
 	if (over)
 		bury_rules(w);
+}
+
+static void fire_and_let(struct watch *w, const struct watch_event *event, int signal)
+{
+	unsigned n_begun = 0;
+	bool over = fire(w, event, &n_begun);
+
+	let_after(w, event, signal, over, n_begun);
 }
 
 static void meet_signal(struct watch *w, struct kage_target *t, struct kage_thread *thread,
@@ -414,25 +426,33 @@ static void meet_signal(struct watch *w, struct kage_target *t, struct kage_thre
 	fire_and_let(w, &event, signal);
 }
 
-static void meet_call(struct watch *w, struct kage_target *t, struct kage_thread *thread)
+/* The call at whose end THREAD stands. False: it is going to be made again, or the table tells of it. */
+static bool read_call(const struct watch *w, const struct kage_thread *thread,
+		      struct kage_exit_hit *ret)
 {
-	struct watch_event event = { .on = ON_CALL, .target = t, .tid = thread->tid };
 	struct kage_regs regs;
 	uint64_t number = 0;
 	struct kage_err *e = kage_arch_get_regs(thread->tid, false, &regs);
+	bool known = !e && kage_arch_in_syscall(&regs, &number);
 
-	if (!e && kage_arch_in_syscall(&regs, &number)) {
-		event.hit.number = (uint32_t)number;
-		event.hit.result = kage_arch_result(&regs);
-		for (int i = 0; i < EXIT_ARGS; i++)
-			event.hit.args[i] = kage_arch_arg(&regs, i);
-		if (event.hit.result > -RESTART_FIRST || event.hit.result < -RESTART_LAST) {
-			fire_and_let(w, &event, 0);
-			return;
-		}
-	}
 	err_drop(e);
-	kage_target_let(t, thread, 0);
+	if (!known || (w->by_table && !makes_thread((unsigned)number)))
+		return false;
+	ret->number = (uint32_t)number;
+	ret->result = kage_arch_result(&regs);
+	for (int i = 0; i < EXIT_ARGS; i++)
+		ret->args[i] = kage_arch_arg(&regs, i);
+	return ret->result > -RESTART_FIRST || ret->result < -RESTART_LAST;
+}
+
+static void meet_call(struct watch *w, struct kage_target *t, struct kage_thread *thread)
+{
+	struct watch_event event = { .on = ON_CALL, .target = t, .tid = thread->tid };
+
+	if (read_call(w, thread, &event.hit))
+		fire_and_let(w, &event, 0);
+	else
+		kage_target_let(t, thread, 0);
 }
 
 /* --- births and ends ----------------------------------------------------------------------------- */
@@ -496,7 +516,8 @@ static void meet_born(struct watch *w, struct kage_target *t, pid_t born)
 	}
 	e = follows(w) ? follow(w, t, born) : NULL;
 	if (e)
-		kage_ctx_notice(w->ctx, "process %d is not followed: %s", born, kage_err_message(e));
+		kage_ctx_notice(w->ctx, "process %d is not followed: %s", born,
+				kage_err_message(e));
 	if (e || !follows(w))
 		let_born_go(born);
 	err_drop(e);
@@ -512,14 +533,20 @@ static bool waits_for_births(const struct watch *w)
 
 static void meet_exec(struct watch *w, struct kage_target *t, struct kage_thread *thread)
 {
-	struct watch_event event = { .on = ON_EXEC, .target = t, .tid = thread->tid };
+	struct watch_event event = { .on = ON_CALL, .target = t, .tid = thread->tid };
 	struct kage_err *e = kage_target_renew(t);
+	unsigned n_begun = 0;
+	bool over = false;
 
 	if (e)
 		kage_ctx_notice(w->ctx, "process %d has executed another program: %s", t->pid,
 				kage_err_message(e));
 	err_drop(e);
-	fire_and_let(w, &event, 0);
+	if (read_call(w, thread, &event.hit))
+		over = fire(w, &event, &n_begun);
+	event = (struct watch_event){ .on = ON_EXEC, .target = t, .tid = event.tid };
+	over |= fire(w, &event, &n_begun);
+	let_after(w, &event, 0, over, n_begun);
 }
 
 static void meet(struct watch *w, struct kage_target *t, struct kage_thread *thread,
@@ -615,17 +642,21 @@ void watch_take(struct watch *w, pid_t tid)
 	bury_programs(w);
 }
 
-struct kage_err *watch_again(struct watch *w)
+void watch_went_back(struct watch *w)
 {
 	struct kage_target *t = w->n_programs ? w->programs[0] : NULL;
+	struct watch_standing *s = t ? find_standing(w, t->pid) : NULL;
 
-	if (!t || !t->held)
-		return NULL;
-	t->held = false;
-	while (t->n_threads)
-		kage_thread_free(t->threads[--t->n_threads]);
-	TRY(kage_target_hold(t, t->held_for));
-	return settle(w);
+	w->forget_signal = true;
+	if (s)
+		s->signal = 0;
+	for (size_t i = 0; t && i < t->n_threads; i++) {
+		struct kage_thread *thread = t->threads[i];
+
+		thread->has_met = false;
+		if (thread->kept && !s && thread->tid != w->acting)
+			kage_target_let(t, thread, 0);
+	}
 }
 
 const char *watch_rung(const struct watch *w)

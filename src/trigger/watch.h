@@ -37,6 +37,8 @@ struct watch {
 	bool is_open, by_table;
 	struct kage_target **programs; /* the first is the caller's */
 	size_t n_programs;
+	pid_t acting;      /* for this thread something is being done; 0: for none */
+	bool forget_signal; /* that it was about to receive */
 	struct watch_standing *standing; /* those for whom actions go on */
 	size_t n_standing;
 	struct trigger_rule **rules;
@@ -62,8 +64,8 @@ void watch_take(struct watch *w, pid_t tid);
 /** An action that had begun for process PID has ended. */
 void watch_done(struct watch *w, pid_t pid);
 
-/** The first program, which stands still, was let go by others, on whatever way: it is held again. */
-struct kage_err *watch_again(struct watch *w) _must_check_;
+/** The first program is at another instant now: what its threads were about to meet is gone. */
+void watch_went_back(struct watch *w);
 
 /** "bpf" or "ptrace". */
 const char *watch_rung(const struct watch *w);
