@@ -131,6 +131,7 @@ bench: all $(BENCHES)
 	@B=$(B) bench/redis
 	@B=$(B) bench/restore
 	@B=$(B) bench/twins
+	@B=$(B) bench/triggers
 	@$(B)/bench/rfork
 	@$(B)/bench/history
 

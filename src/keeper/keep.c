@@ -54,6 +54,7 @@ struct keeper {
 	char *notices[NOTICES]; /* of the request that is being served */
 	size_t n_notices;
 	bool serving, ending;
+	bool more; /* triggers may have been met that nobody will tell of again */
 };
 
 /* --- what is said ----------------------------------------------------------------------------- */
@@ -513,7 +514,7 @@ static void take_signal(struct keeper *k)
 
 	while (read(k->signals, &si, sizeof(si)) == (ssize_t)sizeof(si)) {
 		if (si.ssi_signo == SIGCHLD) {
-			triggers_take(&k->triggers, (pid_t)si.ssi_pid);
+			k->more |= triggers_take(&k->triggers, (pid_t)si.ssi_pid);
 			reap(k);
 		} else
 			k->ending = true;
@@ -571,8 +572,10 @@ static void loop(struct keeper *k)
 		p[2] = (struct pollfd){ k->timer, POLLIN, 0 };
 		for (size_t i = 0; i < n; i++)
 			p[OURS + i] = (struct pollfd){ k->connections[i], POLLIN, 0 };
-		if (poll(p, OURS + n, -1) < 0)
+		if (poll(p, OURS + n, k->more ? 0 : -1) < 0)
 			continue;
+		if (k->more)
+			k->more = triggers_take(&k->triggers, 0);
 		if (p[1].revents)
 			take_signal(k);
 		if (p[2].revents)

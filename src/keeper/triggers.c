@@ -63,7 +63,7 @@ static struct kage_err *run_call(struct kage_target *t, struct kage_thread *thre
 static struct kage_err *call_in(struct triggers *t, const struct watch_event *event,
 				struct kage_syscall *call)
 {
-	const struct kage_freeze how = { .stop_all = true };
+	const struct kage_freeze how = watch_freeze(&t->watch);
 	_cleanup_free_ char *text = NULL;
 	struct kage_target *p = event->target;
 	struct kage_thread *thread;
@@ -417,10 +417,12 @@ static void reap(struct triggers *t)
 	}
 }
 
-void triggers_take(struct triggers *t, pid_t child)
+bool triggers_take(struct triggers *t, pid_t child)
 {
-	watch_take(&t->watch, child);
+	bool more = watch_take(&t->watch, child);
+
 	reap(t);
+	return more;
 }
 
 void triggers_end(struct triggers *t)

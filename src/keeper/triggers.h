@@ -38,8 +38,8 @@ struct kage_err *triggers_remove(struct triggers *t, uint64_t id) _must_check_;
 /** Fills M, whose strings belong to the rule, with the I-th rule; false: there are no more. */
 bool triggers_tell(const struct triggers *t, size_t i, Kage__Keeper__Trigger *m);
 
-/** SIGCHLD came, by CHILD probably. */
-void triggers_take(struct triggers *t, pid_t child);
+/** SIGCHLD came, by CHILD probably; 0: it was said that there may be more to do. True: there may be more. */
+bool triggers_take(struct triggers *t, pid_t child);
 
 /** Whether there are rules, or actions that go on. */
 bool triggers_any(const struct triggers *t);

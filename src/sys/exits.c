@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
@@ -34,13 +35,14 @@ static bool get_info(int fd, void *info, size_t size)
 	return bpf(BPF_OBJ_GET_INFO_BY_FD, &attr) == 0;
 }
 
-static int element(enum bpf_cmd cmd, int map, const void *key, void *value)
+static int element(enum bpf_cmd cmd, int map, const void *key, void *value, uint64_t flags)
 {
 	union bpf_attr attr = { 0 };
 
 	attr.map_fd = (uint32_t)map;
 	attr.key = (uint64_t)(uintptr_t)key;
 	attr.value = (uint64_t)(uintptr_t)value; /* of BPF_MAP_GET_NEXT_KEY the next key */
+	attr.flags = flags;
 	return bpf(cmd, &attr);
 }
 
@@ -55,7 +57,7 @@ static bool is_of_our_version(int rules)
 {
 	struct kage_exit_rule r;
 
-	return element(BPF_MAP_LOOKUP_ELEM, rules, &version_key, &r) == 0 &&
+	return element(BPF_MAP_LOOKUP_ELEM, rules, &version_key, &r, 0) == 0 &&
 	       memcmp(r.prefix, EXITS_BPF_HASH, sizeof(EXITS_BPF_HASH)) == 0;
 }
 
@@ -77,8 +79,11 @@ static bool find_maps(int prog, struct kage_exits *ret)
 			ret->rules = take_fd(&fd);
 		else if (strcmp(map.name, "hits") == 0 && ret->hits < 0)
 			ret->hits = take_fd(&fd);
+		else if (strcmp(map.name, "numbers") == 0 && ret->numbers < 0)
+			ret->numbers = take_fd(&fd);
 	}
-	return ret->rules >= 0 && ret->hits >= 0 && is_of_our_version(ret->rules);
+	return ret->rules >= 0 && ret->hits >= 0 && ret->numbers >= 0 &&
+	       is_of_our_version(ret->rules);
 }
 
 /* What is behind LINK, which *RET takes over if it is ours. */
@@ -94,9 +99,7 @@ static bool look_at_link(int link, struct kage_exits *ret)
 		ret->link = link;
 		return true;
 	}
-	close_fd(ret->rules);
-	close_fd(ret->hits);
-	*ret = KAGE_EXITS_NONE;
+	kage_exits_close(ret);
 	return false;
 }
 
@@ -121,7 +124,7 @@ static void purge(const struct kage_exits *x)
 	struct kage_exit_key key, next;
 	const void *at = NULL;
 
-	while (element(BPF_MAP_GET_NEXT_KEY, x->rules, at, &next) == 0) {
+	while (element(BPF_MAP_GET_NEXT_KEY, x->rules, at, &next, 0) == 0) {
 		key = next;
 		at = &key;
 		if (key.tgid && kill((pid_t)key.tgid, 0) < 0 && errno == ESRCH) {
@@ -143,13 +146,14 @@ static struct kage_err *start(struct exits_bpf *b, struct kage_exits *ret)
 {
 	struct kage_exit_rule version = { .prefix = EXITS_BPF_HASH };
 
-	if (element(BPF_MAP_UPDATE_ELEM, b->maps.rules.map_fd, &version_key, &version) < 0)
+	if (element(BPF_MAP_UPDATE_ELEM, b->maps.rules.map_fd, &version_key, &version, 0) < 0)
 		return cannot(errno, "told its version");
 	if (exits_bpf__kage_exit__attach(b) <= 0)
 		return cannot(errno, "attached");
 	ret->link = take_fd(&b->links.kage_exit_fd);
 	ret->rules = take_fd(&b->maps.rules.map_fd);
 	ret->hits = take_fd(&b->maps.hits.map_fd);
+	ret->numbers = take_fd(&b->maps.numbers.map_fd);
 	return NULL;
 }
 
@@ -183,7 +187,16 @@ struct kage_err *kage_exits_open(struct kage_exits *ret_exits)
 		return kage_err_new(KAGE_UNSUPPORTED, "numbers of processes are those of a PID "
 						      "namespace, not the kernel's");
 	if (!find(ret_exits))
-		return make(ret_exits);
+		TRY(make(ret_exits));
+	ret_exits->n_rules = mmap(NULL, EXIT_NUMBERS * sizeof(uint64_t), PROT_READ | PROT_WRITE,
+				  MAP_SHARED, ret_exits->numbers, 0);
+	if (ret_exits->n_rules == MAP_FAILED) {
+		int num = errno;
+
+		ret_exits->n_rules = NULL;
+		kage_exits_close(ret_exits);
+		return cannot(num, "shared with");
+	}
 	purge(ret_exits);
 	return NULL;
 }
@@ -193,6 +206,9 @@ void kage_exits_close(struct kage_exits *x)
 	close_fd(x->link);
 	close_fd(x->rules);
 	close_fd(x->hits);
+	close_fd(x->numbers);
+	if (x->n_rules)
+		munmap(x->n_rules, EXIT_NUMBERS * sizeof(uint64_t));
 	*x = KAGE_EXITS_NONE;
 }
 
@@ -203,7 +219,11 @@ struct kage_err *kage_exits_set(const struct kage_exits *x, pid_t tgid, unsigned
 {
 	const struct kage_exit_key key = { (uint32_t)tgid, number };
 
-	if (element(BPF_MAP_UPDATE_ELEM, x->rules, &key, (void *)rule) < 0)
+	/* A new one is counted, and only then looked for. */
+	if (element(BPF_MAP_UPDATE_ELEM, x->rules, &key, (void *)rule, BPF_NOEXIST) == 0)
+		__atomic_fetch_add(&x->n_rules[number], 1, __ATOMIC_SEQ_CST);
+	else if (errno != EEXIST ||
+		 element(BPF_MAP_UPDATE_ELEM, x->rules, &key, (void *)rule, BPF_EXIST) < 0)
 		return kage_err_sys(errno, "add to the table of triggers");
 	return NULL;
 }
@@ -212,7 +232,8 @@ void kage_exits_unset(const struct kage_exits *x, pid_t tgid, unsigned number)
 {
 	const struct kage_exit_key key = { (uint32_t)tgid, number };
 
-	(void)element(BPF_MAP_DELETE_ELEM, x->rules, &key, NULL);
+	if (element(BPF_MAP_DELETE_ELEM, x->rules, &key, NULL, 0) == 0)
+		__atomic_fetch_sub(&x->n_rules[number], 1, __ATOMIC_SEQ_CST);
 }
 
 bool kage_exits_take(const struct kage_exits *x, pid_t tid, int signal,
@@ -220,9 +241,9 @@ bool kage_exits_take(const struct kage_exits *x, pid_t tid, int signal,
 {
 	const uint32_t key = (uint32_t)tid;
 
-	if (x->hits < 0 || element(BPF_MAP_LOOKUP_ELEM, x->hits, &key, ret_hit) < 0 ||
+	if (x->hits < 0 || element(BPF_MAP_LOOKUP_ELEM, x->hits, &key, ret_hit, 0) < 0 ||
 	    ret_hit->state != HIT_SENT || ret_hit->signal != (uint32_t)signal)
 		return false;
-	(void)element(BPF_MAP_DELETE_ELEM, x->hits, &key, NULL);
+	(void)element(BPF_MAP_DELETE_ELEM, x->hits, &key, NULL, 0);
 	return true;
 }

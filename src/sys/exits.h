@@ -12,23 +12,25 @@
 #define SYS_EXITS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "base/err.h"
 #include "sys/bpf/exits_record.h"
 
 struct kage_exits {
-	int link, rules, hits; /* descriptors; -1: not open */
+	int link, rules, hits, numbers; /* descriptors; -1: not open */
+	uint64_t *n_rules;              /* of each call, shared with the kernel; NULL: not open */
 };
 
-#define KAGE_EXITS_NONE ((struct kage_exits){ -1, -1, -1 })
+#define KAGE_EXITS_NONE ((struct kage_exits){ -1, -1, -1, -1, NULL })
 
 /** Opens the table, or makes it; the caller keeps others from doing the same at that time. KAGE_PERM without the rights,
  *  KAGE_UNSUPPORTED where the kernel cannot, or has other numbers for processes than the caller (a PID namespace). */
 struct kage_err *kage_exits_open(struct kage_exits *ret_exits) _must_check_;
 void kage_exits_close(struct kage_exits *x);
 
-/** Sets the rule for system call NUMBER of process TGID. */
+/** Sets the rule for system call NUMBER, below EXIT_NUMBERS, of process TGID. */
 struct kage_err *kage_exits_set(const struct kage_exits *x, pid_t tgid, unsigned number,
 				const struct kage_exit_rule *rule) _must_check_;
 void kage_exits_unset(const struct kage_exits *x, pid_t tgid, unsigned number);

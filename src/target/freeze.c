@@ -94,7 +94,9 @@ static bool is_ours_from_birth(const struct kage_target *t, const struct kage_th
 
 struct kage_err *kage_target_seize(struct kage_target *t, struct kage_thread *thread)
 {
-	if (ptrace(PTRACE_SEIZE, thread->tid, NULL, (void *)(uintptr_t)PTRACE_O_TRACESYSGOOD) < 0) {
+	uintptr_t options = t->held ? kage_held_options : PTRACE_O_TRACESYSGOOD;
+
+	if (ptrace(PTRACE_SEIZE, thread->tid, NULL, (void *)options) < 0) {
 		int num = errno;
 
 		if (num == ESRCH)

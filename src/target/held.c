@@ -1,27 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "target/held.h"
 
+#include <dirent.h>
 #include <errno.h>
 
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "target/sender.h"
 
-static uintptr_t options_for(unsigned held_for)
-{
-	uintptr_t o = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC;
-
-	if (held_for & HELD_FOR_BIRTHS)
-		o |= PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK;
-	if (held_for & HELD_FOR_EXIT)
-		o |= PTRACE_O_TRACEEXIT;
-	return o;
-}
+/* All that may ever be of interest: to change it later a thread would have to be stopped. */
+const uintptr_t kage_held_options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE |
+				     PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC |
+				     PTRACE_O_TRACEEXIT;
 
 static void set_options(const struct kage_thread *thread, uintptr_t o)
 {
@@ -30,16 +27,33 @@ static void set_options(const struct kage_thread *thread, uintptr_t o)
 
 /* --- going on ------------------------------------------------------------------------------------ */
 
+static void drop(struct kage_target *t, struct kage_thread *thread)
+{
+	size_t i = 0;
+
+	while (t->threads[i] != thread)
+		i++;
+	memmove(&t->threads[i], &t->threads[i + 1], (--t->n_threads - i) * sizeof(*t->threads));
+	kage_thread_free(thread);
+}
+
+/* THREAD is not valid any longer when all are leaving. */
 static void go_on(struct kage_target *t, struct kage_thread *thread, int signal)
 {
 	void *sig = (void *)(uintptr_t)signal;
 
-	set_options(thread, options_for(t->held_for));
+	if (t->leaving) {
+		/* One that is being killed tells of its end, which only its tracer can take. */
+		if (ptrace(PTRACE_DETACH, thread->tid, NULL, sig) == 0)
+			drop(t, thread);
+		return;
+	}
+	set_options(thread, kage_held_options);
 	thread->stopped = thread->kept = thread->has_met = false;
 	/* It stands by a signal, and is to stand on until SIGCONT. */
 	if (thread->job_stopped)
 		ptrace(PTRACE_LISTEN, thread->tid, NULL, NULL);
-	else if (t->held_for & HELD_FOR_CALLS || thread->executing)
+	else if (t->held_calls || thread->executing)
 		ptrace(PTRACE_SYSCALL, thread->tid, NULL, sig);
 	else
 		ptrace(PTRACE_CONT, thread->tid, NULL, sig);
@@ -59,9 +73,9 @@ void kage_target_let(struct kage_target *t, struct kage_thread *thread, int sign
 	go_on(t, thread, signal);
 }
 
-void kage_target_let_to_end(struct kage_target *t, struct kage_thread *thread)
+void kage_target_let_to_end(struct kage_thread *thread)
 {
-	set_options(thread, options_for(t->held_for));
+	set_options(thread, kage_held_options);
 	thread->stopped = thread->kept = thread->has_met = false;
 	ptrace(PTRACE_SYSCALL, thread->tid, NULL, NULL);
 }
@@ -182,16 +196,6 @@ static void describe(struct kage_thread *thread, const struct kage_stop *stop,
 	}
 }
 
-static void drop(struct kage_target *t, struct kage_thread *thread)
-{
-	size_t i = 0;
-
-	while (t->threads[i] != thread)
-		i++;
-	memmove(&t->threads[i], &t->threads[i + 1], (--t->n_threads - i) * sizeof(*t->threads));
-	kage_thread_free(thread);
-}
-
 static bool next_stop(struct kage_thread *thread, struct kage_stop *ret)
 {
 	bool changed = false;
@@ -242,61 +246,95 @@ static struct kage_err *add_born(struct kage_target *t, pid_t tid)
 	return NULL;
 }
 
-struct kage_err *kage_target_hold(struct kage_target *t, unsigned held_for)
+static struct kage_err *seize(struct kage_target *t, pid_t tid)
 {
-	const struct kage_freeze all = { .stop_all = true };
-	struct kage_err *e;
+	struct kage_thread *thread = kage_target_add_thread(t, tid);
+
+	if (!thread)
+		return kage_err_nomem();
+	TRY(kage_target_seize(t, thread));
+	if (!thread->attached)
+		drop(t, thread);
+	return NULL;
+}
+
+/* *RET_ANY: there were some of which nothing was known. */
+static struct kage_err *seize_listed(struct kage_target *t, bool *ret_any)
+{
+	_cleanup_dir_ DIR *dir = kage_file_opendir(t->proc_fd, "task");
+	struct dirent *d;
+
+	*ret_any = false;
+	if (!dir)
+		return kage_err_sys(errno == ENOENT ? ESRCH : errno, "list threads of process %d",
+				    t->pid);
+	while ((d = readdir(dir))) {
+		pid_t tid = (pid_t)atoi(d->d_name);
+
+		if (tid <= 0 || kage_target_thread(t, tid))
+			continue;
+		TRY(seize(t, tid));
+		*ret_any |= kage_target_thread(t, tid) != NULL;
+	}
+	return NULL;
+}
+
+struct kage_err *kage_target_hold(struct kage_target *t)
+{
+	bool any = true;
 
 	t->held = true;
-	t->held_for = held_for;
-	e = kage_target_freeze(t, &all);
-	if (e) {
-		kage_target_unhold(t);
-		return e;
-	}
+	t->leaving = false;
+	/* Who was made by one that was not traced yet is found by the next round. */
+	while (any)
+		TRY(seize_listed(t, &any));
+	return t->n_threads ? NULL : kage_err_new(KAGE_GONE, "process %d has ended", t->pid);
+}
+
+struct kage_err *kage_target_hold_born(struct kage_target *t)
+{
+	t->held = true;
+	return add_born(t, t->pid);
+}
+
+struct kage_err *kage_target_hold_calls(struct kage_target *t)
+{
+	const struct kage_freeze all = { .stop_all = true };
+
+	if (t->held_calls)
+		return NULL;
+	t->held_calls = true;
+	TRY(kage_target_freeze(t, &all));
 	kage_target_thaw(t, false);
 	return NULL;
 }
 
-struct kage_err *kage_target_hold_born(struct kage_target *t, unsigned held_for)
-{
-	t->held = true;
-	t->held_for = held_for;
-	return add_born(t, t->pid);
-}
-
-void kage_target_held_for(struct kage_target *t, unsigned held_for)
-{
-	t->held_for = held_for;
-}
-
 /* A signal that a thread was about to receive it receives, unless it was for the holder. */
-static void deliver_met(struct kage_target *t)
+static int signal_met(const struct kage_target *t, const struct kage_thread *thread)
 {
-	for (size_t i = 0; i < t->n_threads; i++) {
+	bool own = thread->has_met && thread->met.what == STOP_SIGNAL &&
+		   !is_for_holder(t, thread, thread->met.signal);
+
+	return own ? thread->met.signal : 0;
+}
+
+void kage_target_unhold(struct kage_target *t, const struct kage_taskread *reader)
+{
+	const struct kage_freeze some = { .reader = reader,
+					  .stop_all = !reader,
+					  .stop_resumed = true };
+	struct kage_err *e;
+
+	t->held_signals = 0;
+	t->leaving = true;
+	t->held_calls = false;
+	e = kage_target_freeze(t, &some);
+	for (size_t i = t->n_threads; i-- > 0;) {
 		struct kage_thread *thread = t->threads[i];
 
-		thread->kept = false;
-		if (thread->has_met && thread->met.what == STOP_SIGNAL &&
-		    !is_for_holder(t, thread, thread->met.signal))
-			go_on(t, thread, thread->met.signal);
-		thread->has_met = false;
+		if (thread->stopped)
+			go_on(t, thread, signal_met(t, thread));
 	}
-}
-
-void kage_target_unhold(struct kage_target *t)
-{
-	const struct kage_freeze all = { .stop_all = true };
-
-	if (!t->held)
-		return;
-	t->held_signals = 0;
-	deliver_met(t);
-	err_drop(kage_target_freeze(t, &all));
-	deliver_met(t);
-	t->held = false;
 	kage_target_thaw(t, false);
-	/* After a failure the end of the calling thread lets them go. */
-	while (t->n_threads)
-		kage_thread_free(t->threads[--t->n_threads]);
+	err_drop(e);
 }

@@ -6,7 +6,7 @@
  *	opened --kage_target_hold--> held, running --kage_target_freeze--> frozen --kage_target_thaw--> held, running
  *
  * The calling thread is the tracer, and nobody else can do anything with the target from then on. Should it end at any
- * instant, the kernel lets all threads go on.
+ * instant, the kernel lets all threads go on, without a stop.
  *
  * A thread that has met something stands (`kept`), through any number of freezes and thaws, until it is let go by
  * kage_target_let().
@@ -16,18 +16,14 @@
 
 #include "target/target.h"
 
-enum kage_held_for {
-	HELD_FOR_BIRTHS = 1 << 0, /* of processes: they are traced from birth */
-	HELD_FOR_EXIT = 1 << 1,
-	HELD_FOR_CALLS = 1 << 2, /* each system call, at its beginning and its end: slow */
-};
+
 
 /* What the kernel says of a thread that is held. */
 struct kage_held_stop {
 	enum {
 		HELD_NOTHING, /* that needs to be known; it goes on */
 		HELD_SIGNAL,  /* about to receive `signal` */
-		HELD_CALL,  /* at the end of a system call (HELD_FOR_CALLS, or after HELD_BIRTH) */
+		HELD_CALL,    /* at the end of a system call (held_calls, or after HELD_BIRTH) */
 		HELD_BIRTH, /* in a system call that has made the thread or process `born` */
 		HELD_EXEC,    /* at the end of execve(2): another program; all other threads are gone */
 		HELD_EXIT,  /* about to end */
@@ -37,17 +33,19 @@ struct kage_held_stop {
 	pid_t born;
 };
 
-/** Traces all threads of T, opened and not frozen, and those to come. FOR: of enum kage_held_for. On failure none is traced. */
-struct kage_err *kage_target_hold(struct kage_target *t, unsigned held_for) _must_check_;
+/** Traces all threads of T, opened and not frozen, and those to come, without stopping any. On failure the end of the calling
+ *  thread lets go of those that are traced. */
+struct kage_err *kage_target_hold(struct kage_target *t) _must_check_;
 
 /** The same for a process that is traced already, since its birth, by the calling thread. */
-struct kage_err *kage_target_hold_born(struct kage_target *t, unsigned held_for) _must_check_;
+struct kage_err *kage_target_hold_born(struct kage_target *t) _must_check_;
 
-/** Changes for what T is held; for calls from the next stop on. */
-void kage_target_held_for(struct kage_target *t, unsigned held_for);
+/** From now on each system call is met at its beginning and its end, which is slow; all threads are stopped for that. */
+struct kage_err *kage_target_hold_calls(struct kage_target *t) _must_check_;
 
-/** Lets go of all threads. */
-void kage_target_unhold(struct kage_target *t);
+/** Lets go of all threads, but for such as sleep in a call that would feel a stop: those are let go when they stop next
+ *  (kage_target_held_next()). READER: tells who sleeps; NULL: all are stopped. */
+void kage_target_unhold(struct kage_target *t, const struct kage_taskread *reader);
 
 /** Takes the next that the kernel has to say of a thread of T, without waiting. False: nothing. THREAD of *RET is kept unless
  *  it is HELD_NOTHING or HELD_ENDED. */
@@ -58,9 +56,12 @@ bool kage_target_held_next(struct kage_target *t, struct kage_thread *thread,
 void kage_target_let(struct kage_target *t, struct kage_thread *thread, int signal);
 
 /** The same, to the end of the system call in which it is. */
-void kage_target_let_to_end(struct kage_target *t, struct kage_thread *thread);
+void kage_target_let_to_end(struct kage_thread *thread);
 
 /* --- for freeze.c ------------------------------------------------------------------------------ */
+
+/** With these threads are held (PTRACE_O_…). */
+extern const uintptr_t kage_held_options;
 
 /** THREAD of T, held, has stopped on its own account while it was asked to: it stands, kept, and kage_target_held_next() tells
  *  of it later. False: it goes on. */

@@ -173,6 +173,8 @@ static struct kage_err *read_call(struct trigger_rule *r, const struct kage_trig
 	uint64_t number;
 
 	TRY(calls_find_number(o->call, &number));
+	if (number >= EXIT_NUMBERS)
+		return kage_err_new(KAGE_INVALID, "%s: there is no such system call", o->call);
 	r->on = ON_CALL;
 	r->number = (unsigned)number;
 	for (size_t i = 0; i < o->n_args; i++)

@@ -14,10 +14,14 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "sys/iter.h"
+#include "sys/taskread.h"
 #include "target/held.h"
 
 /* In place of a result while the kernel is going to make the call again (include/linux/errno.h there). */
 enum { RESTART_FIRST = 512, RESTART_LAST = 516 };
+
+enum { SPIN_NS = 50 * 1000, AT_A_TIME_NS = 1000 * 1000, ACTION_SPAN_NS = 1000 * 1000 };
 
 struct watch_standing {
 	pid_t pid, tid;
@@ -86,54 +90,32 @@ static struct kage_err *set_number(struct watch *w, unsigned number)
 
 static void unset_program(struct watch *w, pid_t pid)
 {
-	for (unsigned n = 0; n < WATCH_NUMBERS; n++)
+	for (unsigned n = 0; n < EXIT_NUMBERS; n++)
 		if (w->is_set[n])
 			kage_exits_unset(&w->exits, pid, n);
 }
 
 /* --- for what the program is held ---------------------------------------------------------------- */
 
-static unsigned held_for(const struct watch *w, uint64_t *ret_signals)
+static uint64_t wanted_signals(const struct watch *w)
 {
-	unsigned f = 0;
+	uint64_t signals = 0;
 
-	*ret_signals = 0;
-	for (size_t i = 0; i < w->n_rules; i++) {
-		const struct trigger_rule *r = w->rules[i];
-
-		if (r->follow || (r->on == ON_CALL && makes_thread(r->number)))
-			f |= HELD_FOR_BIRTHS;
-		if (r->on == ON_EXIT)
-			f |= HELD_FOR_EXIT;
-		if (r->on == ON_SIGNAL)
-			*ret_signals |= 1ull << (r->signal - 1);
-	}
-	if (!w->by_table && has_calls(w))
-		f |= HELD_FOR_CALLS;
-	return f;
+	for (size_t i = 0; i < w->n_rules; i++)
+		if (w->rules[i]->on == ON_SIGNAL)
+			signals |= 1ull << (w->rules[i]->signal - 1);
+	return signals;
 }
 
 /* What the rules ask for is told to the kernel. */
 static struct kage_err *settle(struct watch *w)
 {
-	uint64_t signals;
-	unsigned f = held_for(w, &signals);
-
-	for (unsigned n = 0; w->by_table && n < WATCH_NUMBERS; n++)
+	for (unsigned n = 0; w->by_table && n < EXIT_NUMBERS; n++)
 		TRY(set_number(w, n));
 	for (size_t i = 0; i < w->n_programs; i++) {
-		struct kage_target *t = w->programs[i];
-		bool slower = f & ~t->held_for;
-
-		t->held_signals = signals;
-		kage_target_held_for(t, f);
-		/* It is told to threads when they go on. */
-		if (slower && t->held) {
-			const struct kage_freeze all = { .stop_all = true };
-
-			TRY(kage_target_freeze(t, &all));
-			kage_target_thaw(t, false);
-		}
+		w->programs[i]->held_signals = wanted_signals(w);
+		if (!w->by_table && has_calls(w))
+			TRY(kage_target_hold_calls(w->programs[i]));
 	}
 	return NULL;
 }
@@ -147,12 +129,20 @@ static void drop_program(struct watch *w, size_t i)
 		(--w->n_programs - i) * sizeof(struct kage_target *));
 }
 
+/* Who sleeps in a call that would feel a stop is let go later. */
 static void let_all_go(struct watch *w)
 {
-	while (w->n_programs) {
-		kage_target_unhold(w->programs[w->n_programs - 1]);
-		drop_program(w, w->n_programs - 1);
+	for (size_t i = w->n_programs; i-- > 0;) {
+		struct kage_target *t = w->programs[i];
+
+		unset_program(w, t->pid);
+		kage_target_unhold(t, w->reader);
+		if (t->n_threads)
+			continue;
+		t->held = false;
+		drop_program(w, i);
 	}
+	memset(w->is_set, 0, sizeof(w->is_set));
 }
 
 static void settle_or_say(struct watch *w)
@@ -196,6 +186,17 @@ void watch_remove(struct watch *w, struct trigger_rule *rule)
 	settle_or_say(w);
 }
 
+/* Who sleeps is not to be stopped; without the rights to know everybody is. */
+static struct kage_err *open_reader(struct watch *w)
+{
+	struct kage_err *e = kage_taskread_open(KAGE_ITER_PINS, &w->reader);
+
+	if (e && kage_err_code(e) != KAGE_PERM && kage_err_code(e) != KAGE_UNSUPPORTED)
+		return e;
+	err_drop(e);
+	return NULL;
+}
+
 static struct kage_err *open_table(struct watch *w)
 {
 	const char *forced = secure_getenv("KAGE_TRIGGER_RUNG");
@@ -205,6 +206,7 @@ static struct kage_err *open_table(struct watch *w)
 		return NULL;
 	w->is_open = true;
 	w->exits = KAGE_EXITS_NONE;
+	TRY(open_reader(w));
 	if (forced && strcmp(forced, "ptrace") == 0)
 		return NULL;
 	e = kage_exits_open(&w->exits);
@@ -237,8 +239,9 @@ static struct kage_err *begin(struct watch *w, struct kage_target *t)
 	TRY(open_table(w));
 	if (!w->n_programs)
 		TRY(add_program(w, t));
-	if (!t->held)
-		TRY(kage_target_hold(t, 0));
+	if (w->reader)
+		TRY(kage_target_get_ready(t, w->reader));
+	TRY(kage_target_hold(t));
 	return settle(w);
 }
 
@@ -277,6 +280,7 @@ static void act(struct watch *w, struct trigger_rule *r, const struct watch_even
 {
 	struct kage_err *e;
 
+	w->has_acted = true;
 	if (event->hit.time_ns)
 		trigger_rule_note_delay(r, kage_clock_mono_ns() - event->hit.time_ns);
 	r->n_done++;
@@ -321,6 +325,13 @@ static void bury_rules(struct watch *w)
 	settle_or_say(w);
 }
 
+struct kage_freeze watch_freeze(const struct watch *w)
+{
+	return (struct kage_freeze){ .reader = w->reader,
+				     .stop_all = !w->reader,
+				     .span_ns = ACTION_SPAN_NS };
+}
+
 static struct watch_standing *find_standing(const struct watch *w, pid_t pid)
 {
 	for (size_t i = 0; i < w->n_standing; i++)
@@ -329,10 +340,10 @@ static struct watch_standing *find_standing(const struct watch *w, pid_t pid)
 	return NULL;
 }
 
-/* All threads of T are kept, or go on. */
-static struct kage_err *keep_all(struct kage_target *t)
+/* All threads of T that run are kept. */
+static struct kage_err *keep_all(const struct watch *w, struct kage_target *t)
 {
-	const struct kage_freeze all = { .stop_all = true };
+	const struct kage_freeze all = watch_freeze(w);
 
 	TRY(kage_target_freeze(t, &all));
 	for (size_t i = 0; i < t->n_threads; i++)
@@ -363,7 +374,7 @@ static struct kage_err *stand(struct watch *w, const struct watch_event *event, 
 	w->standing = grown;
 	grown[w->n_standing++] =
 		(struct watch_standing){ event->target->pid, event->tid, signal, n };
-	return keep_all(event->target);
+	return keep_all(w, event->target);
 }
 
 void watch_done(struct watch *w, pid_t pid)
@@ -484,14 +495,13 @@ static void let_born_go(pid_t pid)
 	ptrace(PTRACE_DETACH, pid, NULL, NULL);
 }
 
-static struct kage_err *follow(struct watch *w, const struct kage_target *parent, pid_t pid)
+static struct kage_err *follow(struct watch *w, pid_t pid)
 {
 	struct kage_target *t = NULL;
 	struct kage_err *e;
 
 	TRY(kage_target_open(w->ctx, pid, &t));
-	t->held_signals = parent->held_signals;
-	e = kage_target_hold_born(t, parent->held_for);
+	e = kage_target_hold_born(t);
 	if (!e)
 		e = add_program(w, t);
 	if (e) {
@@ -514,7 +524,7 @@ static void meet_born(struct watch *w, struct kage_target *t, pid_t born)
 			thread->attached = true;
 		return;
 	}
-	e = follows(w) ? follow(w, t, born) : NULL;
+	e = follows(w) ? follow(w, born) : NULL;
 	if (e)
 		kage_ctx_notice(w->ctx, "process %d is not followed: %s", born,
 				kage_err_message(e));
@@ -564,7 +574,7 @@ static void meet(struct watch *w, struct kage_target *t, struct kage_thread *thr
 	case HELD_BIRTH:
 		meet_born(w, t, stop->born);
 		if (waits_for_births(w))
-			kage_target_let_to_end(t, thread);
+			kage_target_let_to_end(thread);
 		else
 			kage_target_let(t, thread, 0);
 		break;
@@ -593,14 +603,16 @@ static bool take_from(struct watch *w, struct kage_target *t, struct kage_thread
 	return true;
 }
 
-/* One that has something to say; what it has done may have changed all lists. */
-static bool take_any(struct watch *w)
+/* Each in turn; what one has done may have changed all lists. Whether any had something to say. */
+static bool take_each(struct watch *w)
 {
+	bool any = false;
+
 	for (size_t p = 0; p < w->n_programs; p++)
 		for (size_t i = w->programs[p]->n_threads; i-- > 0;)
-			if (take_from(w, w->programs[p], w->programs[p]->threads[i]))
-				return true;
-	return false;
+			if (p < w->n_programs && i < w->programs[p]->n_threads)
+				any |= take_from(w, w->programs[p], w->programs[p]->threads[i]);
+	return any;
 }
 
 static void take_one(struct watch *w, pid_t tid)
@@ -633,13 +645,25 @@ static void bury_programs(struct watch *w)
 		forget_rule(w, w->n_rules - 1);
 }
 
-void watch_take(struct watch *w, pid_t tid)
+
+
+bool watch_take(struct watch *w, pid_t tid)
 {
+	uint64_t begin = kage_clock_mono_ns(), now = begin, until = begin;
+	bool any;
+
 	if (tid)
 		take_one(w, tid);
-	while (take_any(w))
-		;
+	/* Who has met something often meets the next soon, and to fall asleep and be woken would cost more than all else. */
+	do {
+		any = take_each(w);
+		now = kage_clock_mono_ns();
+		until = w->has_acted ? now + SPIN_NS : until;
+		w->has_acted = false;
+	} while ((any || (now < until && w->n_rules && !w->n_standing)) &&
+		 now - begin < AT_A_TIME_NS);
 	bury_programs(w);
+	return any;
 }
 
 void watch_went_back(struct watch *w)
@@ -669,7 +693,8 @@ void watch_end(struct watch *w)
 	while (w->n_rules)
 		forget_rule(w, w->n_rules - 1);
 	w->n_standing = 0;
-	let_all_go(w);
+	for (size_t i = w->n_programs; i-- > 0;)
+		drop_program(w, i);
 	free(w->standing);
 	w->standing = NULL;
 	free(w->programs);
@@ -679,4 +704,6 @@ void watch_end(struct watch *w)
 	if (w->is_open)
 		kage_exits_close(&w->exits);
 	w->is_open = false;
+	kage_taskread_close(w->reader);
+	w->reader = NULL;
 }

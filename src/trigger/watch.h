@@ -26,7 +26,7 @@ struct watch_event {
 typedef struct kage_err *watch_act_fn(void *user, struct trigger_rule *rule,
 				      const struct watch_event *event, bool *ret_begun);
 
-enum { WATCH_NUMBERS = 1024 }; /* of system calls */
+
 
 struct watch {
 	struct kage_ctx *ctx;
@@ -35,16 +35,18 @@ struct watch {
 	/* The rest is its own; zero-initialise. */
 	struct kage_exits exits;
 	bool is_open, by_table;
+	struct kage_taskread *reader; /* tells who sleeps; NULL: not to be had */
 	struct kage_target **programs; /* the first is the caller's */
 	size_t n_programs;
 	pid_t acting;      /* for this thread something is being done; 0: for none */
+	bool has_acted;
 	bool forget_signal; /* that it was about to receive */
 	struct watch_standing *standing; /* those for whom actions go on */
 	size_t n_standing;
 	struct trigger_rule **rules;
 	size_t n_rules;
 	uint64_t last_id;
-	bool is_set[WATCH_NUMBERS]; /* in the table */
+	bool is_set[EXIT_NUMBERS]; /* in the table */
 };
 
 /** Adds RULE, which W then owns, for process T; all rules of W are for the same. Others must not add to the table at this
@@ -58,14 +60,18 @@ struct trigger_rule *watch_find(const struct watch *w, uint64_t id);
 /** Takes RULE away. With the last one the program is let go. */
 void watch_remove(struct watch *w, struct trigger_rule *rule);
 
-/** Some thread may have stopped: TID probably, 0: unknown. Does what is to be done. */
-void watch_take(struct watch *w, pid_t tid);
+/** Some thread may have stopped: TID probably, 0: unknown. Does what is to be done. True: there may be more, but others want
+ *  to be served, too. */
+bool watch_take(struct watch *w, pid_t tid);
 
 /** An action that had begun for process PID has ended. */
 void watch_done(struct watch *w, pid_t pid);
 
 /** The first program is at another instant now: what its threads were about to meet is gone. */
 void watch_went_back(struct watch *w);
+
+/** How a program is frozen for an action. */
+struct kage_freeze watch_freeze(const struct watch *w);
 
 /** "bpf" or "ptrace". */
 const char *watch_rung(const struct watch *w);

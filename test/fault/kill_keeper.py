@@ -218,6 +218,16 @@ def roll_back(box, target):
     box.kage("drop", "k", check=False)
 
 
+def trigger(box, target):
+    """Its threads meet the first all the time; the others do something to it."""
+    for when in (["write", "--max", "20", "--do", "count"], ["read", "--count", "20", "--do", "clone"],
+                 ["clock_nanosleep", "--max", "2", "--do", "call:getpid"]):
+        box.kage("on", "-n", "k", target.pid, "--call", *when, check=False)
+    time.sleep(0.1)  # it works; nobody can tell when something is met
+    box.kage("off", "k", check=False)
+    box.kage("drop", "k", check=False)
+
+
 def last_judgement(box, target):
     print(f"# {target.n_ended} programs ended with their keeper")
     if not target.n_ended:
@@ -244,6 +254,8 @@ def main():
         before = mappings(target.pid)
         tap.run("making: killed at its k-th system call", at_each_call, box, target, rng, make)
         tap.run("making: killed at random instants", at_random, box, target, rng, make)
+        tap.run("triggers: killed at its k-th system call", at_each_call, box, target, rng, trigger)
+        tap.run("triggers: killed at random instants", at_random, box, target, rng, trigger)
         tap.run("holding", held, box, target)
         tap.run("nothing is left in the target", nothing_left, box, target, before)
         tap.run("the target finds nothing wrong", passes, box, target)

@@ -31,7 +31,9 @@ static void must(struct kage_err *e)
 		fail_msg("%s", kage_err_message(e));
 }
 
-/* A child that does WORK when it is traced. */
+static int gate = -1; /* what waits for its rules is behind it */
+
+/* A traced child that does WORK as soon as it is asked for hits. */
 static pid_t start(void (*work)(void))
 {
 	int go[2];
@@ -50,7 +52,7 @@ static pid_t start(void (*work)(void))
 	}
 	close(go[0]);
 	assert_int_equal(ptrace(PTRACE_SEIZE, pid, NULL, NULL), 0);
-	close(go[1]);
+	gate = go[1];
 	return pid;
 }
 
@@ -59,6 +61,8 @@ static bool next_hit(pid_t pid, struct kage_exit_hit *ret)
 {
 	int status;
 
+	close_fd(gate);
+	gate = -1;
 	for (;;) {
 		assert_int_equal(waitpid(pid, &status, 0), pid);
 		if (!WIFSTOPPED(status)) {
@@ -192,6 +196,8 @@ static void test_resumed(void **state)
 	(void)state;
 	must(kage_exits_set(&table, pid, SYS_clock_nanosleep, &any));
 	must(kage_exits_set(&table, pid, SYS_restart_syscall, &helps));
+	close_fd(gate);
+	gate = -1;
 	nanosleep(&(struct timespec){ .tv_nsec = 20 * 1000 * 1000 }, NULL);
 	ptrace(PTRACE_INTERRUPT, pid, NULL, NULL);
 	assert_int_equal(waitpid(pid, &status, 0), pid);

@@ -11,6 +11,7 @@ enum {
 	EXIT_PREFIX_BYTES = 64,
 
 	EXIT_ENTRIES = 8192,
+	EXIT_NUMBERS = 512, /* of system calls */
 };
 
 struct kage_exit_key {
