@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -94,6 +95,19 @@ static void print(const struct cli *cli, const struct kage_twin_list *list)
 	cli_table_print(&table, stdout, cli->columns, cli->colour);
 }
 
+/* No session of its own: with that comes a group of the scheduler (sched(7), autogroup), in which on Linux 6.18 it has been
+ * seen not to run for twenty seconds while the program that it keeps was busy. */
+static void leave_terminal(void)
+{
+	int terminal = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
+
+	setpgid(0, 0);
+	if (terminal < 0)
+		return;
+	ioctl(terminal, TIOCNOTTY);
+	close(terminal);
+}
+
 /* kage_clone() has started us: what it waits for ends, and a child of it goes on (with --stay it does itself). */
 static int be_keeper(struct cli *cli, const struct twins_values *v)
 {
@@ -105,7 +119,7 @@ static int be_keeper(struct cli *cli, const struct twins_values *v)
 		return cli_fail_own(cli, KAGE_SYS, errno, "make a process");
 	if (pid > 0)
 		_exit(CLI_DONE);
-	setsid();
+	leave_terminal();
 	prctl(PR_SET_NAME, "kage-keeper");
 	if (chdir("/") < 0)
 		return CLI_FAILED;

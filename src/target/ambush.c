@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "sys/taskread.h"
 #include "target/asleep.h"
+#include "target/held.h"
 #include "target/sender.h"
 
 enum {
@@ -53,8 +54,9 @@ static bool take_stop(struct kage_target *t, struct kage_thread *thread, const s
 		thread->stopped = true;
 		thread->asleep = false;
 		thread->job_stopped = s->what == STOP_EVENT && s->signal != SIGTRAP;
+		kage_held_quiet(t, thread);
 		kage_target_note_stop(t);
-	} else {
+	} else if (!kage_held_meets(t, thread, s)) {
 		ptrace(PTRACE_CONT, thread->tid, NULL,
 		       s->what == STOP_SIGNAL ? (void *)(uintptr_t)s->signal : NULL);
 		return false;

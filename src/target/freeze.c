@@ -261,9 +261,7 @@ static struct kage_err *stands(struct kage_target *t, struct kage_thread *thread
 	thread->stopped = true;
 	thread->interrupted = false;
 	thread->job_stopped = stop->what == STOP_EVENT && stop->signal != SIGTRAP;
-	if (t->held) /* what it makes for us nobody is to hear of */
-		ptrace(PTRACE_SETOPTIONS, thread->tid, NULL,
-		       (void *)(uintptr_t)PTRACE_O_TRACESYSGOOD);
+	kage_held_quiet(t, thread);
 	TRY(kage_arch_get_regs(thread->tid, false, &thread->regs));
 	if (!is_of_kernel(thread) && kage_arch_undo_eintr(&thread->regs)) {
 		kage_arch_shorten_wait(&thread->regs, time_left(thread));
@@ -534,9 +532,9 @@ struct kage_err *kage_target_freeze(struct kage_target *t, const struct kage_fre
 	t->attempts++;
 	if (t->held && kage_held_any_kept(t))
 		kage_target_note_stop(t);
-	if (!t->stop_all && !t->held)
+	if (!t->stop_all)
 		e = kage_asleep_choose_instant(t, how->span_ns);
-	if (!e && !t->stop_all && !t->held)
+	if (!e && !t->stop_all)
 		e = kage_ambush(t);
 	if (!e)
 		e = freeze(t);

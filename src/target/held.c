@@ -17,8 +17,8 @@
 
 /* All that may ever be of interest: to change it later a thread would have to be stopped. */
 const uintptr_t kage_held_options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE |
-				     PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC |
-				     PTRACE_O_TRACEEXIT;
+				    PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC |
+				    PTRACE_O_TRACEEXIT;
 
 static void set_options(const struct kage_thread *thread, uintptr_t o)
 {
@@ -78,6 +78,12 @@ void kage_target_let_to_end(struct kage_thread *thread)
 	set_options(thread, kage_held_options);
 	thread->stopped = thread->kept = thread->has_met = false;
 	ptrace(PTRACE_SYSCALL, thread->tid, NULL, NULL);
+}
+
+void kage_held_quiet(const struct kage_target *t, const struct kage_thread *thread)
+{
+	if (t->held)
+		set_options(thread, PTRACE_O_TRACESYSGOOD);
 }
 
 bool kage_held_any_kept(const struct kage_target *t)

@@ -16,16 +16,14 @@
 
 #include "target/target.h"
 
-
-
 /* What the kernel says of a thread that is held. */
 struct kage_held_stop {
 	enum {
 		HELD_NOTHING, /* that needs to be known; it goes on */
 		HELD_SIGNAL,  /* about to receive `signal` */
 		HELD_CALL,    /* at the end of a system call (held_calls, or after HELD_BIRTH) */
-		HELD_BIRTH, /* in a system call that has made the thread or process `born` */
-		HELD_EXEC,    /* at the end of execve(2): another program; all other threads are gone */
+		HELD_BIRTH,   /* in a system call that has made the thread or process `born` */
+		HELD_EXEC, /* at the end of execve(2): another program; all other threads are gone */
 		HELD_EXIT,  /* about to end */
 		HELD_ENDED, /* the thread is no more; `thread` is not valid any longer */
 	} what;
@@ -67,6 +65,9 @@ extern const uintptr_t kage_held_options;
  *  of it later. False: it goes on. */
 bool kage_held_meets(struct kage_target *t, struct kage_thread *thread,
 		     const struct kage_stop *stop);
+
+/** Of what THREAD, which stands, makes for us nobody is to hear. */
+void kage_held_quiet(const struct kage_target *t, const struct kage_thread *thread);
 
 /** Whether a thread stands already. */
 bool kage_held_any_kept(const struct kage_target *t);

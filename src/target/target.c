@@ -76,11 +76,12 @@ static struct kage_err *check_status(int proc_fd, pid_t pid)
 	    tracer != (uint64_t)gettid()) {
 		read_comm((pid_t)tracer, tracer_comm, sizeof(tracer_comm));
 		if (strcmp(tracer_comm, "kage-keeper") == 0)
-			return kage_err_new(KAGE_BUSY,
-					    "process %d has triggers, whose keeper (process %" PRIu64
-					    ") holds it; 'kage on --do' does such things, 'kage off' "
-					    "ends them",
-					    pid, tracer);
+			return kage_err_new(
+				KAGE_BUSY,
+				"process %d has triggers, whose keeper (process %" PRIu64
+				") holds it; 'kage on --do' does such things, 'kage off' "
+				"ends them",
+				pid, tracer);
 		return kage_err_new(KAGE_BUSY,
 				    "process %d is held by %s (process %" PRIu64
 				    "), which traces it; end that first",

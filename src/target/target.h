@@ -81,11 +81,11 @@ struct kage_target {
 	bool stop_all;                      /* none is left asleep */
 	bool stop_resumed;                  /* none in a call that the kernel resumes */
 	bool frozen;
-	bool gone;         /* it ended while we held it */
-	bool stop_again;   /* a SIGSTOP came for a thread in a batch; it gets it when it goes on */
-	bool held;         /* its threads stay traced when it is thawed (target/held.h) */
-	bool held_calls;       /* at each system call */
-	bool leaving;          /* they are let go one by one */
+	bool gone;       /* it ended while we held it */
+	bool stop_again; /* a SIGSTOP came for a thread in a batch; it gets it when it goes on */
+	bool held;       /* its threads stay traced when it is thawed (target/held.h) */
+	bool held_calls; /* at each system call */
+	bool leaving;    /* they are let go one by one */
 	uint64_t held_signals;  /* that its holder wants to see */
 	bool ours;              /* a stub of ours: dies with us, and need not be put back */
 	unsigned attempts;      /* to freeze it at one instant, this one included */

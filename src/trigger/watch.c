@@ -645,8 +645,6 @@ static void bury_programs(struct watch *w)
 		forget_rule(w, w->n_rules - 1);
 }
 
-
-
 bool watch_take(struct watch *w, pid_t tid)
 {
 	uint64_t begin = kage_clock_mono_ns(), now = begin, until = begin;

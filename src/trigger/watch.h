@@ -26,8 +26,6 @@ struct watch_event {
 typedef struct kage_err *watch_act_fn(void *user, struct trigger_rule *rule,
 				      const struct watch_event *event, bool *ret_begun);
 
-
-
 struct watch {
 	struct kage_ctx *ctx;
 	watch_act_fn *act;
@@ -35,12 +33,12 @@ struct watch {
 	/* The rest is its own; zero-initialise. */
 	struct kage_exits exits;
 	bool is_open, by_table;
-	struct kage_taskread *reader; /* tells who sleeps; NULL: not to be had */
+	struct kage_taskread *reader;  /* tells who sleeps; NULL: not to be had */
 	struct kage_target **programs; /* the first is the caller's */
 	size_t n_programs;
-	pid_t acting;      /* for this thread something is being done; 0: for none */
+	pid_t acting; /* for this thread something is being done; 0: for none */
 	bool has_acted;
-	bool forget_signal; /* that it was about to receive */
+	bool forget_signal;              /* that it was about to receive */
 	struct watch_standing *standing; /* those for whom actions go on */
 	size_t n_standing;
 	struct trigger_rule **rules;

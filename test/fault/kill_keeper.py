@@ -23,6 +23,7 @@ from kagetest import Failed, descriptors_of, KAGE, Process, Sandbox, SOAK, Tap, 
 from kill_snap import Target, mappings, passes
 
 KILLS = 50        # by system call, when not all
+TRIGGER_KILLS = 12  # of a keeper that traces, and is traced itself
 INSTANTS = 500 if SOAK else 40
 THREADS = 42      # of threads.c
 
@@ -89,7 +90,7 @@ def whole_or_gone(target, when):
             raise Failed(f"{when}: a life with {n} threads")
 
 
-def at_each_call(box, target, rng, what):
+def at_each_call(box, target, rng, what, kills=KILLS):
     keeper = Keeper(box)
     what(box, target)
     line = keeper.end()
@@ -98,7 +99,7 @@ def at_each_call(box, target, rng, what):
     if not total:
         raise Failed(f"the keeper under killat: {line}")
     total = int(total.group(1))
-    stride = 1 if SOAK else max(1, total // KILLS)
+    stride = 1 if SOAK else max(1, total // kills)
     first = 1 if SOAK else 1 + rng.randrange(stride)
     print(f"# {total} calls, every {stride} from {first} on")
     killed = 0
@@ -254,7 +255,8 @@ def main():
         before = mappings(target.pid)
         tap.run("making: killed at its k-th system call", at_each_call, box, target, rng, make)
         tap.run("making: killed at random instants", at_random, box, target, rng, make)
-        tap.run("triggers: killed at its k-th system call", at_each_call, box, target, rng, trigger)
+        tap.run("triggers: killed at its k-th system call", at_each_call, box, target, rng, trigger,
+                TRIGGER_KILLS)
         tap.run("triggers: killed at random instants", at_random, box, target, rng, trigger)
         tap.run("holding", held, box, target)
         tap.run("nothing is left in the target", nothing_left, box, target, before)
