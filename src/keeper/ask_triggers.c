@@ -136,11 +136,11 @@ static struct kage_err *list_of(struct kage_ctx *ctx, const char *name, pid_t pi
 	return NULL;
 }
 
-/* A keeper that was killed has left its socket; one may end just now. */
-static bool has_ended(const struct kage_err *e)
+/* A keeper that was killed has left its socket; one may end just now, or be of a version without triggers. */
+static bool has_none(const struct kage_err *e)
 {
 	return kage_err_code(e) == KAGE_NOTFOUND || kage_err_code(e) == KAGE_GONE ||
-	       kage_err_errno(e) == ECONNRESET;
+	       kage_err_code(e) == KAGE_UNSUPPORTED || kage_err_errno(e) == ECONNRESET;
 }
 
 struct kage_err *kage_triggers(struct kage_ctx *ctx, pid_t pid, struct kage_trigger_list *ret_list)
@@ -154,7 +154,7 @@ struct kage_err *kage_triggers(struct kage_ctx *ctx, pid_t pid, struct kage_trig
 	for (size_t i = 0; i < n; i++) {
 		if (!e)
 			e = list_of(ctx, names[i], pid, &list);
-		if (e && has_ended(e)) {
+		if (e && has_none(e)) {
 			err_drop(e);
 			e = NULL;
 		}

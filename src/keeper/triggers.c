@@ -205,8 +205,10 @@ static char **environment(const struct triggers *t, const struct trigger_rule *r
 			set_number(env, &n, name, (int64_t)event->hit.args[i]);
 		}
 	}
-	for (size_t i = 0; i < n_ours; i++)
-		env[n] = strdup(environ[i]), n += env[n] != NULL;
+	for (size_t i = 0; i < n_ours; i++) {
+		env[n] = strdup(environ[i]);
+		n += env[n] != NULL;
+	}
 	return env;
 }
 

@@ -222,7 +222,7 @@ bool kage_target_held_next(struct kage_target *t, struct kage_thread *thread,
 {
 	struct kage_stop stop;
 
-	*ret = (struct kage_held_stop){ HELD_NOTHING };
+	*ret = (struct kage_held_stop){ .what = HELD_NOTHING };
 	if (!next_stop(thread, &stop))
 		return false;
 	describe(thread, &stop, ret);

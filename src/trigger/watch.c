@@ -234,11 +234,20 @@ static struct kage_err *add_program(struct watch *w, struct kage_target *t)
 	return NULL;
 }
 
+/* A keeper that was killed may have left some. */
+static void clear_table(const struct watch *w, pid_t pid)
+{
+	for (unsigned n = 0; w->by_table && n < EXIT_NUMBERS; n++)
+		kage_exits_unset(&w->exits, pid, n);
+}
+
 static struct kage_err *begin(struct watch *w, struct kage_target *t)
 {
 	TRY(open_table(w));
-	if (!w->n_programs)
+	if (!w->n_programs) {
 		TRY(add_program(w, t));
+		clear_table(w, t->pid);
+	}
 	if (w->reader)
 		TRY(kage_target_get_ready(t, w->reader));
 	TRY(kage_target_hold(t));
