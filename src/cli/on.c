@@ -210,8 +210,8 @@ const struct cli_command cli_on = {
 	.details =
 		"  Sets a trigger: as soon as process PID has made a system call, is about to receive a\n"
 		"  signal, to end, or has executed another program, ACTION is done, and the program goes on\n"
-		"  when it is. Prints the trigger's name, for 'kage off'. Other programs run on as fast as\n"
-		"  before. Triggers stay until they are used up, taken away, or the program ends.",
+		"  when it is. Prints the trigger's name, for 'kage off'. Other programs are not\n"
+		"  stopped. Triggers stay until they are used up, taken away, or the program ends.",
 	.options = options,
 	.min_args = 0,
 	.max_args = 1,

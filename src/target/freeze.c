@@ -430,7 +430,7 @@ static void release(struct kage_target *t, struct kage_thread *thread)
 	void *sig = NULL;
 
 	if (t->held) {
-		kage_held_release(t, thread, 0);
+		kage_held_release(t, thread);
 		return;
 	}
 	/* It is traced but does not stop (ambush.c): the end of our own thread lets it go. */

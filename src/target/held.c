@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -59,13 +60,13 @@ static void go_on(struct kage_target *t, struct kage_thread *thread, int signal)
 		ptrace(PTRACE_CONT, thread->tid, NULL, sig);
 }
 
-void kage_held_release(struct kage_target *t, struct kage_thread *thread, int signal)
+void kage_held_release(struct kage_target *t, struct kage_thread *thread)
 {
 	kage_sender_end(thread);
-	thread->interrupted =
-		false; /* if it has not stopped yet, it will, and go on: see held_next */
+	/* If it has not stopped yet it will, and kage_target_held_next() lets it go on. */
+	thread->interrupted = false;
 	if (!thread->asleep && !thread->kept && thread->stopped)
-		go_on(t, thread, signal);
+		go_on(t, thread, 0);
 }
 
 void kage_target_let(struct kage_target *t, struct kage_thread *thread, int signal)
@@ -315,6 +316,27 @@ struct kage_err *kage_target_hold_calls(struct kage_target *t)
 	return NULL;
 }
 
+void kage_held_let_born(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
+		;
+	ptrace(PTRACE_DETACH, pid, NULL, NULL);
+}
+
+/* A process that THREAD has made just now is held by us as well, and stands; a thread has been met like all others. */
+static void let_born_of(struct kage_target *t, struct kage_thread *thread)
+{
+	struct kage_held_stop stop;
+
+	if (!thread->has_met)
+		return;
+	describe(thread, &thread->met, &stop);
+	if (stop.what == HELD_BIRTH && !kage_target_thread(t, stop.born))
+		kage_held_let_born(stop.born);
+}
+
 /* A signal that a thread was about to receive it receives, unless it was for the holder. */
 static int signal_met(const struct kage_target *t, const struct kage_thread *thread)
 {
@@ -338,8 +360,10 @@ void kage_target_unhold(struct kage_target *t, const struct kage_taskread *reade
 	for (size_t i = t->n_threads; i-- > 0;) {
 		struct kage_thread *thread = t->threads[i];
 
-		if (thread->stopped)
-			go_on(t, thread, signal_met(t, thread));
+		if (!thread->stopped)
+			continue;
+		let_born_of(t, thread);
+		go_on(t, thread, signal_met(t, thread));
 	}
 	kage_target_thaw(t, false);
 	err_drop(e);

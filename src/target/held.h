@@ -56,6 +56,9 @@ void kage_target_let(struct kage_target *t, struct kage_thread *thread, int sign
 /** The same, to the end of the system call in which it is. */
 void kage_target_let_to_end(struct kage_thread *thread);
 
+/** Lets go of process PID, traced from birth by the calling thread, of which nothing is wanted. It stops first of all. */
+void kage_held_let_born(pid_t pid);
+
 /* --- for freeze.c ------------------------------------------------------------------------------ */
 
 /** With these threads are held (PTRACE_O_…). */
@@ -73,6 +76,6 @@ void kage_held_quiet(const struct kage_target *t, const struct kage_thread *thre
 bool kage_held_any_kept(const struct kage_target *t);
 
 /** It goes on from a stop that was asked for. */
-void kage_held_release(struct kage_target *t, struct kage_thread *thread, int signal);
+void kage_held_release(struct kage_target *t, struct kage_thread *thread);
 
 #endif

@@ -349,34 +349,10 @@ void trigger_rule_free(struct trigger_rule *r)
 
 /* --- meeting it ---------------------------------------------------------------------------------- */
 
-static uint64_t value_of(const struct kage_exit_hit *hit, const struct kage_exit_condition *c)
-{
-	uint64_t v = c->what == EXIT_RESULT ? (uint64_t)hit->result : hit->args[c->what];
-
-	return c->narrow ? (uint64_t)(int64_t)(int32_t)v : v;
-}
-
 static bool holds(const struct kage_exit_condition *c, const struct kage_exit_hit *hit)
 {
-	int64_t a = (int64_t)value_of(hit, c), b = (int64_t)c->value;
-
-	switch ((enum kage_exit_op)c->op) {
-	case EXIT_EQ:
-		return a == b;
-	case EXIT_NE:
-		return a != b;
-	case EXIT_LT:
-		return a < b;
-	case EXIT_LE:
-		return a <= b;
-	case EXIT_GT:
-		return a > b;
-	case EXIT_GE:
-		return a >= b;
-	case EXIT_ANY:
-		return (a & b) != 0;
-	}
-	return false;
+	return kage_exit_holds(c,
+			       c->what == EXIT_RESULT ? (uint64_t)hit->result : hit->args[c->what]);
 }
 
 /* The string at ADDRESS; its end, or that of what can be read, is the end. */

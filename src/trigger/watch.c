@@ -9,7 +9,6 @@
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -129,6 +128,14 @@ static void drop_program(struct watch *w, size_t i)
 		(--w->n_programs - i) * sizeof(struct kage_target *));
 }
 
+/* It costs each system call of the machine something. */
+static void close_table(struct watch *w)
+{
+	if (w->is_open)
+		kage_exits_close(&w->exits);
+	w->is_open = w->by_table = false;
+}
+
 /* Who sleeps in a call that would feel a stop is let go later. */
 static void let_all_go(struct watch *w)
 {
@@ -143,6 +150,7 @@ static void let_all_go(struct watch *w)
 		drop_program(w, i);
 	}
 	memset(w->is_set, 0, sizeof(w->is_set));
+	close_table(w);
 }
 
 static void settle_or_say(struct watch *w)
@@ -189,7 +197,7 @@ void watch_remove(struct watch *w, struct trigger_rule *rule)
 /* Who sleeps is not to be stopped; without the rights to know everybody is. */
 static struct kage_err *open_reader(struct watch *w)
 {
-	struct kage_err *e = kage_taskread_open(KAGE_ITER_PINS, &w->reader);
+	struct kage_err *e = w->reader ? NULL : kage_taskread_open(KAGE_ITER_PINS, &w->reader);
 
 	if (e && kage_err_code(e) != KAGE_PERM && kage_err_code(e) != KAGE_UNSUPPORTED)
 		return e;
@@ -204,14 +212,16 @@ static struct kage_err *open_table(struct watch *w)
 
 	if (w->is_open)
 		return NULL;
-	w->is_open = true;
 	w->exits = KAGE_EXITS_NONE;
 	TRY(open_reader(w));
-	if (forced && strcmp(forced, "ptrace") == 0)
+	if (forced && strcmp(forced, "ptrace") == 0) {
+		w->is_open = true;
 		return NULL;
+	}
 	e = kage_exits_open(&w->exits);
 	if (e && kage_err_code(e) != KAGE_PERM && kage_err_code(e) != KAGE_UNSUPPORTED)
 		return e;
+	w->is_open = true;
 	w->by_table = !e;
 	if (e)
 		kage_ctx_notice(w->ctx,
@@ -494,16 +504,6 @@ static bool follows(const struct watch *w)
 	return false;
 }
 
-/* Traced from birth, but of nobody's interest. It stops first of all. */
-static void let_born_go(pid_t pid)
-{
-	int status;
-
-	while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
-		;
-	ptrace(PTRACE_DETACH, pid, NULL, NULL);
-}
-
 static struct kage_err *follow(struct watch *w, pid_t pid)
 {
 	struct kage_target *t = NULL;
@@ -538,7 +538,7 @@ static void meet_born(struct watch *w, struct kage_target *t, pid_t born)
 		kage_ctx_notice(w->ctx, "process %d is not followed: %s", born,
 				kage_err_message(e));
 	if (e || !follows(w))
-		let_born_go(born);
+		kage_held_let_born(born);
 	err_drop(e);
 }
 
@@ -708,9 +708,7 @@ void watch_end(struct watch *w)
 	free(w->rules);
 	w->programs = NULL;
 	w->rules = NULL;
-	if (w->is_open)
-		kage_exits_close(&w->exits);
-	w->is_open = false;
+	close_table(w);
 	kage_taskread_close(w->reader);
 	w->reader = NULL;
 }

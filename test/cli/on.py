@@ -262,6 +262,21 @@ def births(rung):
         python.do("p.kill(); p.wait()")
 
 
+def leaves(rung):
+    """A program that makes processes all the time is let go, again and again, by a keeper that stays; so are they."""
+    with world(rung) as (box, python):
+        box.clone(python.pid)
+        python.do("n = [0]; stop = []; exec('def work():\\n while not stop:\\n  pid = os.fork() or os._exit(0)\\n"
+                  "  os.waitpid(pid, 0)\\n  n[0] += 1')")
+        python.do("t = threading.Thread(target=work); t.start()")
+        for _ in range(25):
+            before = python.do("state['n'] = n[0]")["n"]
+            box.kage("off", on(box, python.pid, "--call", "getppid", "--do", "count", "--name", "t")["id"])
+            wait_until("it to go on", lambda before=before: python.do("state['n'] = n[0]")["n"] > before + 2)
+        python.do("stop.append(1); t.join()")
+        is_let_go(python.pid)
+
+
 def executes(rung):
     """A program that executes another one keeps its triggers."""
     with Sandbox() as box:
@@ -392,7 +407,7 @@ def other_user():
 
 def main():
     tap = Tap()
-    for function in (counts, threads, order, clones, rolls_back, snaps, stops, commands, births, executes, killed,
+    for function in (counts, threads, order, clones, rolls_back, snaps, stops, commands, births, leaves, executes, killed,
                      blocked_calls):
         for rung in RUNGS:
             tap.run(f"{function.__name__}: {rung}", function, rung)

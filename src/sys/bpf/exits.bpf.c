@@ -18,7 +18,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* What the kernel has in place of a result when it is going to make the call again (include/linux/errno.h there). */
 enum { RESTART_FIRST = 512, RESTART_BLOCK = 516 };
-enum { SIGNALS = 3, RT_SIGPROCMASK = 14, RESTART_SYSCALL = 219 };
+enum { SIGNALS = 3, RESTART_SYSCALL = 219 };
 
 /* The members that are read. */
 typedef struct {
@@ -77,28 +77,6 @@ static __always_inline __u64 value_of(const struct kage_exit_hit *h, __u32 what,
 	return h->args[what < EXIT_ARGS ? what : 0];
 }
 
-static __always_inline int holds(const struct kage_exit_condition *c, __u64 v)
-{
-	__s64 a = c->narrow ? (__s32)v : (__s64)v, b = (__s64)c->value;
-
-	switch (c->op) {
-	case EXIT_EQ:
-		return a == b;
-	case EXIT_NE:
-		return a != b;
-	case EXIT_LT:
-		return a < b;
-	case EXIT_LE:
-		return a <= b;
-	case EXIT_GT:
-		return a > b;
-	case EXIT_GE:
-		return a >= b;
-	default:
-		return (v & c->value) != 0;
-	}
-}
-
 /* What cannot be read now is for the keeper to see. */
 static __always_inline int begins(const struct kage_exit_rule *r, const struct kage_exit_hit *h)
 {
@@ -126,7 +104,7 @@ static __always_inline int matches(const struct kage_exit_rule *r, const struct 
 	for (__u32 i = 0; i < EXIT_CONDITIONS; i++) {
 		if (i >= r->n)
 			break;
-		if (!holds(&r->conditions[i], value_of(h, r->conditions[i].what, tid)))
+		if (!kage_exit_holds(&r->conditions[i], value_of(h, r->conditions[i].what, tid)))
 			return 0;
 	}
 	return begins(r, h);

@@ -34,6 +34,30 @@ struct kage_exit_condition {
 	__u64 value;
 };
 
+/* Whether V, of what C is about, is as C wants it; in the kernel and outside of it. */
+static inline __attribute__((always_inline)) int kage_exit_holds(
+	const struct kage_exit_condition *c, __u64 v)
+{
+	__s64 a = c->narrow ? (__s32)v : (__s64)v, b = (__s64)c->value;
+
+	switch (c->op) {
+	case EXIT_EQ:
+		return a == b;
+	case EXIT_NE:
+		return a != b;
+	case EXIT_LT:
+		return a < b;
+	case EXIT_LE:
+		return a <= b;
+	case EXIT_GT:
+		return a > b;
+	case EXIT_GE:
+		return a >= b;
+	default:
+		return (a & b) != 0;
+	}
+}
+
 struct kage_exit_rule {
 	__u32 helps; /* nobody waits for this call: it is one behind which an earlier hit is told */
 	__u32 n;
